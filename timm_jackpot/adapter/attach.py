@@ -1,0 +1,107 @@
+"""Put scores on a model's weights, and take them off again without a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from timm_jackpot.adapter.score_mask import ScoreMask
+from timm_jackpot.errors import BaseError
+from timm_jackpot.masks import MaskSet
+
+
+class ScoreAdapter(Mapping[str, ScoreMask]):
+    """All the score masks of one attached model, by weight name. A view: the model owns the modules."""
+
+    def __init__(self, layers: Mapping[str, ScoreMask]) -> None:
+        self._layers = dict(layers)
+
+    def __getitem__(self, name: str) -> ScoreMask:
+        return self._layers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def refresh(self, kept: Mapping[str, int]) -> Tensor:
+        """Recompute every mask: exactly `kept[name]` weights in each.
+
+        Returns:
+            How many mask elements flipped, as a tensor on the scores' device (nothing waits for it here).
+        """
+        return torch.stack([layer.refresh(kept[name]) for name, layer in self.items()]).sum()
+
+    def scores(self) -> list[nn.Parameter]:
+        return [layer.scores for layer in self.values()]
+
+    def masks(self) -> MaskSet:
+        """The current masks, copied."""
+        return MaskSet({name: layer.mask.clone() for name, layer in self.items()})
+
+
+def attach(model: nn.Module, scores: Mapping[str, Tensor], kept: Mapping[str, int]) -> ScoreAdapter:
+    """Put one `ScoreMask` on each weight named in `scores`; the weights themselves are frozen.
+
+    Args:
+        model: any module; weights are named as in its state dict.
+        scores: initial score per weight, same shape.
+        kept: exact number of weights that each mask keeps.
+
+    Raises:
+        BaseError: if a name is no parameter of the model, a shape differs, or a mask is already attached.
+    """
+    owners = _owners(model)
+    for name, initial in scores.items():
+        if name not in owners:
+            raise BaseError(f"the model has no parameter {name!r} to mask")
+        module, attribute = owners[name][0]
+        if parametrize.is_parametrized(module, attribute):
+            raise BaseError(f"{name} already carries a parametrization: detach it first")
+        weight = getattr(module, attribute)
+        if weight.shape != initial.shape:
+            raise BaseError(f"scores of {name} have shape {tuple(initial.shape)}, expected {tuple(weight.shape)}")
+    layers: dict[str, ScoreMask] = {}
+    for name, initial in scores.items():
+        module, attribute = owners[name][0]
+        weight = getattr(module, attribute)
+        weight.requires_grad_(False)
+        layers[name] = ScoreMask(weight, initial, kept[name])
+        # Tied weights: one ScoreMask on every module that owns the same parameter.
+        for module, attribute in owners[name]:
+            parametrize.register_parametrization(module, attribute, layers[name], unsafe=True)
+    return ScoreAdapter(layers)
+
+
+def detach(model: nn.Module) -> None:
+    """Remove every `ScoreMask`: weights are again what they were before `attach`, bit for bit."""
+    for module in list(model.modules()):
+        if not parametrize.is_parametrized(module):
+            continue
+        for attribute in list(module.parametrizations):  # pyright: ignore[reportArgumentType]
+            if any(isinstance(p, ScoreMask) for p in module.parametrizations[attribute]):  # pyright: ignore
+                original = module.parametrizations[attribute].original  # pyright: ignore
+                parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
+                # A tied weight must stay one tensor, and `weight` must stay in front of `bias`.
+                others = {k: v for k, v in module._parameters.items() if k != attribute}
+                module._parameters.clear()
+                module._parameters.update({attribute: original, **others})
+
+
+def _owners(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
+    """Parameter name → every (module, attribute) that holds the same parameter, the name's own first."""
+    by_id: dict[int, list[tuple[nn.Module, str]]] = {}
+    names: dict[str, tuple[nn.Module, str, int]] = {}
+    for prefix, module in model.named_modules():
+        for attribute, parameter in module._parameters.items():
+            if parameter is not None:
+                by_id.setdefault(id(parameter), []).append((module, attribute))
+                names[f"{prefix}.{attribute}" if prefix else attribute] = (module, attribute, id(parameter))
+    return {
+        name: [(module, attribute)] + [o for o in by_id[key] if o != (module, attribute)]
+        for name, (module, attribute, key) in names.items()
+    }

@@ -1,0 +1,24 @@
+"""The artefact: format 1 on disk (hubcards/FORMAT.md); written atomically, read with suspicion."""
+
+from timm_jackpot.artefact.jackpot import Extra, Jackpot
+from timm_jackpot.artefact.load import from_pretrained
+from timm_jackpot.artefact.locate import locate_artefact
+from timm_jackpot.artefact.read import Artefact, read_artefact
+from timm_jackpot.artefact.report import artefact_report, report_table
+from timm_jackpot.artefact.save import is_artefact, replace_folder, save_pretrained
+from timm_jackpot.artefact.schema import Config
+
+__all__ = [
+    "Artefact",
+    "Config",
+    "Extra",
+    "Jackpot",
+    "artefact_report",
+    "from_pretrained",
+    "is_artefact",
+    "locate_artefact",
+    "read_artefact",
+    "replace_folder",
+    "report_table",
+    "save_pretrained",
+]

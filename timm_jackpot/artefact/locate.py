@@ -1,0 +1,36 @@
+"""From a folder's path or a Hub repo's name to a folder that holds the artefact's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from timm_jackpot.artefact.read import read_config
+from timm_jackpot.artefact.schema import CONFIG
+from timm_jackpot.base.hub_files import download
+from timm_jackpot.errors import ArtefactError
+
+
+def locate_artefact(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The folder itself, or the client's cache folder after fetching every file that the config lists.
+
+    Raises:
+        ArtefactError: if it is neither a folder nor a name that a Hub repo can have.
+        HubError: if the repo or a file of it could not be fetched.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if isinstance(name, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ArtefactError(f"{name} is neither an artefact folder nor the name of a Hub repo (user/name)")
+    hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+    config, commit = download(name, [CONFIG], revision=revision, **hub)
+    for file in read_config(config.parent).files:
+        download(name, [file], revision=commit, **hub)
+    return config.parent

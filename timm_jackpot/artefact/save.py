@@ -1,0 +1,173 @@
+"""Write a jackpot as an artefact folder: all of it, or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from timm_jackpot.artefact.jackpot import Jackpot
+from timm_jackpot.artefact.schema import CONFIG, EXTRAS, FORMAT, MASKS, Config
+from timm_jackpot.errors import ArtefactError
+from timm_jackpot.masks import pack
+
+
+def save_pretrained(
+    jackpot: Jackpot,
+    folder: str | Path,
+    *,
+    attachments: Mapping[str, bytes] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Save `jackpot` in format 1.
+
+    The folder is written beside its final place, synced, and renamed: a reader sees the old content or the
+    new one.
+
+    Args:
+        attachments: further files by name (card, record, recipe); never needed to load.
+        overwrite: replace an artefact that is already there.
+
+    Raises:
+        ArtefactError: if `folder` already holds an artefact, or cannot be written.
+    """
+    folder = Path(folder)
+    if is_artefact(folder) and not overwrite:
+        raise ArtefactError(f"{folder} already holds a jackpot: name another folder, or say overwrite")
+    return replace_folder(folder, {**dict(attachments or {}), **_files(jackpot)})
+
+
+def is_artefact(folder: Path) -> bool:
+    return (folder / CONFIG).exists() and (folder / MASKS).exists()
+
+
+def replace_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
+    """Make `folder` hold exactly `files` (names may have one folder in front), atomically.
+
+    Raises:
+        ArtefactError: if it cannot be written; nothing is left behind.
+    """
+    temporary = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        temporary.chmod(0o755)
+        for name, content in files.items():
+            _write_synced(temporary / name, content)
+        _sync_folder(temporary)
+        _swap(temporary, folder)
+        _sync_folder(folder.parent)
+    except OSError as error:
+        raise ArtefactError(f"{folder} could not be written: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _files(jackpot: Jackpot) -> dict[str, bytes]:
+    masks = {name: pack(mask) for name, mask in jackpot.masks.items()}
+    extras = {name: extra.tensor.detach().float().cpu().contiguous() for name, extra in jackpot.extras.items()}
+    repeated = {
+        "format": FORMAT,
+        "digest": jackpot.base.ref.digest,
+        "mask_hash": jackpot.masks.hash(),
+        "encoding": "packed",
+    }
+    files = {MASKS: _safetensors(masks, {"timm_jackpot": json.dumps(repeated)})}
+    if extras:
+        files[EXTRAS] = _safetensors(extras, {})
+    config = _config(jackpot, repeated, files)
+    text = json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    Config.model_validate_json(text)  # what we write, we can read
+    return {**files, CONFIG: text.encode()}
+
+
+def _config(jackpot: Jackpot, repeated: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
+    from timm_jackpot import __version__
+
+    base, masks = jackpot.base, jackpot.masks
+    head = [name for name, extra in jackpot.extras.items() if extra.role == "head"]
+    kept = masks.kept_per_layer()
+    data = {key: jackpot.data[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")}
+    info = {**jackpot.info, **({"adapted": list(base.adapted)} if base.adapted else {})}
+    return {
+        "format": FORMAT,
+        "producer": {"name": "timm_jackpot", "version": __version__},
+        "base": base.ref.model_dump(),
+        "sparsity": {
+            "requested": jackpot.sparsity,
+            "maskable": [masks.kept, masks.total],
+            "all_parameters": list(jackpot.kept_of_all),
+        },
+        "allocation": {"name": jackpot.allocation, "n": None, "m": None},
+        "layers": [
+            {"name": name, "shape": list(mask.shape), "kept": kept[name], "sha256": base.tensors[name].sha256}
+            for name, mask in masks.items()
+        ],
+        "dense": [weight._asdict() for weight in jackpot.maskable.dense],
+        "aliases": jackpot.maskable.aliases,
+        "extras": [
+            {"name": name, "shape": list(extra.tensor.shape), "role": extra.role}
+            for name, extra in jackpot.extras.items()
+        ],
+        "head": {
+            "names": head,
+            "num_classes": base.ref.num_classes,
+            "labels": None if jackpot.labels is None else list(jackpot.labels),
+        }
+        if head
+        else None,
+        "data": data,
+        "encoding": repeated["encoding"],
+        "mask_hash": repeated["mask_hash"],
+        "files": {
+            name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+            for name, content in files.items()
+        },
+        "info": info,
+    }
+
+
+def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    return save(tensors, metadata=metadata)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Put `new` in the place of `folder`. What stood there is moved aside first and deleted last."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    folder.rename(aside / folder.name)
+    try:
+        new.rename(folder)
+    except OSError:
+        (aside / folder.name).rename(folder)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,67 @@
+"""JSON from strangers: bounded in size, depth and digits, no duplicate keys, no NaN."""
+
+from __future__ import annotations
+
+import json
+from math import isfinite
+from typing import Any, NoReturn
+
+from timm_jackpot.errors import ArtefactError
+
+MAX_DEPTH = 8
+_MAX_DIGITS = 40
+
+
+def parse_strict(text: bytes, what: str, *, max_bytes: int) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        ArtefactError: for anything but a plain, well-formed object within the limits.
+    """
+    if len(text) > max_bytes:
+        raise ArtefactError(f"{what} is larger than {max_bytes} bytes")
+
+    def refuse(reason: str) -> NoReturn:
+        raise ArtefactError(f"{what} {reason}")
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(items)
+        if len(result) != len(items):
+            refuse("repeats a key")
+        return result
+
+    def number(digits: str) -> int:
+        return int(digits) if len(digits) <= _MAX_DIGITS else refuse("holds a number of too many digits")
+
+    def real(digits: str) -> float:
+        value = float(digits)
+        return value if isfinite(value) else refuse("holds a number that is not finite")
+
+    def constant(word: str) -> NoReturn:
+        refuse(f"holds {word}, which is no JSON")
+
+    try:
+        value = json.loads(
+            text.decode("utf-8"),
+            object_pairs_hook=pairs,
+            parse_int=number,
+            parse_float=real,
+            parse_constant=constant,
+        )
+    except ArtefactError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ArtefactError(f"{what} is not readable as JSON ({type(error).__name__})") from error
+    if not isinstance(value, dict):
+        refuse("is not a JSON object")
+    if _deeper_than(value, MAX_DEPTH):
+        refuse(f"is nested deeper than {MAX_DEPTH}")
+    return value
+
+
+def _deeper_than(value: Any, depth: int) -> bool:
+    if not isinstance(value, (dict, list)):
+        return False
+    if depth == 0:
+        return True
+    return any(_deeper_than(item, depth - 1) for item in (value.values() if isinstance(value, dict) else value))

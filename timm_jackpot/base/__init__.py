@@ -1,0 +1,31 @@
+"""Bases: pre-trained timm models, where they came from, and which of their weights a mask may cover."""
+
+from timm_jackpot.base.flags import BaseFlags
+from timm_jackpot.base.load import Base, load_base, parse_model_kwargs
+from timm_jackpot.base.maskable import DenseWeight, Maskable, maskable_weights
+from timm_jackpot.base.ref import BaseRef
+from timm_jackpot.base.tensors import (
+    TensorId,
+    base_digest,
+    copy_tensors,
+    norm_layers,
+    norm_statistics,
+    tensor_ids,
+)
+
+__all__ = [
+    "Base",
+    "BaseFlags",
+    "BaseRef",
+    "DenseWeight",
+    "Maskable",
+    "TensorId",
+    "base_digest",
+    "copy_tensors",
+    "load_base",
+    "maskable_weights",
+    "norm_layers",
+    "norm_statistics",
+    "parse_model_kwargs",
+    "tensor_ids",
+]

@@ -1,0 +1,38 @@
+"""The flags that say which base is meant; every verb that takes one shares them."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from timm_jackpot.base.load import Base, load_base, parse_model_kwargs
+
+
+class BaseFlags(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    model: str = "digits_resnet"
+    """Any pre-trained model that timm takes: resnet50, resnet50.a1_in1k, hf-hub:user/repo, local-dir:folder."""
+    model_kwargs: tuple[str, ...] = ()
+    """Further arguments of the timm model, as key=value."""
+    base_checkpoint: str | None = None
+    """A .safetensors file with the base's weights, instead of the published ones."""
+    base_revision: str | None = None
+    """Branch, tag or commit of the base's Hub repo."""
+    num_classes: int | None = Field(default=None, ge=1)
+    """Classes of a new head, where the data's differ from the base's."""
+    in_chans: int | None = Field(default=None, ge=1)
+    """Input channels, where they differ from the base's."""
+    img_size: int | None = Field(default=None, ge=1)
+    """Image size in pixels, where it differs from the base's."""
+
+    def load(self) -> Base:
+        """`load_base` with these flags."""
+        return load_base(
+            self.model,
+            model_kwargs=parse_model_kwargs(self.model_kwargs),
+            base_checkpoint=self.base_checkpoint,
+            num_classes=self.num_classes,
+            in_chans=self.in_chans,
+            img_size=self.img_size,
+            revision=self.base_revision,
+        )

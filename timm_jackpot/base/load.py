@@ -1,0 +1,231 @@
+"""`load_base`: any name that timm takes → the model with its pre-trained weights, and its `BaseRef`."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from timm.models import get_pretrained_cfg, is_model, split_model_name_tag
+from torch import nn
+
+from timm_jackpot.base.hub_files import download
+from timm_jackpot.base.ref import MODEL_KWARGS, BaseRef, Scalar
+from timm_jackpot.base.tensors import TensorId, base_digest, tensor_ids
+from timm_jackpot.errors import BaseError, BaseMismatchError
+
+_WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Base:
+    """A pre-trained model in eval mode, its identity, and the identity of each of its tensors."""
+
+    model: nn.Module
+    ref: BaseRef
+    tensors: dict[str, TensorId]
+    adapted: tuple[str, ...]  # tensors that did not come unchanged from the checkpoint
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a base comes from, settled before anything is built."""
+
+    kind: str  # "timm" or "file"
+    name: str  # what timm.create_model is given
+    architecture: str
+    tag: str | None
+    weights: Path
+    hub_id: str | None = None
+    revision: str | None = None
+
+
+def load_base(
+    name: str,
+    *,
+    model_kwargs: Mapping[str, Scalar] | None = None,
+    base_checkpoint: str | Path | None = None,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    img_size: int | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Base:
+    """Build a pre-trained base on the CPU, in float32 and eval mode.
+
+    Args:
+        name: a timm model name with or without tag (`resnet50.a1_in1k`), `hf-hub:user/repo[@revision]`, or
+            `local-dir:folder`.
+        model_kwargs: further arguments of the timm model; scalars, names from `MODEL_KWARGS`.
+        base_checkpoint: a .safetensors file with the weights, instead of the ones that timm knows.
+        num_classes: classes of a new head, where it differs from the checkpoint's; the head is then
+            re-initialised (seed it with `torch.manual_seed`).
+        in_chans, img_size: other input channels or image size (pixels); timm adapts stem and embeddings.
+        revision: branch, tag or commit of the Hub repo; the commit it resolves to is recorded.
+        token, cache_dir, local_files_only: as in huggingface_hub.
+
+    Raises:
+        BaseError: unknown model or argument, no safetensors weights to be had.
+        BaseMismatchError: the checkpoint's tensors do not fit; names the first that differs, both shapes.
+        HubError: the Hub could not be reached or refused.
+    """
+    kwargs: dict[str, Any] = dict(model_kwargs or {})
+    unknown = sorted(set(kwargs) - MODEL_KWARGS)
+    if unknown:
+        raise BaseError(
+            f"model argument {unknown[0]!r} is not supported: it must be one of the scalar arguments in "
+            "timm_jackpot.base.ref.MODEL_KWARGS"
+        )
+    hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+    source = _find(name, None if base_checkpoint is None else Path(base_checkpoint), revision, hub)
+    changes = {"num_classes": num_classes, "in_chans": in_chans, "img_size": img_size}
+    requested: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
+    overlay = {"file": str(source.weights), "source": "file", "custom_load": False}
+    try:
+        model = timm.create_model(source.name, pretrained=True, pretrained_cfg_overlay=overlay, **requested, **kwargs)
+    except TypeError as error:
+        raise BaseError(f"{source.architecture} does not take these arguments: {error}") from error
+    except (RuntimeError, SafetensorError, AssertionError, KeyError) as error:
+        raise _explain(source, {**requested, **kwargs}, error) from error
+    model.eval()
+    adapted = _adapted(model, source, requested, kwargs)
+    ids = tensor_ids(model)
+    ref = BaseRef(
+        source=source.kind,  # pyright: ignore[reportArgumentType]
+        architecture=source.architecture,
+        tag=source.tag,
+        model_kwargs=kwargs,
+        hub_id=source.hub_id,
+        revision=source.revision,
+        num_classes=int(model.num_classes),  # pyright: ignore[reportArgumentType]
+        in_chans=in_chans or int(model.pretrained_cfg["input_size"][0]),  # pyright: ignore
+        img_size=img_size,
+        digest=base_digest(ids, adapted=adapted),
+    )
+    return Base(model, ref, ids, tuple(adapted))
+
+
+def parse_model_kwargs(pairs: Sequence[str]) -> dict[str, Scalar]:
+    """`["bn_eps=1e-3", "pad_type=same"]` → `{"bn_eps": 0.001, "pad_type": "same"}`.
+
+    Raises:
+        BaseError: for a pair without "=".
+    """
+    kwargs: dict[str, Scalar] = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not separator or not key:
+            raise BaseError(f"--model-kwargs takes key=value, not {pair!r}, e.g. --model-kwargs bn_eps=1e-3")
+        try:
+            value = json.loads(text.lower() if text in ("True", "False") else text)
+        except ValueError:
+            value = text
+        kwargs[key] = value if isinstance(value, (bool, int, float, str)) else text
+    return kwargs
+
+
+def _find(name: str, checkpoint: Path | None, revision: str | None, hub: dict[str, Any]) -> _Source:
+    prefix, _, rest = name.partition(":")
+    if prefix == "local-dir":
+        return _find_folder(name, Path(rest), checkpoint)
+    if prefix in ("hf-hub", "hf_hub"):
+        repo, _, at = rest.partition("@")
+        return _find_repo(repo, revision or at or None, checkpoint, hub)
+    architecture, tag = split_model_name_tag(name)
+    cfg = get_pretrained_cfg(name) if is_model(architecture) else None
+    if cfg is None:
+        raise BaseError(f"unknown model {name!r}{_did_you_mean(name)}")
+    if checkpoint is not None:
+        return _Source("file", architecture, architecture, None, _existing(checkpoint))
+    tag = tag or cfg.tag or None
+    full_name = f"{architecture}.{tag}" if tag else architecture
+    if cfg.file:
+        return _Source("timm", full_name, architecture, tag, _existing(Path(cfg.file)))
+    if not cfg.hf_hub_id:
+        raise BaseError(
+            f"{full_name} has no published weights on the Hugging Face Hub: give them with "
+            "--base-checkpoint FILE.safetensors, or train them with `python -m timm_jackpot.pretrain`"
+        )
+    hub_id = cfg.hf_hub_id.partition("@")[0]
+    filename = cfg.hf_hub_filename or ""
+    candidates = [filename if filename.endswith(".safetensors") else _WEIGHTS, "open_clip_model.safetensors"]
+    path, commit = download(hub_id, candidates, revision=revision or cfg.hf_hub_id.partition("@")[2], **hub)
+    return _Source("timm", full_name, architecture, tag, path, hub_id, commit)
+
+
+def _find_folder(name: str, folder: Path, checkpoint: Path | None) -> _Source:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise BaseError(f"{folder} holds no config.json: local-dir: takes a folder as timm saves it")
+    cfg = json.loads(config.read_text())
+    tag = cfg.get("pretrained_cfg", {}).get("tag")
+    return _Source("file", name, cfg["architecture"], tag, _existing(checkpoint or folder / _WEIGHTS))
+
+
+def _find_repo(repo: str, revision: str | None, checkpoint: Path | None, hub: dict[str, Any]) -> _Source:
+    config, commit = download(repo, ["config.json"], revision=revision, **hub)
+    cfg = json.loads(config.read_text())
+    if "architecture" not in cfg:
+        raise BaseError(f"{repo} is not a timm model: its config.json names no architecture")
+    tag = cfg.get("pretrained_cfg", {}).get("tag")
+    name = f"hf-hub:{repo}@{commit}"
+    if checkpoint is not None:
+        return _Source("file", name, cfg["architecture"], tag, _existing(checkpoint))
+    path, _ = download(repo, [_WEIGHTS], revision=commit, **hub)
+    return _Source("timm", name, cfg["architecture"], tag, path, repo, commit)
+
+
+def _existing(path: Path) -> Path:
+    if path.suffix != ".safetensors":
+        raise BaseError(f"{path} is not a .safetensors file: convert the checkpoint first (pickles are not read)")
+    if not path.is_file():
+        raise BaseError(f"there is no checkpoint {path}")
+    return path
+
+
+def _did_you_mean(name: str) -> str:
+    known = timm.list_models() + timm.list_pretrained()
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f": did you mean {' or '.join(near)}?" if near else ": see timm.list_models() for the names"
+
+
+def _adapted(model: nn.Module, source: _Source, requested: Mapping[str, Any], kwargs: Mapping[str, Any]) -> list[str]:
+    """Tensors that timm re-initialised or resampled: those whose shape is not the checkpoint's own."""
+    if not requested:
+        return []
+    native = timm.create_model(source.name, pretrained=False, **kwargs).state_dict()
+    return [
+        name for name, tensor in model.state_dict().items() if name not in native or native[name].shape != tensor.shape
+    ]
+
+
+def _explain(source: _Source, arguments: Mapping[str, Any], error: Exception) -> BaseError:
+    """Turn a failed load into one sentence that names the first differing tensor."""
+    try:
+        with safe_open(source.weights, framework="pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as damage:
+        return BaseError(f"{source.weights.name} is no readable safetensors file: {damage}")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            expected = timm.create_model(source.name, pretrained=False, **arguments).state_dict()
+    except Exception as build_error:
+        return BaseError(f"{source.architecture} cannot be built: {build_error}")
+    what = f"{source.weights.name} does not fit {source.architecture}"
+    for name, tensor in expected.items():
+        if name not in found and not name.endswith("num_batches_tracked"):
+            return BaseMismatchError(f"{what}: it has no tensor {name} (expected shape {tuple(tensor.shape)})")
+        if name in found and found[name] != tuple(tensor.shape):
+            return BaseMismatchError(f"{what}: {name} has shape {found[name]}, expected {tuple(tensor.shape)}")
+    extra = next((name for name in found if name not in expected), None)
+    if extra:
+        return BaseMismatchError(f"{what}: it holds a tensor {extra} that the model has not")
+    return BaseError(f"{source.architecture} cannot be loaded: {error}")

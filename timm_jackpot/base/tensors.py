@@ -1,0 +1,81 @@
+"""The identity of a base's tensors: names, dtypes, shapes, hashes, and the digest over them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+class TensorId(NamedTuple):
+    """What a tensor is, without its values: safetensors dtype, shape, sha256 of its bytes in C order."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+
+
+def tensor_ids(model: nn.Module) -> dict[str, TensorId]:
+    """Identity of every entry of the state dict but `num_batches_tracked`, which counts and does not act."""
+    return {
+        name: _tensor_id(tensor)
+        for name, tensor in model.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+
+
+def base_digest(ids: Mapping[str, TensorId], *, adapted: Collection[str] = ()) -> str:
+    """sha256 over one line per tensor, sorted by name: name \\0 dtype \\0 d₀,d₁,… \\0 sha256 \\n.
+
+    Args:
+        ids: what `tensor_ids` found right after loading.
+        adapted: names that did not come unchanged from the checkpoint; they are left out.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(set(ids) - set(adapted)):
+        dtype, shape, sha256 = ids[name]
+        digest.update(f"{name}\0{dtype}\0{','.join(map(str, shape))}\0{sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def norm_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Normalisation layers with running statistics, by name: all that `track_running_stats` filled."""
+    for name, module in model.named_modules():
+        if isinstance(getattr(module, "running_mean", None), Tensor) and isinstance(
+            getattr(module, "running_var", None), Tensor
+        ):
+            yield name, module
+
+
+def norm_statistics(model: nn.Module) -> list[str]:
+    """State-dict names of all running means and variances."""
+    return [f"{name}.{which}" for name, _ in norm_layers(model) for which in ("running_mean", "running_var")]
+
+
+def copy_tensors(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """Copies of state-dict entries, on the CPU."""
+    state = model.state_dict()
+    return {name: state[name].detach().cpu().clone() for name in names}
+
+
+def _tensor_id(tensor: Tensor) -> TensorId:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return TensorId(
+        DTYPES[tensor.dtype], tuple(tensor.shape), hashlib.sha256(flat.view(torch.uint8).numpy()).hexdigest()
+    )

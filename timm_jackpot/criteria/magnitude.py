@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+
+def magnitude(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """|w|, elementwise (Han et al. 2015): the warm start of Lottery Jackpots, Sec. 3.3."""
+    return {name: weight.detach().float().abs() for name, weight in weights.items()}

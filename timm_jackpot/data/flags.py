@@ -1,0 +1,36 @@
+"""The data flags that every verb shares; names are timm's."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import tyro
+from pydantic import BaseModel, ConfigDict, Field
+
+Short = tyro.conf.arg
+
+
+class DataFlags(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: str | None = None
+    """Data set as timm names it: torch/cifar10, hfds/…, "folder" (a folder or tar files, see data-dir), or
+    digits. Default: what the base was trained on."""
+    data_dir: str | None = None
+    """Folder with the data; for image folders it holds one folder or .tar file per split."""
+    train_split: str = "train"
+    """Split that is searched or trained on."""
+    val_split: str | None = None
+    """Split for anything that is chosen. Default: a fixed part held out of the training split."""
+    test_split: str | None = None
+    """Split for the final figures, read once, at the end. Default: test, else validation."""
+    val_fraction: float = Field(default=0.1, ge=0, lt=1)
+    """Part of the training split that is held out where there is no val-split; 0 holds out nothing."""
+    batch_size: Annotated[int, Short(aliases=["-b"])] = Field(default=128, ge=1)
+    """Images per process and forward pass."""
+    workers: Annotated[int, Short(aliases=["-j"])] = Field(default=2, ge=0)
+    """Loading processes (images larger than 64 px only; smaller ones stay in memory)."""
+    hflip: float | None = Field(default=None, ge=0, le=1)
+    """Probability of a horizontal flip. Default: 0.5; digits: 0."""
+    crop_padding: int | None = Field(default=None, ge=0)
+    """Pixels of zero padding for the random crop of in-memory images. Default: an eighth of the image."""

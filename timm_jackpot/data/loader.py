@@ -1,0 +1,72 @@
+"""Larger images: a plain DataLoader over a timm data set, decoded in worker processes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from timm_jackpot.data.source import Batch, eval_order, sample_hash, train_order
+from timm_jackpot.processes import Shard
+
+
+@dataclass(frozen=True)
+class LoaderImages:
+    """A split read through worker processes. `dataset[i]` is (PIL image, label)."""
+
+    dataset: Any
+    indices: Tensor  # [n] positions in `dataset`: a part of it, or all
+    train_transform: Callable[[Any], Tensor]
+    eval_transform: Callable[[Any], Tensor]
+    workers: int
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def train_batches(self, *, seed: int, epoch: int, batch_size: int, shard: Shard) -> Iterator[Batch]:
+        order = train_order(len(self), seed=seed, epoch=epoch, batch_size=batch_size, shard=shard)
+        seeds = sample_hash(seed, epoch, self.indices) % (1 << 32)
+        yield from self._read(_Transformed(self.dataset, self.indices, self.train_transform, seeds), list(order))
+
+    def eval_batches(self, *, batch_size: int, shard: Shard) -> Iterator[Batch]:
+        order = eval_order(len(self), batch_size=batch_size, shard=shard)
+        yield from self._read(_Transformed(self.dataset, self.indices, self.eval_transform, None), list(order))
+
+    def _read(self, dataset: _Transformed, batches: Sequence[Tensor]) -> Iterator[Batch]:
+        pin = self.device.type == "cuda"
+        loader = DataLoader(
+            dataset,
+            batch_sampler=[batch.tolist() for batch in batches],
+            num_workers=min(self.workers, len(batches)),
+            pin_memory=pin,
+        )
+        for images, labels in loader:
+            yield Batch(images.to(self.device, non_blocking=pin), labels.to(self.device, non_blocking=pin))
+
+
+class _Transformed(Dataset[tuple[Tensor, int]]):
+    """Applies a transform whose random draws depend on the sample alone, whichever worker reads it."""
+
+    def __init__(self, dataset: Any, indices: Tensor, transform: Callable[[Any], Tensor], seeds: Tensor | None) -> None:
+        self.dataset, self.indices, self.transform, self.seeds = dataset, indices, transform, seeds
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        image, label = self.dataset[int(self.indices[position])]
+        if self.seeds is None:
+            return self.transform(image), int(label)
+        with torch.random.fork_rng(devices=[]):
+            seed = int(self.seeds[position])
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)
+            return self.transform(image), int(label)
+
+    def __len__(self) -> int:
+        return len(self.indices)

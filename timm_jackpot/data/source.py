@@ -1,0 +1,61 @@
+"""What a source of images offers, and the two orders in which it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from timm_jackpot.processes import Shard
+
+
+class Batch(NamedTuple):
+    images: Tensor  # [b, c, h, w] float32, normalised
+    labels: Tensor  # [b] int64
+
+
+class ImageSource(Protocol):
+    """A split of a data set, bound to a device."""
+
+    def __len__(self) -> int: ...
+
+    def train_batches(self, *, seed: int, epoch: int, batch_size: int, shard: Shard) -> Iterator[Batch]:
+        """One epoch of augmented full batches, in an order that depends on (seed, epoch) alone."""
+        ...
+
+    def eval_batches(self, *, batch_size: int, shard: Shard) -> Iterator[Batch]:
+        """Every image once over all shards, in the data set's own order, not augmented."""
+        ...
+
+
+def steps_per_epoch(n: int, batch_size: int, shard: Shard) -> int:
+    return n // (batch_size * shard.count)
+
+
+def train_order(n: int, *, seed: int, epoch: int, batch_size: int, shard: Shard) -> Iterator[Tensor]:
+    """Index batches of one epoch; N shards of b images read what one shard of N·b would."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = torch.randperm(n, generator=generator)
+    stride = batch_size * shard.count
+    for start in range(0, n - stride + 1, stride):
+        low = start + shard.rank * batch_size
+        yield order[low : low + batch_size]
+
+
+def eval_order(n: int, *, batch_size: int, shard: Shard) -> Iterator[Tensor]:
+    mine = torch.arange(shard.rank, n, shard.count)
+    yield from mine.split(batch_size) if len(mine) else ()
+
+
+def sample_hash(seed: int, epoch: int, indices: Tensor) -> Tensor:
+    """One pseudo-random 62-bit integer per sample, a pure function of (seed, epoch, sample index).
+
+    splitmix64's finaliser on int64 tensors (arithmetic wraps; the masks make the shifts logical).
+    """
+    start = (seed * 0x1E3779B97F4A7C15 + epoch * 0x3F58476D1CE4E5B9 + 0x632BE59BD9B4E019) % (1 << 63)
+    x = indices.to(torch.int64) * 0x1E3779B97F4A7C15 + start
+    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * -0x40A7B892E31B1A47
+    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * -0x6B2FB644ECCEEE15
+    return (x ^ ((x >> 31) & ((1 << 33) - 1))) & ((1 << 62) - 1)

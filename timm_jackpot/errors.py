@@ -1,0 +1,46 @@
+"""Every error that a user can cause, in one tree.
+
+    JackpotError (a ValueError)
+    ├── ConfigError      a flag, a recipe or a combination of them makes no sense
+    ├── BaseError        the base cannot be built, found or masked
+    │   └── BaseMismatchError   a base was found, but it is not the one that was meant
+    ├── DataError        a data set is missing, unreadable or does not fit the base
+    ├── ArtefactError    an artefact is damaged, edited, incomplete or too new
+    ├── HubError         the Hugging Face Hub refused, or could not be reached
+    └── TrainingError    a run could not go on (a loss that is not a number, ranks that disagree)
+
+The message of each is a single sentence or two for the person at the keyboard: what was wrong, what was
+expected, what to do.
+"""
+
+
+class JackpotError(ValueError):
+    """Root of the tree: catch this to catch everything that timm_jackpot raises on purpose."""
+
+
+class ConfigError(JackpotError):
+    pass
+
+
+class BaseError(JackpotError):
+    pass
+
+
+class BaseMismatchError(BaseError):
+    pass
+
+
+class DataError(JackpotError):
+    pass
+
+
+class ArtefactError(JackpotError):
+    pass
+
+
+class HubError(JackpotError):
+    pass
+
+
+class TrainingError(JackpotError):
+    pass

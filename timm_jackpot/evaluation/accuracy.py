@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from timm_jackpot.data import ImageSource
+from timm_jackpot.processes import shard_of
+
+
+class Accuracy(NamedTuple):
+    """Per cent of `n` images whose label is the first, or among the first five, of the model's answers."""
+
+    top1: float
+    top5: float
+    n: int
+
+
+@torch.inference_mode()
+def evaluate_accuracy(model: nn.Module, source: ImageSource, *, batch_size: int, accelerator: Accelerator) -> Accuracy:
+    """Accuracy of `model` in eval mode on a whole split; the mode is restored. Same result on every rank."""
+    was_training = model.training
+    model.eval()
+    hits = torch.zeros(3, dtype=torch.int64, device=accelerator.device)
+    shard = shard_of(accelerator)
+    for images, labels in source.eval_batches(batch_size=batch_size, shard=shard):
+        with accelerator.autocast():
+            logits = model(images)
+        order = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        found = order == labels[:, None]
+        hits += torch.stack([found[:, 0].sum(), found.any(1).sum(), torch.tensor(len(labels)).to(hits)])
+    model.train(was_training)
+    top1, top5, n = accelerator.reduce(hits, reduction="sum").tolist()  # pyright: ignore
+    assert n == len(source), (n, len(source))
+    return Accuracy(100 * top1 / n, 100 * top5 / n, n)

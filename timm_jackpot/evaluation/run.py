@@ -1,0 +1,51 @@
+"""Accuracy of an artefact, or of a dense base, on any data set that timm reads."""
+
+from __future__ import annotations
+
+from pydantic import ConfigDict
+
+from timm_jackpot.artefact import from_pretrained
+from timm_jackpot.base import BaseFlags
+from timm_jackpot.data import DataFlags, open_split
+from timm_jackpot.errors import ConfigError
+from timm_jackpot.evaluation.accuracy import evaluate_accuracy
+from timm_jackpot.processes import make_accelerator
+
+
+class EvaluateConfig(BaseFlags, DataFlags):
+    """Top-1 and top-5 of a jackpot (--artefact) or of a dense base (--model) on a test split."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    artefact: str | None = None
+    """An artefact folder, or the name of a Hub repo."""
+    revision: str | None = None
+    """Branch, tag or commit of the artefact's Hub repo."""
+    trust_base: bool = False
+    """Build a base that the artefact names outside timm's own repos."""
+
+
+def evaluate_artefact(config: EvaluateConfig) -> dict[str, object]:
+    """`{"model", "top1", "top5", "n"}` of an artefact or a dense base.
+
+    Raises:
+        JackpotError: if artefact, base or data are not usable.
+    """
+    accelerator = make_accelerator(seed=0)
+    with accelerator.main_process_first():
+        if config.artefact is None:
+            name, model = config.model, config.load().model
+        elif "model" in config.model_fields_set and config.model != "digits_resnet":
+            raise ConfigError("give --artefact or --model, not both")
+        else:
+            name = config.artefact
+            model = from_pretrained(
+                config.artefact,
+                base_checkpoint=config.base_checkpoint,
+                revision=config.revision,
+                trust_base=config.trust_base,
+            )
+        model.to(accelerator.device)
+        split = open_split(config, None, model, device=accelerator.device, img_size=config.img_size)
+    accuracy = evaluate_accuracy(model, split, batch_size=config.batch_size, accelerator=accelerator)
+    return {"model": name, **accuracy._asdict()}

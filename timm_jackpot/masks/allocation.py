@@ -1,0 +1,121 @@
+"""How a global budget becomes per-layer counts. Every total is exact, ties go by position."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+from math import floor, prod
+
+import torch
+from torch import Tensor
+
+from timm_jackpot.errors import ConfigError
+from timm_jackpot.masks.binarise import keep_largest
+
+ALLOCATIONS = ("global", "uniform", "erk")
+
+
+def parse_sparsity(text: str | float | Decimal) -> Decimal:
+    """A sparsity as an exact decimal in [0, 1).
+
+    Raises:
+        ConfigError: if it is no such number.
+    """
+    try:
+        value = Decimal(str(text))
+    except InvalidOperation:
+        value = Decimal("NaN")
+    if not (value.is_finite() and 0 <= value < 1):
+        raise ConfigError(
+            f"sparsity {text!r} is not a number in [0, 1): give the fraction of weights to remove, e.g. 0.9"
+        )
+    return value
+
+
+def kept_count(n: int, sparsity: Decimal | str) -> int:
+    """Weights kept of `n`: n − ⌊n·s + ½⌋, with s read as an exact decimal."""
+    return n - floor(n * Fraction(parse_sparsity(sparsity)) + Fraction(1, 2))
+
+
+def allocate(name: str, scores: Mapping[str, Tensor], sparsity: Decimal | str, *, minimum: int = 0) -> dict[str, int]:
+    """Kept weights per layer under the allocation `name`, `kept_count(total, sparsity)` in all.
+
+    Args:
+        name: "global" (the largest scores of the whole model), "uniform" (equal density everywhere) or
+            "erk" (density ∝ Σ shape / Π shape, capped at 1; Evci et al. 2020, Erdős-Rényi-kernel).
+        scores: criterion per layer; uniform and erk use the shapes alone.
+        sparsity: fraction to remove, exact decimal.
+        minimum: weights that every layer keeps at least (for "global", whose threshold can empty a layer).
+
+    Raises:
+        ConfigError: for an unknown name, or a minimum that the budget cannot pay for.
+    """
+    shapes = {layer: tuple(s.shape) for layer, s in scores.items()}
+    sizes = [prod(shape) for shape in shapes.values()]
+    total = kept_count(sum(sizes), sparsity)
+    floors = [min(minimum, size) for size in sizes]
+    if sum(floors) > total:
+        raise ConfigError(
+            f"sparsity {sparsity} keeps {total} weights, fewer than the {sum(floors)} "
+            f"that {len(sizes)} layers need at least: lower the sparsity"
+        )
+    if name == "global":
+        counts = _largest_of_all(list(scores.values()), total)
+        counts = _raise_to(counts, floors)
+    elif name == "uniform":
+        counts = _round_to_total([Fraction(total * size, sum(sizes) or 1) for size in sizes], sizes, total)
+    elif name == "erk":
+        counts = _round_to_total(_erk_targets(list(shapes.values()), total), sizes, total)
+    else:
+        raise ConfigError(f"allocation {name!r} is unknown: choose one of {', '.join(ALLOCATIONS)}")
+    assert sum(counts) == total
+    return dict(zip(shapes, counts, strict=True))
+
+
+def scale_counts(sizes: Mapping[str, int], counts: Mapping[str, int], fraction: float) -> dict[str, int]:
+    """Counts on the way from dense (fraction 0) to `counts` (fraction 1), every layer in proportion."""
+    assert 0 <= fraction <= 1
+    return {name: sizes[name] - round((sizes[name] - kept) * fraction) for name, kept in counts.items()}
+
+
+def _largest_of_all(scores: Sequence[Tensor], total: int) -> list[int]:
+    sizes = [s.numel() for s in scores]
+    mask = keep_largest(torch.cat([s.detach().float().reshape(-1) for s in scores]), total)
+    return [int(part.count_nonzero()) for part in mask.split(sizes)]
+
+
+def _raise_to(counts: list[int], floors: Sequence[int]) -> list[int]:
+    """Lift counts to their floors; the layers above theirs pay, the largest surplus first."""
+    lifted = [max(count, low) for count, low in zip(counts, floors, strict=True)]
+    debt = sum(lifted) - sum(counts)
+    while debt:
+        richest = max(range(len(lifted)), key=lambda i: (lifted[i] - floors[i], -i))
+        pay = min(debt, max(1, (lifted[richest] - floors[richest]) // 2))
+        lifted[richest] -= pay
+        debt -= pay
+    return lifted
+
+
+def _erk_targets(shapes: Sequence[tuple[int, ...]], total: int) -> list[Fraction]:
+    """Real-valued counts ε·Σshape per layer, capped at the layer's size, the excess shared by the others."""
+    sizes = [prod(shape) for shape in shapes]
+    full: set[int] = set()
+    while True:
+        budget = total - sum(sizes[i] for i in full)
+        weight = sum(sum(shapes[i]) for i in range(len(shapes)) if i not in full)
+        epsilon = Fraction(budget, weight) if weight else Fraction(0)
+        over = {i for i in range(len(shapes)) if i not in full and epsilon * sum(shapes[i]) > sizes[i]}
+        if not over:
+            return [Fraction(sizes[i]) if i in full else epsilon * sum(shapes[i]) for i in range(len(shapes))]
+        full |= over
+
+
+def _round_to_total(targets: Sequence[Fraction], sizes: Sequence[int], total: int) -> list[int]:
+    """Largest-remainder rounding: integers next to `targets`, none above its size, summing to `total`."""
+    counts = [floor(target) for target in targets]
+    by_remainder = sorted(range(len(counts)), key=lambda i: (counts[i] - targets[i], i))
+    for i in by_remainder[: total - sum(counts)]:
+        assert counts[i] < sizes[i]
+        counts[i] += 1
+    return counts

@@ -1,0 +1,76 @@
+"""Accelerate: one process or many, and what of it we cannot use yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import (
+    DistributedType,
+    DynamoBackend,
+    GradientAccumulationPlugin,
+    gather_object,
+    set_seed,
+)
+
+from timm_jackpot.errors import ConfigError, TrainingError
+
+
+@dataclass(frozen=True)
+class Shard:
+    """This process among all: rank r of n reads its own part of every global batch."""
+
+    rank: int = 0
+    count: int = 1
+
+
+def shard_of(accelerator: Accelerator) -> Shard:
+    return Shard(accelerator.process_index, accelerator.num_processes)
+
+
+_SUPPORTED = {
+    DistributedType.NO,
+    DistributedType.MULTI_CPU,
+    DistributedType.MULTI_GPU,
+}
+
+
+def make_accelerator(*, seed: int, grad_accum_steps: int = 1) -> Accelerator:
+    """The accelerator of a run, as the launcher's environment describes it; everything random is seeded.
+
+    Norm statistics are each rank's own while training (`average_norm_statistics` joins them), so DDP need
+    not broadcast buffers in every forward.
+
+    Raises:
+        ConfigError: for a kind of parallelism that would break scores or masks.
+    """
+    accelerator = Accelerator(
+        gradient_accumulation_plugin=GradientAccumulationPlugin(grad_accum_steps, sync_with_dataloader=False),
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    if accelerator.distributed_type not in _SUPPORTED:
+        raise ConfigError(
+            f"{accelerator.distributed_type.value} is not supported: scores would be sharded; use plain "
+            "multi-GPU (DDP) with `accelerate launch --multi_gpu`"
+        )
+    if accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
+        raise ConfigError(
+            "Accelerate's dynamo plugin compiles after DDP, which breaks on parametrized modules: launch without "
+            "--dynamo_backend"
+        )
+    set_seed(seed)
+    return accelerator
+
+
+def same_everywhere(value: str, accelerator: Accelerator, what: str) -> None:
+    """Check that every rank holds the same value (a mask hash).
+
+    Raises:
+        TrainingError: naming the ranks that differ from rank 0.
+    """
+    if accelerator.num_processes == 1:
+        return
+    values = gather_object([value])
+    odd = [rank for rank, other in enumerate(values) if other != values[0]]
+    if odd:
+        raise TrainingError(f"{what} of rank {', '.join(map(str, odd))} differs from rank 0's: the run is not usable")

@@ -1,0 +1,21 @@
+"""`accelerate launch -m timm_jackpot.search --model resnet50 --sparsity 0.9`"""
+
+from __future__ import annotations
+
+import sys
+
+from timm_jackpot.cli import parse, run_verb
+from timm_jackpot.search import PRESETS, SearchConfig, search_jackpot
+from timm_jackpot.search.table import comparison_table
+
+
+def main() -> dict[str, object]:
+    config = parse(SearchConfig, presets=PRESETS, recipes=True)
+    result = search_jackpot(config)
+    if "artefact" in result.summary:  # the main process
+        print(comparison_table(result), file=sys.stdout)
+    return result.summary
+
+
+if __name__ == "__main__":
+    run_verb(main)

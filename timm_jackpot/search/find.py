@@ -1,0 +1,139 @@
+"""The search itself (Eq. 8): train scores, keep weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from timm_jackpot import criteria
+from timm_jackpot.adapter import ScoreAdapter, attach, detach
+from timm_jackpot.base import Maskable
+from timm_jackpot.data import Data
+from timm_jackpot.evaluation import evaluate_accuracy
+from timm_jackpot.masks import MaskSet, allocate, keep_largest, scale_counts
+from timm_jackpot.processes import same_everywhere
+from timm_jackpot.search.config import SearchConfig
+from timm_jackpot.search.scores import proportional_scores, two_level_scores
+from timm_jackpot.training import (
+    Objective,
+    Record,
+    average_norm_statistics,
+    cosine,
+    cubic_ramp,
+    fit,
+    frozen_teacher,
+    make_optimizer,
+)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a search starts: the criterion's values, the final count of every layer, the one-shot mask."""
+
+    criterion: dict[str, Tensor]
+    kept: dict[str, int]
+
+    @property
+    def masks(self) -> MaskSet:
+        """What the criterion alone would keep, at the same counts."""
+        return MaskSet({name: keep_largest(values, self.kept[name]) for name, values in self.criterion.items()})
+
+
+def start_of(config: SearchConfig, maskable: Maskable) -> Start:
+    """Evaluate the criterion and share out the budget."""
+    if config.criterion == "magnitude":
+        values = criteria.magnitude(maskable.weights)
+    else:
+        values = criteria.random(maskable.weights, seed=config.seed)
+    return Start(values, allocate(config.allocation, values, config.sparsity))
+
+
+def find_masks(
+    model: nn.Module,
+    start: Start,
+    data: Data,
+    config: SearchConfig,
+    *,
+    steps: int,
+    trained: list[nn.Parameter],
+    accelerator: Accelerator,
+    record: Record,
+) -> MaskSet:
+    """Search masks in `model`, which must be on the accelerator's device with everything else frozen.
+
+    Args:
+        trained: parameters that move besides the scores (a new head).
+
+    Returns:
+        The final masks, exactly `start.kept` of each layer, the same on every rank. The model is plain again,
+        its maskable weights untouched, its norm statistics and `trained` where the search left them.
+    """
+    teacher = frozen_teacher(model) if config.distill_weight else None
+    if config.start == "two-level":
+        scores = two_level_scores(start.criterion, start.kept, config.start_low)
+    else:
+        scores = proportional_scores(start.criterion, config.start_scale)
+    sizes = {name: values.numel() for name, values in start.criterion.items()}
+    fraction = config.schedule_fraction if config.schedule == "cubic" else 0.0
+
+    def counts(step: int) -> dict[str, int]:
+        return scale_counts(sizes, start.kept, cubic_ramp(step, steps, fraction=fraction))
+
+    adapter = attach(model, scores, counts(0))
+    churn = torch.zeros((), dtype=torch.int64)
+
+    def before_step(step: int) -> None:
+        nonlocal churn
+        if step and step % config.refresh_interval == 0:
+            churn = adapter.refresh(counts(step))
+        if data.val is not None and step and step % max(1, steps // 4) == 0:
+            _validate(model, data, config, accelerator, record, step)
+
+    def figures() -> dict[str, float]:
+        kept = sum(int(layer.mask.count_nonzero()) for layer in adapter.values())
+        total = sum(sizes.values())
+        return {"sparsity": 1 - kept / total, "churn": int(churn) / total}
+
+    if steps:
+        fit(
+            accelerator=accelerator,
+            model=model,
+            optimizer=make_optimizer(config, [*adapter.scores(), *trained]),
+            objective=Objective(config.label_smoothing, teacher, config.distill_weight, config.temperature),
+            train=data.train,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            steps=steps,
+            lr_at=lambda step: cosine(step, steps, peak=config.lr),
+            record=record,
+            title="search",
+            before_step=before_step,
+            figures=figures,
+            channels_last=config.channels_last,
+        )
+    adapter.refresh(start.kept)
+    average_norm_statistics(model, accelerator)
+    if data.val is not None:
+        _validate(model, data, config, accelerator, record, steps)
+    masks = _final_masks(adapter, start, accelerator)
+    detach(model)
+    return masks
+
+
+def _validate(
+    model: nn.Module, data: Data, config: SearchConfig, accelerator: Accelerator, record: Record, step: int
+) -> None:
+    assert data.val is not None
+    average_norm_statistics(model, accelerator)
+    accuracy = evaluate_accuracy(model, data.val, batch_size=config.batch_size, accelerator=accelerator)
+    record.write("validation", step=step, top1=accuracy.top1, n=accuracy.n)
+
+
+def _final_masks(adapter: ScoreAdapter, start: Start, accelerator: Accelerator) -> MaskSet:
+    masks = adapter.masks()
+    assert masks.kept_per_layer() == start.kept
+    same_everywhere(masks.hash(), accelerator, "the mask")
+    return masks

@@ -1,0 +1,259 @@
+"""`search_jackpot`: a whole run, from flags to a saved, measured artefact."""
+
+from __future__ import annotations
+
+import itertools
+import platform
+import time
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import nn
+
+from timm_jackpot.adapter import merge
+from timm_jackpot.artefact import Extra, Jackpot, artefact_report, is_artefact, read_artefact, save_pretrained
+from timm_jackpot.base import Base, copy_tensors, maskable_weights, norm_statistics
+from timm_jackpot.data import Data, open_data, steps_per_epoch
+from timm_jackpot.errors import BaseError, ConfigError
+from timm_jackpot.evaluation import Accuracy, evaluate_accuracy
+from timm_jackpot.masks import MaskSet
+from timm_jackpot.processes import make_accelerator, shard_of
+from timm_jackpot.search.config import SearchConfig
+from timm_jackpot.search.find import Start, find_masks, start_of
+from timm_jackpot.training import (
+    Record,
+    frozen_teacher,
+    reestimate_norm_statistics,
+    total_steps,
+)
+
+_DEFAULT_EPOCHS = 30
+_CALIBRATION_IMAGES = 10_000
+_RECORD, _RUNNING = "record.jsonl", "record.partial.jsonl"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Top-1 on the test split, one figure per model; None where a new head leaves nothing to compare."""
+
+    jackpot: Accuracy
+    dense: Accuracy | None
+    magnitude: Accuracy | None
+    magnitude_recalibrated: Accuracy | None
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    jackpot: Jackpot
+    comparison: Comparison
+    summary: dict[str, Any]  # what the verb prints as its last line
+
+
+def search_jackpot(config: SearchConfig) -> SearchResult:
+    """Search, measure and save one jackpot, on every process that the launcher started.
+
+    The artefact goes to `config.output` (a fresh folder under runs/ by default), written by the main process.
+
+    Raises:
+        JackpotError: for anything wrong with model, data or flags, before any training.
+    """
+    started = time.monotonic()
+    accelerator = make_accelerator(seed=config.seed, grad_accum_steps=config.grad_accum_steps)
+    output = _choose_output(config, accelerator)
+    with accelerator.main_process_first():
+        base = config.load()
+        data = open_data(config, base.model, device=accelerator.device, img_size=config.img_size)
+    maskable = maskable_weights(base.model, mask_classifier=config.mask_classifier)
+    if not maskable.weights:
+        reasons = sorted({weight.reason for weight in maskable.dense}) or ["it has no conv or linear layer"]
+        raise BaseError(f"{base.ref.name} has nothing to mask: {'; '.join(reasons)}")
+    shard = shard_of(accelerator)
+    epoch = steps_per_epoch(len(data.train), config.batch_size, shard)
+    steps = total_steps(config, epoch, default_epochs=_DEFAULT_EPOCHS)
+
+    model = base.model.requires_grad_(False).to(accelerator.device)
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    head = _new_head(base)
+    for parameter in head.values():
+        parameter.requires_grad_(True)
+    dense = frozen_teacher(model)  # the base as it came, to compare with at the end
+    start = start_of(config, maskable)
+    record = _open_record(output, config, accelerator, steps)
+    try:
+        masks = find_masks(
+            model,
+            start,
+            data,
+            config,
+            steps=steps,
+            trained=list(head.values()),
+            accelerator=accelerator,
+            record=record,
+        )
+        moved = [*norm_statistics(model), *head]
+        extras = copy_tensors(model, moved)
+        comparison = _compare(model, dense, masks, start, data, config, accelerator, new_head=bool(head))
+        jackpot = Jackpot(
+            base=base,
+            maskable=maskable,
+            masks=masks,
+            extras={n: Extra("head" if n in head else "norm_statistics", t) for n, t in extras.items()},
+            sparsity=config.sparsity,
+            allocation=config.allocation,
+            data=data.config,
+        )
+        summary = _summary(jackpot, comparison, data, config, accelerator, steps, time.monotonic() - started)
+        record.write("result", **summary)
+        summary |= _save(jackpot, summary, output, record, config, accelerator)
+    finally:
+        record.close()
+    return SearchResult(jackpot, comparison, summary)
+
+
+def _choose_output(config: SearchConfig, accelerator: Accelerator) -> Path:
+    """The output folder, the same on every rank; refused before anything is loaded if it may not be used."""
+    if config.output:
+        folder = Path(config.output)
+        if is_artefact(folder) and not config.overwrite:
+            raise ConfigError(f"{folder} already holds a jackpot: name another --output, or say --overwrite")
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"--output {folder} is not a folder")
+        return folder
+    model = config.model.rpartition("/")[2].rpartition(":")[2]
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
+    fresh = Path("runs") / f"{model}-{config.sparsity}-{stamp}"
+    while fresh.exists():
+        fresh = fresh.with_name(fresh.name + "x")
+    return Path(broadcast_object_list([str(fresh)])[0])
+
+
+def _new_head(base: Base) -> dict[str, nn.Parameter]:
+    """Parameters of a re-initialised head: the adapted ones that belong to the classifier."""
+    classifier = {weight.name for weight in maskable_weights(base.model).dense if weight.reason == "classifier"}
+    prefixes = tuple(name.rpartition(".")[0] + "." for name in classifier)
+    parameters = dict(base.model.named_parameters())
+    return {name: parameters[name] for name in base.adapted if name in parameters and name.startswith(prefixes)}
+
+
+def _open_record(output: Path, config: SearchConfig, accelerator: Accelerator, steps: int) -> Record:
+    if not accelerator.is_main_process:
+        return Record()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        record = Record(output / _RUNNING)
+    except OSError as error:
+        raise ConfigError(f"--output {output} cannot be written: {error.strerror}") from error
+    record.write(
+        "start",
+        config=config.model_dump(),
+        steps=steps,
+        processes=accelerator.num_processes,
+        distributed_type=accelerator.distributed_type.value,
+        mixed_precision=accelerator.mixed_precision,
+        device=_device_name(accelerator.device),
+        torch=torch.__version__,
+        threads=torch.get_num_threads(),
+    )
+    return record
+
+
+def _compare(
+    model: nn.Module,
+    dense: nn.Module,
+    masks: MaskSet,
+    start: Start,
+    data: Data,
+    config: SearchConfig,
+    accelerator: Accelerator,
+    *,
+    new_head: bool,
+) -> Comparison:
+    """Read the test split, once, for the jackpot and what it is to be compared with."""
+
+    def accuracy(candidate: nn.Module) -> Accuracy:
+        return evaluate_accuracy(candidate, data.test, batch_size=config.batch_size, accelerator=accelerator)
+
+    jackpot = accuracy(merge(deepcopy(model), masks))
+    if new_head:
+        return Comparison(jackpot, None, None, None)
+    one_shot = merge(deepcopy(dense), start.masks)
+    magnitude = accuracy(one_shot)
+    calibrate(one_shot, data, config.batch_size, accelerator)
+    return Comparison(jackpot, accuracy(dense), magnitude, accuracy(one_shot))
+
+
+def calibrate(model: nn.Module, data: Data, batch_size: int, accelerator: Accelerator) -> None:
+    """Re-estimate norm statistics on up to 10,000 training images, not augmented."""
+    shard = shard_of(accelerator)
+    count = max(1, _CALIBRATION_IMAGES // (batch_size * shard.count))
+    batches = itertools.islice(data.train.eval_batches(batch_size=batch_size, shard=shard), count)
+    reestimate_norm_statistics(model, (batch.images for batch in batches), accelerator)
+
+
+def _summary(
+    jackpot: Jackpot,
+    comparison: Comparison,
+    data: Data,
+    config: SearchConfig,
+    accelerator: Accelerator,
+    steps: int,
+    seconds: float,
+) -> dict[str, Any]:
+    kept_all, total_all = jackpot.kept_of_all
+
+    def top1(accuracy: Accuracy | None) -> float | None:
+        return None if accuracy is None else accuracy.top1
+
+    return {
+        "model": jackpot.base.ref.name,
+        "dataset": data.name,
+        "sparsity": 1 - jackpot.masks.kept / jackpot.masks.total,
+        "sparsity_all_parameters": 1 - kept_all / total_all,
+        "dense_top1": top1(comparison.dense),
+        "magnitude_top1": top1(comparison.magnitude),
+        "magnitude_recalibrated_top1": top1(comparison.magnitude_recalibrated),
+        "jackpot_top1": comparison.jackpot.top1,
+        "test_images": comparison.jackpot.n,
+        "steps": steps,
+        "seconds": round(seconds, 2),
+        "seed": config.seed,
+        "processes": accelerator.num_processes,
+        "device": _device_name(accelerator.device),
+        "mask_hash": jackpot.masks.hash(),
+    }
+
+
+def _save(
+    jackpot: Jackpot,
+    summary: dict[str, Any],
+    output: Path,
+    record: Record,
+    config: SearchConfig,
+    accelerator: Accelerator,
+) -> dict[str, Any]:
+    if not accelerator.is_main_process:
+        return {}
+    jackpot.info.update(results=summary, config=config.model_dump(exclude={"output", "overwrite"}))
+    attachments = {
+        _RECORD: record.lines().encode(),
+        "recipe.yaml": yaml.safe_dump(config.model_dump(exclude={"output", "overwrite"}), sort_keys=False).encode(),
+    }
+    save_pretrained(jackpot, output, attachments=attachments, overwrite=config.overwrite)
+    report = artefact_report(read_artefact(output))  # read back what was written
+    return {
+        "artefact": str(output),
+        "artefact_bytes": sum(report["bytes"].values()),
+        "mask_bytes": report["bytes"]["masks.safetensors"],
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"

@@ -1,0 +1,44 @@
+"""What a search prints for people."""
+
+from __future__ import annotations
+
+from timm_jackpot.evaluation import Accuracy
+from timm_jackpot.search.run import SearchResult
+
+
+def comparison_table(result: SearchResult) -> str:
+    """Dense, controls and jackpot on the test split; the artefact's size; the two lines that load it."""
+    summary, comparison = result.summary, result.comparison
+    dense_bytes = 4 * result.jackpot.kept_of_all[1]
+    criterion = result.jackpot.info["config"]["criterion"]
+    rows = {
+        "dense": comparison.dense,
+        f"{criterion} one-shot": comparison.magnitude,
+        f"{criterion}, norm statistics re-estimated": comparison.magnitude_recalibrated,
+        "jackpot": comparison.jackpot,
+    }
+    width = max(map(len, rows))
+    lines = [
+        f"{summary['model']} on {summary['dataset']} (test, n = {summary['test_images']}), "
+        f"sparsity {100 * summary['sparsity']:.2f} % of the maskable weights, "
+        f"{100 * summary['sparsity_all_parameters']:.2f} % of all parameters",
+        "",
+        f"{'':<{width}}   top-1",
+        *(f"{name:<{width}}  {_cell(accuracy)}" for name, accuracy in rows.items()),
+        "",
+        f"artefact {summary['artefact']}: {summary['artefact_bytes']} bytes, masks {summary['mask_bytes']} bytes "
+        f"(dense float32 parameters: {dense_bytes} bytes)",
+        "",
+        "from timm_jackpot import from_pretrained",
+        f"model = from_pretrained({summary['artefact']!r}{_checkpoint_argument(result)})",
+    ]
+    return "\n".join(lines)
+
+
+def _cell(accuracy: Accuracy | None) -> str:
+    return "    –" if accuracy is None else f"{accuracy.top1:6.2f}"
+
+
+def _checkpoint_argument(result: SearchResult) -> str:
+    checkpoint = result.jackpot.info["config"]["base_checkpoint"]
+    return f", base_checkpoint={checkpoint!r}" if checkpoint else ""

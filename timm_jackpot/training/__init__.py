@@ -1,0 +1,23 @@
+"""The only training loop, and what goes into it: schedules, objectives, norm statistics, the run record."""
+
+from timm_jackpot.training.flags import TrainFlags, make_optimizer, total_steps
+from timm_jackpot.training.loop import fit
+from timm_jackpot.training.norm_statistics import average_norm_statistics, reestimate_norm_statistics
+from timm_jackpot.training.objective import Objective, frozen_teacher
+from timm_jackpot.training.record import Record, read_record
+from timm_jackpot.training.schedule import cosine, cubic_ramp
+
+__all__ = [
+    "Objective",
+    "Record",
+    "TrainFlags",
+    "average_norm_statistics",
+    "cosine",
+    "cubic_ramp",
+    "fit",
+    "frozen_teacher",
+    "make_optimizer",
+    "read_record",
+    "reestimate_norm_statistics",
+    "total_steps",
+]

@@ -1,0 +1,60 @@
+"""The training flags that search and pretrain share; names are timm's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from timm_jackpot.errors import ConfigError
+
+
+class TrainFlags(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    opt: Literal["sgd", "adam"] = "sgd"
+    """Optimizer: SGD with momentum, or Adam."""
+    lr: float = Field(default=0.1, gt=0)
+    """Peak learning rate; cosine to zero over the run."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Momentum of SGD, β₁ of Adam."""
+    weight_decay: float = Field(default=5e-4, ge=0)
+    """L2 penalty on what is trained."""
+    steps: int | None = Field(default=None, ge=0)
+    """Optimizer steps; not together with epochs."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the training split; not together with steps."""
+    grad_accum_steps: int = Field(default=1, ge=1)
+    """Batches whose gradients are averaged for one optimizer step."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the target that is spread over all classes."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of everything that is random."""
+    channels_last: bool = False
+    """Keep images and weights in channels_last memory format (faster on recent GPUs)."""
+
+
+def total_steps(flags: TrainFlags, steps_per_epoch: int, *, default_epochs: float) -> int:
+    """Optimizer steps of a run.
+
+    Raises:
+        ConfigError: if both steps and epochs were given, or an epoch holds no full batch.
+    """
+    if flags.steps is not None and flags.epochs is not None:
+        raise ConfigError("give --steps or --epochs, not both")
+    if steps_per_epoch < flags.grad_accum_steps:
+        raise ConfigError(
+            "the training split is smaller than one step's images: lower --batch-size or --grad-accum-steps"
+        )
+    if flags.steps is not None:
+        return flags.steps
+    return max(1, round((flags.epochs or default_epochs) * (steps_per_epoch // flags.grad_accum_steps)))
+
+
+def make_optimizer(flags: TrainFlags, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer that the flags name."""
+    if flags.opt == "adam":
+        return torch.optim.Adam(parameters, flags.lr, betas=(flags.momentum, 0.999), weight_decay=flags.weight_decay)
+    return torch.optim.SGD(parameters, flags.lr, momentum=flags.momentum, weight_decay=flags.weight_decay)

@@ -1,0 +1,86 @@
+"""The loop: batches in, gradients through Accelerate, hooks around each step. Knows neither scores nor masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import isfinite
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from timm_jackpot.data import Batch, ImageSource
+from timm_jackpot.errors import TrainingError
+from timm_jackpot.processes import Shard, shard_of
+from timm_jackpot.training.objective import Objective
+from timm_jackpot.training.progress import Progress
+from timm_jackpot.training.record import Record
+
+Hook = Callable[[int], None]
+
+
+def fit(
+    *,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    train: ImageSource,
+    batch_size: int,
+    seed: int,
+    steps: int,
+    lr_at: Callable[[int], float],
+    record: Record,
+    title: str,
+    before_step: Hook = lambda step: None,
+    figures: Callable[[], dict[str, float]] = dict,
+    channels_last: bool = False,
+    log_every: int = 10,
+) -> None:
+    """Run `steps` optimizer steps on `model`, in train mode.
+
+    The learning rate is `lr_at(step)`, the hook `before_step(step)` runs before each, and every `log_every`
+    steps the loss and `figures()` go to the progress display and, as "step" events, to the record.
+
+    Raises:
+        TrainingError: when the loss is not a number, with the step and what to lower.
+    """
+    wrapped, prepared = accelerator.prepare(model, optimizer)
+    wrapped.train()
+    batches = _endless(train, batch_size, seed, shard_of(accelerator))
+    with Progress(steps, title, enabled=accelerator.is_main_process) as progress:
+        for step in range(steps):
+            before_step(step)
+            for group in optimizer.param_groups:
+                group["lr"] = lr_at(step)
+            loss = torch.zeros((), device=accelerator.device)
+            for _ in range(accelerator.gradient_accumulation_steps):
+                images, labels = next(batches)
+                if channels_last:
+                    images = images.contiguous(memory_format=torch.channels_last)
+                with accelerator.accumulate(wrapped):
+                    with accelerator.autocast():
+                        part = objective(wrapped, images, labels)
+                    accelerator.backward(part)
+                    prepared.step()
+                    prepared.zero_grad()
+                    loss += part.detach() / accelerator.gradient_accumulation_steps
+            if step % log_every and step != steps - 1:
+                progress.advance()
+                continue
+            value = loss.item()
+            if not isfinite(value):
+                raise TrainingError(
+                    f"the loss is not a number at step {step}: lower --lr (now {lr_at(step):g}), or do without "
+                    "mixed precision"
+                )
+            shown = {"loss": value, **figures()}
+            record.write("step", step=step, lr=lr_at(step), **shown)
+            progress.advance(**shown)
+
+
+def _endless(train: ImageSource, batch_size: int, seed: int, shard: Shard) -> Iterator[Batch]:
+    epoch = 0
+    while True:
+        yield from train.train_batches(seed=seed, epoch=epoch, batch_size=batch_size, shard=shard)
+        epoch += 1

@@ -1,0 +1,49 @@
+"""Running means and variances: averaged over ranks, or estimated anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from timm_jackpot.base import norm_layers
+
+
+@torch.no_grad()
+def average_norm_statistics(model: nn.Module, accelerator: Accelerator) -> None:
+    """Replace running statistics by their mean over all ranks; DDP alone would keep rank 0's."""
+    if accelerator.num_processes == 1:
+        return
+    for _, layer in norm_layers(model):
+        for statistic in (layer.running_mean, layer.running_var):
+            assert isinstance(statistic, Tensor)
+            statistic.copy_(accelerator.reduce(statistic, reduction="mean"))  # pyright: ignore[reportArgumentType]
+
+
+@torch.no_grad()
+def reestimate_norm_statistics(model: nn.Module, batches: Iterable[Tensor], accelerator: Accelerator) -> None:
+    """Forget running statistics and take their plain average over `batches` of images.
+
+    A model without running statistics is left as it is. Mode flags and momenta are restored.
+    """
+    layers = [layer for _, layer in norm_layers(model) if isinstance(layer, _NormBase)]
+    if not layers:
+        return
+    momenta = [layer.momentum for layer in layers]
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # cumulative average
+        layer.train()
+    for images in batches:
+        with accelerator.autocast():
+            model(images)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    for module, training in modes:
+        module.training = training
+    average_norm_statistics(model, accelerator)

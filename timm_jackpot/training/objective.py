@@ -1,0 +1,47 @@
+"""What is minimised: cross-entropy, and distillation from the base itself."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Objective:
+    """(1 − a) · CE(z, y) + a · T² · KL(softmax(z_t/T) ‖ softmax(z/T)) (Hinton et al. 2015)."""
+
+    label_smoothing: float = 0.0
+    teacher: nn.Module | None = None
+    distill_weight: float = 0.0  # a
+    temperature: float = 2.0  # T
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Mean loss of a batch: images [b, c, h, w], labels [b]."""
+        logits = model(images).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        if self.teacher is None:
+            return loss
+        with torch.no_grad():
+            target = self.teacher(images).float()
+        divergence = F.kl_div(
+            F.log_softmax(logits / self.temperature, dim=1),
+            F.log_softmax(target / self.temperature, dim=1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        return (1 - self.distill_weight) * loss + self.distill_weight * self.temperature**2 * divergence
+
+
+def frozen_teacher(model: nn.Module) -> nn.Module:
+    """The model as it is now, in eval mode: frozen parameters are shared, everything that may move is copied.
+
+    Sharing is by object, so it costs no memory and follows the model to another device; buffers are the
+    teacher's own, because the model's norm statistics move under training.
+    """
+    shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
+    teacher = copy.deepcopy(model, memo=dict(shared))  # pyright: ignore[reportArgumentType]
+    return teacher.requires_grad_(False).eval()

@@ -1,0 +1,41 @@
+"""A progress bar on a terminal, plain lines elsewhere; always on stderr, on the main process only."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+from tqdm import tqdm
+
+
+class Progress:
+    """Counts steps and shows the latest figures. Off a terminal, about ten lines in all."""
+
+    def __init__(self, steps: int, title: str, *, enabled: bool) -> None:
+        self._steps, self._title, self._step = steps, title, 0
+        self._bar = tqdm(total=steps, desc=title, file=sys.stderr) if enabled and sys.stderr.isatty() else None
+        self._plain = enabled and self._bar is None
+        self._figures = ""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def advance(self, **figures: float) -> None:
+        self._step += 1
+        if figures:
+            self._figures = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._figures, refresh=False)
+            self._bar.update()
+        elif self._plain and (self._step % max(1, self._steps // 10) == 0 or self._step == self._steps):
+            print(
+                f"{self._title}: step {self._step}/{self._steps}, {self._figures}",
+                file=sys.stderr,
+                flush=True,
+            )

@@ -1,0 +1,40 @@
+"""The run record: one JSON object per line, written as the run goes, readable while it does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class Record:
+    """Appends events to a file; without a path it only keeps them."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.events: list[dict[str, Any]] = []
+        self._file = path.open("w", encoding="utf-8") if path else None
+
+    def write(self, kind: str, **values: Any) -> None:
+        event = {"kind": kind, **values}
+        self.events.append(event)
+        if self._file:
+            self._file.write(json.dumps(event, allow_nan=False) + "\n")
+            self._file.flush()
+
+    def of(self, kind: str) -> Iterator[dict[str, Any]]:
+        return (event for event in self.events if event["kind"] == kind)
+
+    def lines(self) -> str:
+        return "".join(json.dumps(event, allow_nan=False) + "\n" for event in self.events)
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+
+
+def read_record(path: Path) -> Record:
+    """A record from its file."""
+    record = Record()
+    record.events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    return record
