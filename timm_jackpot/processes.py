@@ -53,7 +53,8 @@ def make_accelerator(*, seed: int, grad_accum_steps: int = 1) -> Accelerator:
             f"{accelerator.distributed_type.value} is not supported: scores would be sharded; use plain "
             "multi-GPU (DDP) with `accelerate launch --multi_gpu`"
         )
-    if accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
+    compiler = accelerator.state.dynamo_plugin
+    if compiler is not None and compiler.backend != DynamoBackend.NO:
         raise ConfigError(
             "Accelerate's dynamo plugin compiles after DDP, which breaks on parametrized modules: launch without "
             "--dynamo_backend"

@@ -140,7 +140,8 @@ _RESNETS = {
     for width in (1, 2)
 }
 
-default_cfgs = generate_default_cfgs({name: _cfg("conv1") for name in _RESNETS} | {"cifar_vgg19_bn": _cfg("feature.0")})
+_cfgs: dict[str, Any] = {name: _cfg("conv1") for name in _RESNETS} | {"cifar_vgg19_bn": _cfg("feature.0")}
+default_cfgs = generate_default_cfgs(_cfgs)
 
 
 def _register_resnet(name: str) -> None:

@@ -77,5 +77,5 @@ def copy_tensors(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
 def _tensor_id(tensor: Tensor) -> TensorId:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return TensorId(
-        DTYPES[tensor.dtype], tuple(tensor.shape), hashlib.sha256(flat.view(torch.uint8).numpy()).hexdigest()
+        DTYPES[tensor.dtype], tuple(tensor.shape), hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from PIL import Image
@@ -17,7 +19,7 @@ def digits_split(split: str) -> tuple[Tensor, Tensor]:
     """
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    digits: Any = load_digits()
     is_test = np.arange(len(digits.target)) % 3 == 0
     chosen = is_test if split == "test" else ~is_test
     small = (digits.images[chosen] * (255 / 16)).round().astype(np.uint8)

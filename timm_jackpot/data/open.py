@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm.data
 import torch
 from PIL import Image
+from timm.data.config import resolve_data_config
+from timm.data.dataset_factory import create_dataset
+from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -116,7 +118,7 @@ def hold_out(n: int, fraction: float) -> tuple[Tensor, Tensor]:
 
 def data_config(model: nn.Module, img_size: int | None = None) -> dict[str, Any]:
     """timm's data config of a model: input_size, mean, std, interpolation, crop_pct, crop_mode."""
-    cfg = timm.data.resolve_data_config({}, model=model)
+    cfg = resolve_data_config({}, model=model)
     if img_size is not None:
         cfg["input_size"] = (cfg["input_size"][0], img_size, img_size)
     return cfg
@@ -167,7 +169,7 @@ def _read(name: str, flags: DataFlags, split: str, flag: str) -> _Reader:
         )
     if name == "folder":
         try:
-            dataset = timm.data.create_dataset("", root=path, split=split, search_split=False)
+            dataset = create_dataset("", root=path, split=split, search_split=False)
         except (RuntimeError, OSError, AssertionError) as error:
             raise DataError(f"{path} holds no images in class folders: {error}") from error
     else:
@@ -183,7 +185,7 @@ def _create_named(name: str, flags: DataFlags, split: str) -> Any:
     root = flags.data_dir or str(Path(torch.hub.get_dir()) / "datasets")
     try:
         Path(root).mkdir(parents=True, exist_ok=True)
-        return timm.data.create_dataset(name, root=root, split=split, download=name.startswith("torch/"))
+        return create_dataset(name, root=root, split=split, download=name.startswith("torch/"))
     except ImportError as error:
         raise DataError(f"{name} needs a package that is not installed: pip install 'timm-jackpot[data]'") from error
     except Exception as error:
@@ -245,8 +247,8 @@ def _bind(
     return LoaderImages(
         reader.dataset,
         torch.arange(len(reader.dataset)) if part is None else part,
-        timm.data.create_transform(**transform, is_training=True, hflip=hflip, color_jitter=None),  # pyright: ignore
-        timm.data.create_transform(**transform, crop_pct=config["crop_pct"], crop_mode=config["crop_mode"]),  # pyright: ignore
+        create_transform(**transform, is_training=True, hflip=hflip, color_jitter=None),  # pyright: ignore
+        create_transform(**transform, crop_pct=config["crop_pct"], crop_mode=config["crop_mode"]),  # pyright: ignore
         flags.workers,
         device,
     )

@@ -105,7 +105,7 @@ def pretrain_base(config: PretrainConfig) -> dict[str, Any]:
     if accelerator.is_main_process:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-        save_config_for_hf(model, folder / "config.json")
+        save_config_for_hf(model, str(folder / "config.json"))
         (folder / "recipe.yaml").write_text(
             yaml.safe_dump(config.model_dump(exclude={"output"}), sort_keys=False), encoding="utf-8"
         )
