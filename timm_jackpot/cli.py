@@ -1,4 +1,8 @@
-"""What the verbs share: flags from a schema, errors as one sentence and exit code 2, JSON on the last line."""
+"""What the verbs share: flags from a schema, errors as one sentence and exit code 2, JSON on the last line.
+
+argparse splits the command line into words; their types and bounds are the schema's own (pydantic), so that
+a flag, a recipe and a preset are checked by the same rules.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,13 @@ import json
 import logging
 import os
 import sys
+import types
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
-import tyro
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from timm_jackpot.errors import ConfigError, JackpotError
 from timm_jackpot.recipes import read_recipe
@@ -27,31 +32,28 @@ def parse(
     recipes: bool = False,
     argv: list[str] | None = None,
 ) -> C:
-    """Flags → `schema`, on top of the recipe and the preset that the flags name.
+    """Flags → `schema`. Precedence: default < preset < recipe < flag.
 
     Raises:
-        ConfigError: for an unknown recipe, or a value outside its bounds.
+        ConfigError: for an unknown flag or recipe, or a value outside its bounds.
     """
-    argv = sys.argv[1:] if argv is None else argv
-    verb = f"python -m {schema.__module__.removesuffix('.__main__').removesuffix('.config')}"
-    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = _Parser(
+        description=schema.__doc__,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     if recipes:
-        known.add_argument("--recipe")
-    named, rest = known.parse_known_args(argv)
-    recipe = read_recipe(named.recipe) if recipes and named.recipe else {}
-    defaults = _preset(presets or {}, recipe, rest) | recipe
-    description = schema.__doc__ or ""
-    if recipes:
-        description += "\n\n--recipe NAME|FILE.yaml fixes a run: default < preset < recipe < flag."
-    try:
-        return tyro.cli(
-            schema,
-            prog=verb,
-            description=description,
-            args=rest,
-            default=_defaults(schema, defaults),
-            config=(tyro.conf.FlagCreatePairsOff,),
+        parser.add_argument(
+            "--recipe", metavar="NAME|FILE", help="a recipe that comes with the package, or a YAML file"
         )
+    for name, field in schema.model_fields.items():
+        _add_flag(parser, name, field)
+    flags = vars(parser.parse_args(argv))
+    recipe = read_recipe(flags.pop("recipe")) if "recipe" in flags else {}
+    preset = {**recipe, **flags}.get("preset")
+    try:
+        return schema(**{**(presets or {}).get(str(preset), {}), **recipe, **flags})
     except ValidationError as error:
         raise ConfigError(_sentence(error)) from error
 
@@ -71,25 +73,44 @@ def run_verb(main: Callable[[], Mapping[str, Any]]) -> None:
         print(json.dumps(result, allow_nan=False), flush=True)
 
 
-def _defaults(schema: type[C], values: Mapping[str, Any]) -> C:
-    """Validated defaults; what the schema requires and no recipe gives is left for the flags."""
-    missing = [name for name, field in schema.model_fields.items() if field.is_required() and name not in values]
-    checked = schema(**values, **dict.fromkeys(missing, ""))
-    return checked.model_copy(update=dict.fromkeys(missing, tyro.MISSING))
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (--help lists the flags)")
 
 
-def _preset(presets: Mapping[str, Mapping[str, Any]], recipe: Mapping[str, Any], argv: list[str]) -> dict[str, Any]:
-    """The preset that a flag, or else the recipe, names."""
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--preset", default=recipe.get("preset"))
-    name = finder.parse_known_args(argv)[0].preset
-    return dict(presets.get(name, {}))
+def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    names = [*extra.get("flags", []), f"--{name.replace('_', '-')}"]  # pyright: ignore
+    kind = _without_none(field.annotation)
+    text = (field.description or "").replace("\n", " ").replace("%", "%%")
+    if get_origin(kind) is Literal:
+        text += f" One of: {', '.join(map(str, get_args(kind)))}."
+    if not field.is_required() and field.default not in (None, (), False):
+        text += f" [{field.default}]"
+    if kind is bool:
+        parser.add_argument(*names, dest=name, action=argparse.BooleanOptionalAction, help=text)
+    elif get_origin(kind) is tuple:
+        parser.add_argument(*names, dest=name, nargs="*", metavar="…", help=text)
+    else:
+        parser.add_argument(*names, dest=name, metavar=name.upper(), help=text)
+
+
+def _without_none(annotation: Any) -> Any:
+    if get_origin(annotation) in (Union, types.UnionType):
+        kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+        return kinds[0] if len(kinds) == 1 else annotation
+    return annotation
 
 
 def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
-    name = "--" + ".".join(map(str, first["loc"])).replace("_", "-")
-    return f"{name} {first.get('input')!r}: {first['msg'].removeprefix('Value error, ')}"
+    flag = "--" + str(first["loc"][0]).replace("_", "-") if first["loc"] else "these flags"
+    reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return f"{flag} is required"
+    if first["type"] == "extra_forbidden":
+        return f"the recipe sets {first['loc'][0]}, which is no setting of this command"
+    return f"{flag} {first['input']}: {reason[0].lower()}{reason[1:]}"
 
 
 def _quieten() -> None:

@@ -63,15 +63,14 @@ def make_accelerator(*, seed: int, grad_accum_steps: int = 1) -> Accelerator:
     return accelerator
 
 
-def same_everywhere(value: str, accelerator: Accelerator, what: str) -> None:
-    """Check that every rank holds the same value (a mask hash).
+def same_everywhere(value: str, accelerator: Accelerator, what: str) -> list[str]:
+    """Check that every rank holds the same value (a mask hash); returns what each holds.
 
     Raises:
         TrainingError: naming the ranks that differ from rank 0.
     """
-    if accelerator.num_processes == 1:
-        return
-    values = gather_object([value])
+    values: list[str] = gather_object([value])
     odd = [rank for rank, other in enumerate(values) if other != values[0]]
     if odd:
         raise TrainingError(f"{what} of rank {', '.join(map(str, odd))} differs from rank 0's: the run is not usable")
+    return values

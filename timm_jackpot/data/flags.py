@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import tyro
 from pydantic import BaseModel, ConfigDict, Field
-
-Short = tyro.conf.arg
 
 
 class DataFlags(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
     dataset: str | None = None
     """Data set as timm names it: torch/cifar10, hfds/…, "folder" (a folder or tar files, see data-dir), or
@@ -26,9 +21,9 @@ class DataFlags(BaseModel):
     """Split for the final figures, read once, at the end. Default: test, else validation."""
     val_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Part of the training split that is held out where there is no val-split; 0 holds out nothing."""
-    batch_size: Annotated[int, Short(aliases=["-b"])] = Field(default=128, ge=1)
+    batch_size: int = Field(default=128, ge=1, json_schema_extra={"flags": ["-b"]})
     """Images per process and forward pass."""
-    workers: Annotated[int, Short(aliases=["-j"])] = Field(default=2, ge=0)
+    workers: int = Field(default=2, ge=0, json_schema_extra={"flags": ["-j"]})
     """Loading processes (images larger than 64 px only; smaller ones stay in memory)."""
     hflip: float | None = Field(default=None, ge=0, le=1)
     """Probability of a horizontal flip. Default: 0.5; digits: 0."""

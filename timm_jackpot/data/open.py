@@ -176,7 +176,8 @@ def _read(name: str, flags: DataFlags, split: str, flag: str) -> _Reader:
         dataset = _create_named(name, flags, split)
     classes = getattr(dataset, "classes", None)
     if classes is None:
-        mapping = getattr(getattr(dataset, "reader", None), "class_to_idx", None)
+        reader = getattr(dataset, "reader", None)
+        mapping = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
         classes = sorted(mapping, key=mapping.get) if mapping else None
     return _Reader(dataset, None if classes is None else tuple(map(str, classes)))
 

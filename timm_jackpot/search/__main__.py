@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from timm_jackpot.cli import parse, run_verb
 from timm_jackpot.search import PRESETS, SearchConfig, search_jackpot
 from timm_jackpot.search.table import comparison_table
@@ -13,7 +11,7 @@ def main() -> dict[str, object]:
     config = parse(SearchConfig, presets=PRESETS, recipes=True)
     result = search_jackpot(config)
     if "artefact" in result.summary:  # the main process
-        print(comparison_table(result), file=sys.stdout)
+        print(comparison_table(result, config))
     return result.summary
 
 

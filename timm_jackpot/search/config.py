@@ -33,7 +33,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     """Settings of one search. Precedence: default < preset < recipe < flag."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
     preset: Literal["default", "paper"] = "default"
     """default: the best search we know. paper: the seeds' own."""

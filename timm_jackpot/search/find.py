@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from timm_jackpot import criteria
-from timm_jackpot.adapter import ScoreAdapter, attach, detach
+from timm_jackpot.adapter import attach, detach
 from timm_jackpot.base import Maskable
 from timm_jackpot.data import Data
 from timm_jackpot.evaluation import evaluate_accuracy
@@ -118,7 +118,9 @@ def find_masks(
     average_norm_statistics(model, accelerator)
     if data.val is not None:
         _validate(model, data, config, accelerator, record, steps)
-    masks = _final_masks(adapter, start, accelerator)
+    masks = adapter.masks()
+    assert masks.kept_per_layer() == start.kept
+    record.write("mask_hashes", by_rank=same_everywhere(masks.hash(), accelerator, "the mask"))
     detach(model)
     return masks
 
@@ -130,10 +132,3 @@ def _validate(
     average_norm_statistics(model, accelerator)
     accuracy = evaluate_accuracy(model, data.val, batch_size=config.batch_size, accelerator=accelerator)
     record.write("validation", step=step, top1=accuracy.top1, n=accuracy.n)
-
-
-def _final_masks(adapter: ScoreAdapter, start: Start, accelerator: Accelerator) -> MaskSet:
-    masks = adapter.masks()
-    assert masks.kept_per_layer() == start.kept
-    same_everywhere(masks.hash(), accelerator, "the mask")
-    return masks

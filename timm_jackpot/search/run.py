@@ -37,6 +37,7 @@ from timm_jackpot.training import (
 _DEFAULT_EPOCHS = 30
 _CALIBRATION_IMAGES = 10_000
 _RECORD, _RUNNING = "record.jsonl", "record.partial.jsonl"
+_PRIVATE = {"output", "overwrite", "base_checkpoint", "data_dir"}  # paths of one machine: never published
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def _open_record(output: Path, config: SearchConfig, accelerator: Accelerator, s
         raise ConfigError(f"--output {output} cannot be written: {error.strerror}") from error
     record.write(
         "start",
-        config=config.model_dump(),
+        config=config.model_dump(exclude=_PRIVATE),
         steps=steps,
         processes=accelerator.num_processes,
         distributed_type=accelerator.distributed_type.value,
@@ -241,10 +242,10 @@ def _save(
 ) -> dict[str, Any]:
     if not accelerator.is_main_process:
         return {}
-    jackpot.info.update(results=summary, config=config.model_dump(exclude={"output", "overwrite"}))
+    jackpot.info.update(results=summary, config=config.model_dump(exclude=_PRIVATE))
     attachments = {
         _RECORD: record.lines().encode(),
-        "recipe.yaml": yaml.safe_dump(config.model_dump(exclude={"output", "overwrite"}), sort_keys=False).encode(),
+        "recipe.yaml": yaml.safe_dump(config.model_dump(mode="json", exclude=_PRIVATE), sort_keys=False).encode(),
     }
     save_pretrained(jackpot, output, attachments=attachments, overwrite=config.overwrite)
     report = artefact_report(read_artefact(output))  # read back what was written

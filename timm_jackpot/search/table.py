@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from timm_jackpot.evaluation import Accuracy
+from timm_jackpot.search.config import SearchConfig
 from timm_jackpot.search.run import SearchResult
 
 
-def comparison_table(result: SearchResult) -> str:
+def comparison_table(result: SearchResult, config: SearchConfig) -> str:
     """Dense, controls and jackpot on the test split; the artefact's size; the two lines that load it."""
     summary, comparison = result.summary, result.comparison
     dense_bytes = 4 * result.jackpot.kept_of_all[1]
-    criterion = result.jackpot.info["config"]["criterion"]
     rows = {
         "dense": comparison.dense,
-        f"{criterion} one-shot": comparison.magnitude,
-        f"{criterion}, norm statistics re-estimated": comparison.magnitude_recalibrated,
+        f"{config.criterion} one-shot": comparison.magnitude,
+        f"{config.criterion}, norm statistics re-estimated": comparison.magnitude_recalibrated,
         "jackpot": comparison.jackpot,
     }
     width = max(map(len, rows))
@@ -30,7 +30,7 @@ def comparison_table(result: SearchResult) -> str:
         f"(dense float32 parameters: {dense_bytes} bytes)",
         "",
         "from timm_jackpot import from_pretrained",
-        f"model = from_pretrained({summary['artefact']!r}{_checkpoint_argument(result)})",
+        f"model = from_pretrained({summary['artefact']!r}{_checkpoint_argument(config)})",
     ]
     return "\n".join(lines)
 
@@ -39,6 +39,5 @@ def _cell(accuracy: Accuracy | None) -> str:
     return "    –" if accuracy is None else f"{accuracy.top1:6.2f}"
 
 
-def _checkpoint_argument(result: SearchResult) -> str:
-    checkpoint = result.jackpot.info["config"]["base_checkpoint"]
-    return f", base_checkpoint={checkpoint!r}" if checkpoint else ""
+def _checkpoint_argument(config: SearchConfig) -> str:
+    return f", base_checkpoint={config.base_checkpoint!r}" if config.base_checkpoint else ""

@@ -12,7 +12,7 @@ from timm_jackpot.errors import ConfigError
 
 
 class TrainFlags(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
     opt: Literal["sgd", "adam"] = "sgd"
     """Optimizer: SGD with momentum, or Adam."""

@@ -30,7 +30,7 @@ from timm_jackpot.training.schedule import cosine
 class PretrainConfig(DataFlags, TrainFlags):
     """Settings of one dense training run from random weights."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
     model: str = "cifar_resnet20"
     """A timm architecture, without tag."""
@@ -107,7 +107,8 @@ def pretrain_base(config: PretrainConfig) -> dict[str, Any]:
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
         save_config_for_hf(model, str(folder / "config.json"))
         (folder / "recipe.yaml").write_text(
-            yaml.safe_dump(config.model_dump(exclude={"output"}), sort_keys=False), encoding="utf-8"
+            yaml.safe_dump(config.model_dump(mode="json", exclude={"output", "data_dir"}), sort_keys=False),
+            encoding="utf-8",
         )
     return summary
 

@@ -1,0 +1,60 @@
+"""What all tests share: fixed seeds, few threads, a digits base, and the images that lie beside the repository."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import set_seed
+from hypothesis import settings
+
+from timm_jackpot.base import Base, load_base
+from timm_jackpot.processes import make_accelerator
+
+settings.register_profile("tests", deadline=None, max_examples=50, derandomize=True, database=None)
+settings.load_profile("tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # timm's tar reader keeps its file open until the garbage collector comes by.
+    config.addinivalue_line("filterwarnings", r"ignore:unclosed file .*\.tar'>:ResourceWarning")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    set_seed(0)
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real images and weights beside the repository."""
+    folder = Path(__file__).parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("../shared is not here")
+    return folder
+
+
+@pytest.fixture
+def digits_base() -> Base:
+    """The bundled base, loaded afresh: a test may do to it what it likes."""
+    return load_base("digits_resnet")
+
+
+@pytest.fixture
+def accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Accelerator]:
+    """A single-process accelerator on the CPU; Accelerate's global state is forgotten before and after."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    yield make_accelerator(seed=0)
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()

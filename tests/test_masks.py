@@ -1,0 +1,351 @@
+"""Floor 0: exact counts, deterministic masks, bits in the right places."""
+
+from __future__ import annotations
+
+import hashlib
+from decimal import Decimal
+from fractions import Fraction
+from math import prod
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from timm_jackpot.errors import ConfigError
+from timm_jackpot.masks import (
+    ALLOCATIONS,
+    MaskSet,
+    allocate,
+    keep_largest,
+    kept_count,
+    mask_overlap,
+    pack,
+    packed_bytes,
+    parse_sparsity,
+    scale_counts,
+    unpack,
+)
+
+Shape = tuple[int, ...]
+
+shapes = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple)
+models = st.lists(shapes, min_size=1, max_size=6)
+sparsities = st.integers(0, 9_999).map(lambda k: f"{k / 10_000:.4f}")
+
+
+def random_scores(layers: list[Shape], *, levels: int | None = None) -> dict[str, Tensor]:
+    """Scores by layer; with few `levels` most of them are tied."""
+    generator = torch.Generator().manual_seed(len(layers))
+    if levels is None:
+        return {f"layer{i}": torch.rand(shape, generator=generator) for i, shape in enumerate(layers)}
+    return {f"layer{i}": torch.randint(levels, shape, generator=generator).float() for i, shape in enumerate(layers)}
+
+
+# -- sparsity and counts ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n", "sparsity", "kept"),
+    [
+        (0, "0.9", 0),
+        (10, "0", 10),
+        (10, "0.9", 1),
+        (100, "0.95", 5),
+        (1000, "0.999", 1),
+        (268_336, "0.9", 26_834),
+        (1, "0.5", 0),  # a half goes to the removed side
+        (3, "0.5", 1),
+        (10, "0.95", 0),
+        (50, "0.29", 35),  # 50 · 0.29 in floats is 14.499999999999998
+        (3, "0.3333333333333333", 2),
+        (30_000_000_000_000_000, "0.3333333333333333", 20_000_000_000_000_001),
+        (10**18 + 5, "0.9", 10**17),  # beyond what a float can count
+    ],
+)
+def test_kept_count_reads_sparsity_as_an_exact_decimal(n: int, sparsity: str, kept: int) -> None:
+    assert kept_count(n, sparsity) == kept
+    assert kept_count(n, Decimal(sparsity)) == kept
+
+
+@given(n=st.integers(0, 10**12), digits=st.integers(0, 10**9 - 1))
+def test_kept_count_is_the_integer_formula(n: int, digits: int) -> None:
+    removed = (2 * n * digits + 10**9) // (2 * 10**9)
+    assert kept_count(n, f"0.{digits:09d}") == n - removed
+
+
+def test_sparsity_given_as_a_float_is_what_it_prints() -> None:
+    assert parse_sparsity(0.9) == Decimal("0.9")
+
+
+@pytest.mark.parametrize("text", ["1", "-0.1", "1.5", "nan", "inf", "ninety", "", "90%"])
+def test_a_sparsity_outside_zero_to_one_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="not a number in"):
+        parse_sparsity(text)
+
+
+# -- allocation -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALLOCATIONS)
+@given(layers=models, sparsity=sparsities)
+def test_every_allocation_keeps_exactly_the_budget(name: str, layers: list[Shape], sparsity: str) -> None:
+    scores = random_scores(layers)
+    counts = allocate(name, scores, sparsity)
+    assert list(counts) == list(scores)
+    assert sum(counts.values()) == kept_count(sum(map(prod, layers)), sparsity)
+    assert all(0 <= counts[layer] <= values.numel() for layer, values in scores.items())
+    assert counts == allocate(name, scores, sparsity)
+
+
+@given(layers=models, sparsity=sparsities, levels=st.integers(1, 5))
+def test_global_keeps_what_sorting_all_scores_would(layers: list[Shape], sparsity: str, levels: int) -> None:
+    scores = random_scores(layers, levels=levels)
+    flat = [(-value, layer) for layer, values in scores.items() for value in values.flatten().tolist()]
+    best = sorted(range(len(flat)), key=lambda i: (flat[i][0], i))[: kept_count(len(flat), sparsity)]
+    chosen = [flat[i][1] for i in best]
+    assert allocate("global", scores, sparsity) == {layer: chosen.count(layer) for layer in scores}
+
+
+@given(layers=models, sparsity=sparsities)
+def test_uniform_densities_are_equal_within_one_weight(layers: list[Shape], sparsity: str) -> None:
+    counts = allocate("uniform", random_scores(layers), sparsity)
+    density = Fraction(sum(counts.values()), sum(map(prod, layers)))
+    assert all(abs(kept - density * prod(shape)) < 1 for kept, shape in zip(counts.values(), layers, strict=True))
+
+
+def water_filling(layers: list[Shape], total: int) -> list[float]:
+    """ERK's real-valued counts min(Πshape, ε·Σshape), ε by bisection."""
+    low, high = 0.0, float(max(map(prod, layers)))
+    for _ in range(200):
+        epsilon = (low + high) / 2
+        filled = sum(min(prod(shape), epsilon * sum(shape)) for shape in layers)
+        low, high = (epsilon, high) if filled < total else (low, epsilon)
+    return [min(prod(shape), high * sum(shape)) for shape in layers]
+
+
+@given(layers=models, sparsity=sparsities)
+def test_erk_is_water_filling_over_the_sums_of_shapes(layers: list[Shape], sparsity: str) -> None:
+    counts = allocate("erk", random_scores(layers), sparsity)
+    targets = water_filling(layers, sum(counts.values()))
+    assert all(abs(kept - target) < 1 + 1e-6 for kept, target in zip(counts.values(), targets, strict=True))
+
+
+def test_erk_caps_small_layers_at_density_one_and_shares_their_excess() -> None:
+    # 232 of 2,417 weights; uncapped, ε·Σshape would be 16.9, 4.2 and 210.9 for sizes 16, 1 and 2,400.
+    counts = allocate("erk", random_scores([(4, 4), (1, 1), (40, 60)]), "0.904")
+    assert list(counts.values()) == [16, 1, 215]
+
+
+def test_erk_by_hand() -> None:
+    # Σshape 15 and 25 share the 40 kept weights of 200: ε = 1.
+    counts = allocate("erk", {"a": torch.rand(5, 10), "b": torch.rand(10, 15)}, "0.8")
+    assert counts == {"a": 15, "b": 25}
+
+
+@given(layers=models, sparsity=sparsities, minimum=st.integers(0, 4))
+def test_a_minimum_is_kept_or_refused(layers: list[Shape], sparsity: str, minimum: int) -> None:
+    scores = random_scores(layers)
+    needed = [min(minimum, prod(shape)) for shape in layers]
+    total = kept_count(sum(map(prod, layers)), sparsity)
+    if sum(needed) > total:
+        with pytest.raises(ConfigError, match="need at least"):
+            allocate("global", scores, sparsity, minimum=minimum)
+        return
+    counts = list(allocate("global", scores, sparsity, minimum=minimum).values())
+    assert sum(counts) == total
+    assert all(low <= kept <= prod(shape) for low, kept, shape in zip(needed, counts, layers, strict=True))
+
+
+def test_an_unknown_allocation_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="global, uniform, erk"):
+        allocate("lamp", {"a": torch.rand(3)}, "0.5")
+
+
+def test_scaled_counts_start_dense_and_end_at_the_budget() -> None:
+    sizes, counts = {"a": 100, "b": 7, "c": 3}, {"a": 10, "b": 0, "c": 3}
+    steps = [scale_counts(sizes, counts, t / 20) for t in range(21)]
+    assert steps[0] == sizes
+    assert steps[-1] == counts
+    for name in sizes:
+        path = [step[name] for step in steps]
+        assert path == sorted(path, reverse=True)
+    assert steps[10]["a"] == 55
+
+
+# -- binarise ---------------------------------------------------------------------------------------
+
+
+@given(shape=shapes, levels=st.integers(1, 4), data=st.data())
+def test_keep_largest_is_exact_and_breaks_ties_by_position(shape: Shape, levels: int, data: st.DataObject) -> None:
+    scores = torch.randint(levels, shape, generator=torch.Generator().manual_seed(prod(shape))).float()
+    kept = data.draw(st.integers(0, prod(shape)))
+    values = scores.flatten().tolist()
+    best = sorted(range(len(values)), key=lambda i: (-values[i], i))[:kept]
+    expected = torch.zeros(len(values), dtype=torch.bool)
+    expected[best] = True
+    mask = keep_largest(scores, kept)
+    assert mask.dtype == torch.bool
+    assert torch.equal(mask, expected.reshape(shape))
+
+
+def test_equal_scores_keep_the_first() -> None:
+    assert keep_largest(torch.zeros(2, 3), 4).tolist() == [[True, True, True], [True, False, False]]
+    assert keep_largest(torch.tensor([0.0, -0.0, 0.0]), 2).tolist() == [True, True, False]
+
+
+def test_keeping_none_and_all() -> None:
+    scores = torch.rand(3, 5)
+    assert not keep_largest(scores, 0).any()
+    assert keep_largest(scores, 15).all()
+    assert keep_largest(torch.empty(0, 4), 0).shape == (0, 4)
+
+
+def test_memory_format_does_not_change_the_mask() -> None:
+    scores = torch.randint(3, (4, 6, 3, 3)).float()
+    expected = keep_largest(scores, 100)
+    strided = torch.empty(4, 6, 3, 6)[..., ::2].copy_(scores)
+    assert torch.equal(keep_largest(scores.to(memory_format=torch.channels_last), 100), expected)
+    assert torch.equal(keep_largest(strided, 100), expected)
+    assert keep_largest(scores.to(memory_format=torch.channels_last), 100).is_contiguous()
+
+
+def test_infinite_scores_are_ordered_too() -> None:
+    scores = torch.tensor([1.0, float("inf"), float("-inf"), float("inf")])
+    assert keep_largest(scores, 1).tolist() == [False, True, False, False]
+    assert keep_largest(scores, 3).tolist() == [True, True, False, True]
+
+
+# -- packing ----------------------------------------------------------------------------------------
+
+
+@given(shape=st.lists(st.integers(0, 9), max_size=4).map(tuple), seed=st.integers(0, 100))
+def test_packed_masks_come_back(shape: Shape, seed: int) -> None:
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.3
+    packed = pack(mask)
+    assert packed.dtype == torch.uint8
+    assert tuple(packed.shape) == (packed_bytes(prod(shape)),)
+    assert torch.equal(unpack(packed, shape), mask)
+
+
+def test_element_i_is_bit_i_mod_8_of_byte_i_div_8() -> None:
+    for i in range(19):
+        mask = torch.zeros(19, dtype=torch.bool)
+        mask[i] = True
+        expected = [0, 0, 0]
+        expected[i // 8] = 1 << (i % 8)
+        assert pack(mask).tolist() == expected
+
+
+def test_masks_are_packed_in_logical_order() -> None:
+    mask = torch.rand(3, 4, 2, 2) < 0.5
+    assert torch.equal(pack(mask.to(memory_format=torch.channels_last)), pack(mask))
+    assert torch.equal(pack(mask.transpose(0, 1)), pack(mask.transpose(0, 1).contiguous()))
+
+
+@pytest.mark.parametrize("bit", range(3, 8))
+def test_set_spare_bits_are_refused(bit: int) -> None:
+    packed = pack(torch.ones(11, dtype=torch.bool))
+    packed[-1] |= 1 << bit
+    with pytest.raises(ValueError, match="spare bits"):
+        unpack(packed, (11,))
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [torch.zeros(1, dtype=torch.uint8), torch.zeros(3, dtype=torch.uint8), torch.zeros(2), torch.zeros(1, 2).byte()],
+)
+def test_bytes_of_the_wrong_length_or_type_are_refused(packed: Tensor) -> None:
+    with pytest.raises(ValueError, match="need 2 bytes"):
+        unpack(packed, (3, 4))
+
+
+# -- mask sets --------------------------------------------------------------------------------------
+
+
+def masks_of(**bits: list[bool]) -> MaskSet:
+    return MaskSet({name: torch.tensor(values) for name, values in bits.items()})
+
+
+@pytest.mark.parametrize("bad", [torch.ones(3), torch.ones(3, dtype=torch.uint8), [True, False], None])
+def test_only_boolean_tensors_are_masks(bad: object) -> None:
+    with pytest.raises(ValueError, match="mask of a must be a boolean tensor"):
+        MaskSet({"a": bad})  # pyright: ignore
+
+
+@pytest.mark.parametrize("name", ["", 3])
+def test_a_mask_has_a_name(name: object) -> None:
+    with pytest.raises(ValueError, match="needs the name of its weight"):
+        MaskSet({name: torch.ones(3, dtype=torch.bool)})  # pyright: ignore
+
+
+def test_counts_and_sparsity_of_a_mask_set() -> None:
+    masks = masks_of(a=[True, False, False, False], b=[True, True, False, False, False, False])
+    assert masks.kept_per_layer() == {"a": 1, "b": 2}
+    assert (masks.kept, masks.total) == (3, 10)
+    assert masks.sparsity == pytest.approx(0.7)
+    assert "3 of 10 kept" in repr(masks)
+    assert MaskSet({}).sparsity == 0.0
+
+
+def test_order_is_kept() -> None:
+    names = ["z", "a", "m"]
+    assert list(MaskSet({name: torch.ones(1, dtype=torch.bool) for name in names})) == names
+
+
+def test_equal_masks_have_equal_hashes() -> None:
+    mask = torch.rand(4, 3, 2, 2) < 0.5
+    masks, same = MaskSet({"a": mask}), MaskSet({"a": mask.to(memory_format=torch.channels_last)})
+    assert masks == same
+    assert hash(masks) == hash(same)
+    assert masks.hash() == same.hash()
+    assert all(one.is_contiguous() for one in same.values())
+
+
+def test_one_flipped_bit_another_name_or_order_is_another_mask_set() -> None:
+    masks = masks_of(a=[True, False], b=[True, True])
+    assert masks != masks_of(a=[False, False], b=[True, True])
+    assert masks.hash() != masks_of(a=[False, False], b=[True, True]).hash()
+    assert masks != masks_of(a=[True, False], c=[True, True])
+    assert masks != masks_of(b=[True, True], a=[True, False])
+    assert masks != {"a": 1}
+
+
+def test_the_hash_is_over_the_packed_bytes_in_order() -> None:
+    masks = masks_of(a=[True, False, True], b=[False] * 8 + [True])
+    assert masks.hash() == hashlib.sha256(bytes([0b101, 0, 1])).hexdigest()
+
+
+def test_a_mask_set_does_not_follow_the_tensor_it_was_made_of() -> None:
+    mask = torch.ones(8, dtype=torch.bool)
+    masks = MaskSet({"a": mask})
+    before = masks.hash()
+    mask[0] = False
+    assert masks.hash() == before
+
+
+# -- overlap ----------------------------------------------------------------------------------------
+
+
+def test_overlap_counts_agreeing_elements_over_all_layers() -> None:
+    a = masks_of(x=[True, True, False, False], y=[True])
+    b = masks_of(x=[True, False, True, False], y=[True])
+    assert mask_overlap(a, b) == pytest.approx(3 / 5)
+    assert mask_overlap(a, a) == 1.0
+    assert mask_overlap(masks_of(x=[True]), masks_of(x=[False])) == 0.0
+
+
+def test_random_masks_at_ninety_per_cent_agree_on_82_per_cent() -> None:
+    n = 400_000
+    one, other = (MaskSet({"a": keep_largest(torch.rand(n), kept_count(n, "0.9"))}) for _ in range(2))
+    assert mask_overlap(one, other) == pytest.approx(0.82, abs=0.003)
+
+
+def test_overlap_needs_the_same_weights() -> None:
+    with pytest.raises(ValueError, match="the same weights"):
+        mask_overlap(masks_of(x=[True]), masks_of(y=[True]))
+    with pytest.raises(ValueError, match="the same weights"):
+        mask_overlap(masks_of(x=[True]), masks_of(x=[True, True]))
+    with pytest.raises(ValueError, match="undefined"):
+        mask_overlap(MaskSet({}), MaskSet({}))

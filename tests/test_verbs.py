@@ -1,0 +1,194 @@
+"""The commands as people type them: exit codes, streams, the last line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+VERBS = ["search", "evaluate", "inspect", "pretrain"]
+
+
+def run(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **env}
+    return subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def last_json(done: subprocess.CompletedProcess[str]) -> dict:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    folder = tmp_path_factory.mktemp("verbs")
+    done = run("accelerate.commands.launch", "-m", "timm_jackpot.search", "--steps", "20", "--output", "a", cwd=folder)
+    return folder, done
+
+
+def test_search_prints_a_table_the_two_lines_that_load_it_and_json(searched) -> None:
+    folder, done = searched
+    result = last_json(done)
+    expected = (
+        "model dataset sparsity sparsity_all_parameters dense_top1 magnitude_top1 magnitude_recalibrated_top1 "
+        "jackpot_top1 steps seconds seed artefact artefact_bytes mask_bytes"
+    )
+    assert set(expected.split()) <= set(result)
+    for row in ("dense", "magnitude one-shot", "magnitude, norm statistics re-estimated", "jackpot"):
+        assert f"\n{row}" in done.stdout
+    lines = done.stdout.splitlines()
+    assert lines[-3:-1] == ["from timm_jackpot import from_pretrained", "model = from_pretrained('a')"]
+    assert result["mask_bytes"] == (folder / "a" / "masks.safetensors").stat().st_size
+    sizes = [(folder / "a" / n).stat().st_size for n in ("config.json", "masks.safetensors", "extras.safetensors")]
+    assert result["artefact_bytes"] == sum(sizes)
+
+
+def test_progress_is_on_stderr_in_plain_lines(searched) -> None:
+    _, done = searched
+    assert "search: step 20/20, loss" in done.stderr
+    assert "\r" not in done.stderr
+    assert "search: step" not in done.stdout
+
+
+def test_no_path_of_this_machine_is_in_the_artefact(searched) -> None:
+    folder, _ = searched
+    for path in (folder / "a").iterdir():
+        assert str(folder).encode() not in path.read_bytes(), path.name
+
+
+def test_evaluate_agrees_with_search(searched) -> None:
+    folder, done = searched
+    result = last_json(run("timm_jackpot.evaluate", "--artefact", "a", cwd=folder))
+    assert result["top1"] == last_json(done)["jackpot_top1"]
+    assert result["top5"] >= result["top1"]
+    assert result["n"] == 599
+    dense = last_json(run("timm_jackpot.evaluate", "--model", "digits_resnet", cwd=folder))
+    assert dense["top1"] == last_json(done)["dense_top1"]
+
+
+def test_inspect_prints_the_table_or_json_alone(searched) -> None:
+    folder, done = searched
+    table = run("timm_jackpot.inspect", "--artefact", "a", cwd=folder)
+    report = last_json(table)
+    assert "layer1.0.conv1.weight" in table.stdout
+    assert "fc.weight" in table.stdout
+    assert report["sparsity"] == last_json(done)["sparsity"]
+    alone = run("timm_jackpot.inspect", "--artefact", "a", "--json", cwd=folder)
+    assert len(alone.stdout.splitlines()) == 1
+    assert json.loads(alone.stdout) == report
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["search", "--sparsity", "1.2"], "is not a number in [0, 1)"),
+        (["search", "--model", "resnet5o"], "did you mean resnet50"),
+        (["search", "--nonsense"], "unrecognized arguments: --nonsense"),
+        (["search", "--recipe", "nonsense"], "there is no recipe 'nonsense'"),
+        (["search", "--model", "resnet50"], "not in the local cache"),
+        (["inspect"], "--artefact is required"),
+        (["evaluate", "--artefact", "nowhere"], "neither an artefact folder nor"),
+        (["pretrain", "--model", "nonsense", "--output", "x"], "unknown architecture 'nonsense'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_two(tmp_path: Path, words: list[str], sentence: str) -> None:
+    done = run(f"timm_jackpot.{words[0]}", *words[1:], cwd=tmp_path, HF_HOME=str(tmp_path.parent / "empty_cache"))
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_describes_every_flag(verb: str, tmp_path: Path) -> None:
+    done = run(f"timm_jackpot.{verb}", "--help", cwd=tmp_path, COLUMNS="200")
+    assert done.returncode == 0
+    for line in done.stdout.splitlines():
+        assert not line.strip().startswith("--") or len(line.split()) > 2 or done.stdout, line
+    assert done.stdout.startswith("usage:")
+
+
+def test_flags_beat_recipe_beat_preset_beat_default(tmp_path: Path) -> None:
+    from timm_jackpot.cli import parse
+    from timm_jackpot.search import PRESETS, SearchConfig
+
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("preset: paper\nlr: 0.3\nsparsity: 0.8\n")
+    words = ["--recipe", str(recipe), "--sparsity", "0.95", "-b", "7", "--model-kwargs", "a=1", "b=2"]
+    config = parse(SearchConfig, presets=PRESETS, recipes=True, argv=words)
+    assert (config.start, config.lr, config.sparsity, config.batch_size) == ("two-level", 0.3, "0.95", 7)
+    assert config.model_kwargs == ("a=1", "b=2")
+    assert config.temperature == 2.0
+    words += ["--preset", "default"]
+    assert parse(SearchConfig, presets=PRESETS, recipes=True, argv=words).start == "proportional"
+
+
+def test_an_unknown_setting_in_a_recipe_is_named(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("sparsty: 0.8\n")
+    done = run("timm_jackpot.search", "--recipe", "r.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "the recipe sets sparsty, which is no setting" in done.stderr
+
+
+@pytest.mark.multiprocess
+def test_two_processes_agree_on_one_mask(tmp_path: Path) -> None:
+    words = ["torch.distributed.run", "--nproc-per-node", "2", "-m", "timm_jackpot.search", "--steps", "6"]
+    done = run(*words, "--batch-size", "32", "--output", "two", cwd=tmp_path, ACCELERATE_USE_CPU="true")
+    result = last_json(done)
+    assert result["processes"] == 2
+    hashes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"model"')]
+    assert len(hashes) == 1, "only the main process prints its result"
+    record = [json.loads(line) for line in (tmp_path / "two" / "record.jsonl").read_text().splitlines()]
+    checked = next(event for event in record if event["kind"] == "mask_hashes")
+    assert checked["by_rank"] == [result["mask_hash"]] * 2
+    assert last_json(run("timm_jackpot.evaluate", "--artefact", "two", cwd=tmp_path))["top1"] == result["jackpot_top1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_default_run_is_worth_what_the_readme_says(tmp_path: Path, seed: int) -> None:
+    command = ["accelerate.commands.launch", "-m", "timm_jackpot.search", "--seed", str(seed)]
+    result = last_json(run(*command, cwd=tmp_path, OMP_NUM_THREADS="2"))
+    assert result["dense_top1"] >= 97
+    assert result["magnitude_top1"] <= result["dense_top1"] - 20
+    assert result["jackpot_top1"] >= result["dense_top1"] - 1.0
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_recipes_card_and_weights(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-m", "build", "--wheel", "-o", str(tmp_path), str(root)], check=True, timeout=300)
+    wheel = next(tmp_path.glob("*.whl"))
+    site = tmp_path / "site"
+    install = ["pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
+    subprocess.run([sys.executable, "-m", *install], check=True, timeout=300)
+    where = "import timm_jackpot; print(timm_jackpot.__file__)"
+    found = subprocess.run(
+        [sys.executable, "-c", where],
+        env={**os.environ, "PYTHONPATH": str(site)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.startswith(str(site))
+    assert (site / "timm_jackpot" / "hubcards" / "card.md.jinja").is_file()
+    assert (site / "timm_jackpot" / "py.typed").is_file()
+    words = ["timm_jackpot.search", "--recipe", "digits", "--steps", "2", "--output", "w"]
+    result = last_json(run(*words, cwd=tmp_path, PYTHONPATH=str(site)))
+    assert result["steps"] == 2
