@@ -20,8 +20,8 @@ settings.load_profile("tests")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # timm's tar reader keeps its file open until the garbage collector comes by.
-    config.addinivalue_line("filterwarnings", r"ignore:unclosed file .*\.tar'>:ResourceWarning")
+    # timm's readers of image folders and tar files leave files open until the garbage collector comes by.
+    config.addinivalue_line("filterwarnings", "ignore:unclosed file <_io.BufferedReader:ResourceWarning")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,6 +14,8 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "from_pretrained": "timm_jackpot.artefact",
     "save_pretrained": "timm_jackpot.artefact",
+    "transform_of": "timm_jackpot.artefact",
+    "push_to_hub": "timm_jackpot.hub",
     "load_base": "timm_jackpot.base",
     "maskable_weights": "timm_jackpot.base",
     "attach": "timm_jackpot.adapter",

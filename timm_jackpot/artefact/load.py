@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from timm.data.config import resolve_model_data_config
+from timm.data.transforms_factory import create_transform
+from timm.models import get_pretrained_cfg, is_model
+from torch import Tensor, nn
 
 from timm_jackpot.adapter import merge
 from timm_jackpot.artefact.locate import locate_artefact
@@ -57,6 +61,11 @@ def from_pretrained(
     return model.to(device=device, dtype=dtype).eval()
 
 
+def transform_of(model: nn.Module) -> Callable[[Any], Tensor]:
+    """timm's evaluation transform for a model: PIL image → normalised tensor [c, h, w]."""
+    return create_transform(**resolve_model_data_config(model))  # pyright: ignore[reportReturnType]
+
+
 def apply_artefact(model: nn.Module, artefact: Artefact) -> nn.Module:
     """Write masks, extras and data config into a base that was checked."""
     merge(model, artefact.masks)
@@ -78,12 +87,13 @@ def _build_base(config: Config, checkpoint: str | Path | None, trust_base: bool,
             f"the base {ref.name} was loaded from a file: give the same file with --base-checkpoint "
             "(base_checkpoint=… in Python)"
         )
-    trusted = ref.hub_id is None or ref.hub_id.startswith("timm/")
-    if checkpoint is None and not (trusted or trust_base):
+    registered = get_pretrained_cfg(ref.name, allow_unregistered=False) if is_model(ref.architecture) else None
+    known = registered is not None and (registered.hf_hub_id or None) == ref.hub_id
+    if checkpoint is None and not (known or trust_base or (ref.hub_id or "").startswith("timm/")):
         raise ArtefactError(
             f"the artefact names a base outside timm's own repos ({ref.hub_id}): say trust_base=True to build it"
         )
-    name = ref.name if trusted or checkpoint is not None else f"hf-hub:{ref.hub_id}@{ref.revision}"
+    name = ref.architecture if checkpoint is not None else ref.name if known else f"hf-hub:{ref.hub_id}@{ref.revision}"
     with torch.random.fork_rng(devices=[]):
         return load_base(
             name,

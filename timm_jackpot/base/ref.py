@@ -56,8 +56,8 @@ class BaseRef(BaseModel):
     hub_id: str | None = Field(max_length=200)
     revision: str | None = Field(pattern=r"^[0-9a-f]{40}$")
     num_classes: int = Field(ge=0, le=1_000_000)
-    in_chans: int = Field(ge=1, le=1024)
-    img_size: int | None = Field(ge=1, le=65536)
+    in_chans: int = Field(ge=1, le=64)
+    img_size: int | None = Field(ge=1, le=4096)
     digest: Hex64
 
     @field_validator("model_kwargs")

@@ -8,6 +8,7 @@ import time
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from timm_jackpot.base import Base, copy_tensors, maskable_weights, norm_statist
 from timm_jackpot.data import Data, open_data, steps_per_epoch
 from timm_jackpot.errors import BaseError, ConfigError
 from timm_jackpot.evaluation import Accuracy, evaluate_accuracy
+from timm_jackpot.hub import render_card
 from timm_jackpot.masks import MaskSet
+from timm_jackpot.plots import search_figure
 from timm_jackpot.processes import make_accelerator, shard_of
 from timm_jackpot.search.config import SearchConfig
 from timm_jackpot.search.find import Start, find_masks, start_of
@@ -37,6 +40,7 @@ from timm_jackpot.training import (
 _DEFAULT_EPOCHS = 30
 _CALIBRATION_IMAGES = 10_000
 _RECORD, _RUNNING = "record.jsonl", "record.partial.jsonl"
+_PICTURE = "plots/search.png"
 _PRIVATE = {"output", "overwrite", "base_checkpoint", "data_dir"}  # paths of one machine: never published
 
 
@@ -99,6 +103,8 @@ def search_jackpot(config: SearchConfig) -> SearchResult:
             accelerator=accelerator,
             record=record,
         )
+        kept = masks.kept_per_layer()
+        record.write("layers", names=list(kept), kept=list(kept.values()), total=[m.numel() for m in masks.values()])
         moved = [*norm_statistics(model), *head]
         extras = copy_tensors(model, moved)
         comparison = _compare(model, dense, masks, start, data, config, accelerator, new_head=bool(head))
@@ -242,13 +248,20 @@ def _save(
 ) -> dict[str, Any]:
     if not accelerator.is_main_process:
         return {}
-    jackpot.info.update(results=summary, config=config.model_dump(exclude=_PRIVATE))
+    # The settings that differ from the defaults; recipe.yaml has all of them.
+    settings = config.model_dump(mode="json", exclude=_PRIVATE, exclude_defaults=True)
+    jackpot.info.update(results=summary, config=settings)
     attachments = {
         _RECORD: record.lines().encode(),
         "recipe.yaml": yaml.safe_dump(config.model_dump(mode="json", exclude=_PRIVATE), sort_keys=False).encode(),
     }
+    if find_spec("matplotlib"):
+        attachments[_PICTURE] = search_figure(record)
     save_pretrained(jackpot, output, attachments=attachments, overwrite=config.overwrite)
-    report = artefact_report(read_artefact(output))  # read back what was written
+    artefact = read_artefact(output)  # what was written, read back
+    pictures = (_PICTURE,) if _PICTURE in attachments else ()
+    (output / "README.md").write_text(render_card(artefact, pictures=pictures), encoding="utf-8")
+    report = artefact_report(artefact)
     return {
         "artefact": str(output),
         "artefact_bytes": sum(report["bytes"].values()),

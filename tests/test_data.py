@@ -1,0 +1,531 @@
+"""Images: the same sample in the same place with the same augmentation, however the work is shared."""
+
+from __future__ import annotations
+
+import dataclasses
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor, nn
+
+from timm_jackpot.base import Base, load_base
+from timm_jackpot.data import Batch, Data, DataFlags, ImageSource, open_data, open_split, steps_per_epoch
+from timm_jackpot.data.digits import digits_split
+from timm_jackpot.data.loader import LoaderImages
+from timm_jackpot.data.memory import MemoryImages
+from timm_jackpot.data.open import data_config, hold_out
+from timm_jackpot.data.source import eval_order, sample_hash, train_order
+from timm_jackpot.errors import DataError
+from timm_jackpot.processes import Shard
+
+CPU = torch.device("cpu")
+ONE = Shard()
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def memory_images(n: int = 23, size: int = 8, hflip: float = 0.5, padding: int = 2) -> MemoryImages:
+    images = torch.randint(256, (n, 3, size, size), dtype=torch.uint8)
+    return MemoryImages(images, torch.arange(n), MEAN, STD, hflip, padding)
+
+
+def equal(a: Iterator[Batch], b: Iterator[Batch]) -> bool:
+    left, right = list(a), list(b)
+    return len(left) == len(right) > 0 and all(
+        torch.equal(x.images, y.images) and torch.equal(x.labels, y.labels) for x, y in zip(left, right, strict=True)
+    )
+
+
+def by_label(batch: Batch) -> dict[int, Tensor]:
+    return dict(zip(batch.labels.tolist(), batch.images, strict=True))
+
+
+# -- orders -----------------------------------------------------------------------------------------
+
+
+@given(n=st.integers(1, 60), batch=st.integers(1, 9), ranks=st.integers(1, 4), epoch=st.integers(0, 5))
+def test_an_epoch_is_full_batches_of_distinct_samples(n: int, batch: int, ranks: int, epoch: int) -> None:
+    batches = [list(train_order(n, seed=3, epoch=epoch, batch_size=batch, shard=Shard(r, ranks))) for r in range(ranks)]
+    steps = steps_per_epoch(n, batch, Shard(0, ranks))
+    assert [len(mine) for mine in batches] == [steps] * ranks
+    seen = [i for mine in batches for indices in mine for i in indices.tolist()]
+    assert len(seen) == len(set(seen)) == steps * ranks * batch
+    assert set(seen) <= set(range(n))
+
+
+def test_shards_read_what_one_large_shard_would() -> None:
+    both = [list(train_order(50, seed=1, epoch=2, batch_size=4, shard=Shard(rank, 2))) for rank in (0, 1)]
+    whole = list(train_order(50, seed=1, epoch=2, batch_size=8, shard=ONE))
+    assert [torch.cat(pair).tolist() for pair in zip(*both, strict=True)] == [indices.tolist() for indices in whole]
+
+
+@given(n=st.integers(0, 60), batch=st.integers(1, 9), ranks=st.integers(1, 4))
+def test_evaluation_covers_every_image_once(n: int, batch: int, ranks: int) -> None:
+    parts = [list(eval_order(n, batch_size=batch, shard=Shard(rank, ranks))) for rank in range(ranks)]
+    assert sorted(i for part in parts for indices in part for i in indices.tolist()) == list(range(n))
+    assert all(0 < len(indices) <= batch for part in parts for indices in part)
+
+
+def splitmix(seed: int, epoch: int, index: int) -> int:
+    """The draw of one sample in plain integers: splitmix64's finaliser, low 62 bits."""
+    x = seed * 0x1E3779B97F4A7C15 + epoch * 0x3F58476D1CE4E5B9 + 0x632BE59BD9B4E019
+    x = (x % (1 << 63) + index * 0x1E3779B97F4A7C15) % (1 << 64)
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % (1 << 64)
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB % (1 << 64)
+    return (x ^ (x >> 31)) % (1 << 62)
+
+
+@given(seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 10**4), index=st.integers(0, 10**8))
+def test_the_hash_of_a_sample_is_splitmix(seed: int, epoch: int, index: int) -> None:
+    assert sample_hash(seed, epoch, torch.tensor([index])).tolist() == [splitmix(seed, epoch, index)]
+
+
+def test_draws_are_spread_evenly_and_independently() -> None:
+    draws = sample_hash(0, 0, torch.arange(20_000))
+    top, left, flip = draws % 9, (draws >> 12) % 9, ((draws >> 24) & 0xFFFF) < 0x8000
+    cells = torch.bincount((top * 9 + left) * 2 + flip, minlength=162)
+    assert cells.min() > 70  # 123 expected in each, standard deviation 11
+    assert cells.max() < 180
+    assert (draws == sample_hash(0, 1, torch.arange(20_000))).sum() == 0
+
+
+# -- small images, in memory ------------------------------------------------------------------------
+
+
+def test_training_batches_are_a_function_of_seed_and_epoch() -> None:
+    source = memory_images()
+    kwargs = {"batch_size": 5, "shard": ONE}
+    once = lambda seed, epoch: source.train_batches(seed=seed, epoch=epoch, **kwargs)  # noqa: E731
+    assert equal(once(0, 0), once(0, 0))
+    assert not equal(once(0, 0), once(0, 1))
+    assert not equal(once(0, 0), once(1, 0))
+    torch.rand(3)  # whatever else was drawn
+    assert equal(once(1, 3), once(1, 3))
+
+
+def slow_augment(image: Tensor, index: int, *, seed: int, epoch: int, hflip: float, padding: int) -> Tensor:
+    """Zero-pad, crop, perhaps mirror, normalise: one image, pixel by pixel."""
+    draw = splitmix(seed, epoch, index)
+    top, left = draw % (2 * padding + 1), (draw >> 12) % (2 * padding + 1)
+    mirrored = ((draw >> 24) & 0xFFFF) < round(hflip * 65536)
+    channels, height, width = image.shape
+    out = torch.empty(channels, height, width)
+    for c in range(channels):
+        for y in range(height):
+            for x in range(width):
+                row, column = top + y - padding, left + (width - 1 - x if mirrored else x) - padding
+                inside = 0 <= row < height and 0 <= column < width
+                out[c, y, x] = ((image[c, row, column].item() if inside else 0) / 255 - MEAN[c]) / STD[c]
+    return out
+
+
+@pytest.mark.parametrize(("hflip", "padding"), [(0.5, 2), (0.0, 1), (1.0, 0), (0.3, 3)])
+def test_crops_and_flips_are_those_of_a_slow_implementation(hflip: float, padding: int) -> None:
+    source = memory_images(size=6, hflip=hflip, padding=padding)
+    for images, labels in source.train_batches(seed=7, epoch=2, batch_size=5, shard=ONE):
+        for image, index in zip(images, labels.tolist(), strict=True):
+            kwargs = {"seed": 7, "epoch": 2, "hflip": hflip, "padding": padding}
+            torch.testing.assert_close(image, slow_augment(source.images[index], index, **kwargs), rtol=0, atol=1e-5)
+
+
+def test_without_padding_and_flips_training_images_are_the_images() -> None:
+    source = memory_images(hflip=0.0, padding=0)
+    plain = {label: image for batch in source.eval_batches(batch_size=7, shard=ONE) for label, image in by_label(batch).items()}
+    for batch in source.train_batches(seed=0, epoch=0, batch_size=5, shard=ONE):
+        assert all(torch.equal(image, plain[label]) for label, image in by_label(batch).items())
+
+
+def test_two_shards_see_the_same_augmented_images_as_one() -> None:
+    source = memory_images()
+    halves = [source.train_batches(seed=1, epoch=1, batch_size=3, shard=Shard(rank, 2)) for rank in (0, 1)]
+    whole = source.train_batches(seed=1, epoch=1, batch_size=6, shard=ONE)
+    steps = list(zip(*halves, whole, strict=True))
+    assert len(steps) == 3
+    for first, second, both in steps:
+        together = by_label(first) | by_label(second)
+        expected = by_label(both)
+        assert set(together) == set(expected)
+        assert all(torch.equal(image, expected[label]) for label, image in together.items())
+
+
+def test_evaluation_images_are_normalised_and_in_order() -> None:
+    source = memory_images()
+    batches = list(source.eval_batches(batch_size=5, shard=ONE))
+    assert torch.cat([batch.labels for batch in batches]).tolist() == list(range(23))
+    expected = (source.images / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    torch.testing.assert_close(torch.cat([batch.images for batch in batches]), expected, rtol=0, atol=1e-5)
+    assert all(batch.images.is_contiguous() for batch in batches)
+
+
+def test_three_shards_evaluate_every_image_once() -> None:
+    source = memory_images()
+    labels = [
+        label
+        for rank in range(3)
+        for batch in source.eval_batches(batch_size=4, shard=Shard(rank, 3))
+        for label in batch.labels.tolist()
+    ]
+    assert sorted(labels) == list(range(23))
+
+
+def test_augmentation_leaves_the_stored_images_alone() -> None:
+    source = memory_images()
+    before = source.images.clone()
+    for batch in (*source.train_batches(seed=0, epoch=0, batch_size=5, shard=ONE), *source.eval_batches(batch_size=5, shard=ONE)):
+        batch.images.zero_()
+    assert torch.equal(source.images, before)
+
+
+# -- hold-out ---------------------------------------------------------------------------------------
+
+
+@given(n=st.integers(0, 200), per_cent=st.integers(0, 99))
+def test_held_out_samples_are_disjoint_from_the_rest(n: int, per_cent: int) -> None:
+    kept, held_out = hold_out(n, per_cent / 100)
+    assert len(held_out) == round(n * per_cent / 100)
+    assert sorted(kept.tolist() + held_out.tolist()) == list(range(n))
+    assert kept.tolist() == sorted(kept.tolist())
+    assert held_out.tolist() == sorted(held_out.tolist())
+
+
+def test_the_hold_out_is_the_same_whatever_was_seeded() -> None:
+    torch.manual_seed(1)
+    first = hold_out(1000, 0.1)[1]
+    torch.manual_seed(2)
+    assert torch.equal(hold_out(1000, 0.1)[1], first)
+    assert hold_out(10, 0.3)[1].tolist() == [1, 3, 8]  # published figures rest on this choice
+
+
+# -- digits -----------------------------------------------------------------------------------------
+
+
+def test_digits_have_their_sizes_and_labels() -> None:
+    images, labels = digits_split("train")
+    assert (len(images), len(labels)) == (1198, 1198)
+    assert (images.dtype, tuple(images.shape[1:])) == (torch.uint8, (3, 32, 32))
+    assert labels.dtype == torch.int64
+    assert set(labels.tolist()) == set(range(10))
+    assert len(digits_split("test")[1]) == 599
+
+
+def test_digits_splits_are_disjoint_and_make_up_the_whole() -> None:
+    from sklearn.datasets import load_digits
+
+    train, test = digits_split("train"), digits_split("test")
+    target = load_digits().target  # pyright: ignore
+    assert test[1].tolist() == target[::3].tolist()
+    assert train[1].tolist() == [int(label) for i, label in enumerate(target) if i % 3]
+    in_train = {image.numpy().tobytes() for image in train[0]}
+    assert not in_train & {image.numpy().tobytes() for image in test[0]}
+
+
+def test_digits_are_what_their_base_is_run_on(digits_base: Base) -> None:
+    data = open_data(DataFlags(), digits_base.model, device=CPU)
+    assert (data.name, data.num_classes) == ("digits", 10)
+    assert data.val is not None
+    assert (len(data.train), len(data.val), len(data.test)) == (1078, 120, 599)
+    whole = open_data(DataFlags(val_fraction=0), digits_base.model, device=CPU)
+    assert (len(whole.train), whole.val) == (1198, None)
+    assert isinstance(whole.train, MemoryImages)
+    assert (whole.train.hflip, whole.train.crop_padding) == (0.0, 2)
+    flipped = open_data(DataFlags(hflip=0.25, crop_padding=0), digits_base.model, device=CPU).train
+    assert isinstance(flipped, MemoryImages)
+    assert (flipped.hflip, flipped.crop_padding) == (0.25, 0)
+
+
+def test_the_bundled_base_reads_digits(digits_base: Base) -> None:
+    test = open_split(DataFlags(), None, digits_base.model, device=CPU)
+    with torch.inference_mode():
+        hits = sum(int((digits_base.model(x).argmax(1) == y).sum()) for x, y in test.eval_batches(batch_size=256, shard=ONE))
+    assert hits / 599 > 0.98
+
+
+# -- image folders and tar files --------------------------------------------------------------------
+
+
+def picture(label: int, number: int, size: int) -> Image.Image:
+    pixels = np.random.default_rng(1000 * label + number).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def write_split(root: Path, split: str, *, size: int, per_class: int, classes: str = "ab", tar: bool = False) -> None:
+    """Folder `split` (or `split`.tar) in `root`: `per_class` random PNGs in one folder per class."""
+    folder = root / ("unpacked-" + split if tar else split)
+    for label, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for number in range(per_class):
+            picture(label, number, size).save(folder / name / f"{number}.png")
+    if tar:
+        with tarfile.open(root / f"{split}.tar", "w") as file:
+            for name in classes:
+                file.add(folder / name, name)
+
+
+def small_net(classes: int = 2, size: int = 32) -> nn.Module:
+    return timm.create_model("test_resnet", num_classes=classes, pretrained_cfg_overlay={"input_size": (3, size, size)})
+
+
+@pytest.fixture(params=["folder", "tar"])
+def images_32(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    write_split(tmp_path, "train", size=32, per_class=10, tar=request.param == "tar")
+    write_split(tmp_path, "test", size=32, per_class=3, tar=request.param == "tar")
+    return tmp_path
+
+
+@pytest.fixture(params=["folder", "tar"])
+def images_100(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    write_split(tmp_path, "train", size=100, per_class=6, tar=request.param == "tar")
+    write_split(tmp_path, "test", size=100, per_class=2, tar=request.param == "tar")
+    return tmp_path
+
+
+def open_folder(root: Path, model: nn.Module | None = None, **flags: Any) -> Data:
+    return open_data(DataFlags(data_dir=str(root), **flags), small_net() if model is None else model, device=CPU)
+
+
+def test_small_images_are_held_in_memory_bit_for_bit(images_32: Path) -> None:
+    data = open_folder(images_32, val_fraction=0)
+    assert isinstance(data.test, MemoryImages)
+    expected = [np.asarray(picture(label, number, 32)) for label in range(2) for number in range(3)]
+    assert np.array_equal(data.test.images.permute(0, 2, 3, 1).numpy(), np.stack(expected))
+    assert data.test.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert (data.name, len(data.train), data.num_classes) == ("folder", 20, 2)
+    assert isinstance(data.train, MemoryImages)
+    assert (data.train.hflip, data.train.crop_padding) == (0.5, 4)
+
+
+def test_images_of_another_size_are_resized(images_32: Path) -> None:
+    test = open_folder(images_32, small_net(size=16)).test
+    images, _ = next(iter(test.eval_batches(batch_size=6, shard=ONE)))
+    assert images.shape == (6, 3, 16, 16)
+
+
+def test_a_part_of_train_is_held_out(images_32: Path) -> None:
+    data = open_folder(images_32, val_fraction=0.25)
+    whole = open_folder(images_32, val_fraction=0).train
+    assert isinstance(data.train, MemoryImages)
+    assert isinstance(data.val, MemoryImages)
+    assert isinstance(whole, MemoryImages)
+    kept, held_out = hold_out(20, 0.25)
+    assert torch.equal(data.train.images, whole.images[kept])
+    assert torch.equal(data.val.images, whole.images[held_out])
+    assert torch.equal(data.val.labels, whole.labels[held_out])
+
+
+@pytest.mark.parametrize("name", ["validation", "val", "valid"])
+def test_a_validation_split_is_found(images_32: Path, name: str) -> None:
+    write_split(images_32, name, size=32, per_class=4)
+    data = open_folder(images_32)
+    assert data.val is not None
+    assert (len(data.train), len(data.val), len(data.test)) == (20, 8, 6)
+
+
+def test_naming_the_default_test_split_changes_nothing_else(images_32: Path) -> None:
+    write_split(images_32, "validation", size=32, per_class=4)
+    named = open_folder(images_32, test_split="test")
+    assert named.val is not None
+    assert (len(named.train), len(named.val), len(named.test)) == (20, 8, 6)
+
+
+def test_validation_is_tested_on_where_there_is_no_test_split(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", size=32, per_class=10)
+    write_split(tmp_path, "validation", size=32, per_class=3)
+    data = open_folder(tmp_path)
+    assert data.val is not None
+    assert (len(data.train), len(data.val), len(data.test)) == (18, 2, 6)
+
+
+def test_named_splits_are_the_ones_that_are_read(images_32: Path) -> None:
+    write_split(images_32, "tuning", size=32, per_class=5)
+    data = open_folder(images_32, train_split="tuning", val_split="test", test_split="train")
+    assert data.val is not None
+    assert (len(data.train), len(data.val), len(data.test)) == (10, 6, 20)
+
+
+def test_a_named_split_wins_over_its_synonyms(images_32: Path) -> None:
+    write_split(images_32, "validation", size=32, per_class=4)
+    write_split(images_32, "val", size=32, per_class=5)
+    data = open_folder(images_32, val_split="val")
+    assert data.val is not None
+    assert len(data.val) == 10
+
+
+def test_grey_bases_get_grey_images(images_32: Path) -> None:
+    for flags in (DataFlags(data_dir=str(images_32)), DataFlags()):
+        model = load_base("digits_resnet", in_chans=1, num_classes=2 if flags.data_dir else 10).model
+        images, _ = next(iter(open_split(flags, None, model, device=CPU).eval_batches(batch_size=2, shard=ONE)))
+        assert images.shape == (2, 1, 32, 32)
+        assert model(images).shape[0] == 2
+
+
+# -- larger images, through a DataLoader ------------------------------------------------------------
+
+
+def test_larger_images_go_through_a_loader(images_100: Path) -> None:
+    data = open_folder(images_100, small_net(size=96), val_fraction=0.25, workers=0)
+    assert isinstance(data.train, LoaderImages)
+    assert isinstance(data.val, LoaderImages)
+    assert (len(data.train), len(data.val), len(data.test)) == (9, 3, 4)
+    assert not set(data.train.indices.tolist()) & set(data.val.indices.tolist())
+    images, labels = next(data.test.eval_batches(batch_size=4, shard=ONE))
+    assert images.shape == (4, 3, 96, 96)
+    assert labels.tolist() == [0, 0, 1, 1]
+
+
+def test_worker_processes_change_nothing(images_100: Path) -> None:
+    model = small_net(size=96)
+    none, two = (open_folder(images_100, model, workers=workers, val_fraction=0.25) for workers in (0, 2))
+    kwargs = {"batch_size": 3, "shard": ONE}
+    assert equal(none.train.train_batches(seed=1, epoch=1, **kwargs), two.train.train_batches(seed=1, epoch=1, **kwargs))
+    assert equal(none.test.eval_batches(**kwargs), two.test.eval_batches(**kwargs))
+
+
+@pytest.fixture
+def loaded(images_100: Path) -> LoaderImages:
+    source = open_folder(images_100, small_net(size=96), workers=0, val_fraction=0.25).train
+    assert isinstance(source, LoaderImages)
+    return source
+
+
+def test_loaded_training_batches_are_a_function_of_seed_and_epoch(loaded: LoaderImages) -> None:
+    once = lambda seed, epoch: loaded.train_batches(seed=seed, epoch=epoch, batch_size=4, shard=ONE)  # noqa: E731
+    first = list(once(0, 0))
+    torch.rand(3)
+    assert equal(iter(first), once(0, 0))
+    assert not equal(iter(first), once(0, 1))
+    assert not equal(iter(first), once(1, 0))
+
+
+def test_loaded_shards_see_the_same_augmented_images_as_one(loaded: LoaderImages) -> None:
+    source = dataclasses.replace(loaded, dataset=Numbered(loaded.dataset))
+    halves = [source.train_batches(seed=1, epoch=1, batch_size=2, shard=Shard(rank, 2)) for rank in (0, 1)]
+    whole = source.train_batches(seed=1, epoch=1, batch_size=4, shard=ONE)
+    steps = list(zip(*halves, whole, strict=True))
+    assert len(steps) == 2
+    for first, second, both in steps:
+        together, expected = by_label(first) | by_label(second), by_label(both)
+        assert set(together) == set(expected)
+        assert all(torch.equal(image, expected[label]) for label, image in together.items())
+
+
+class Numbered:
+    """A data set whose labels are positions, so that a batch tells which samples it holds."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, position: int) -> tuple[Any, int]:
+        return self.dataset[position][0], position
+
+
+def test_loaded_evaluation_covers_every_image_once_over_three_shards(loaded: LoaderImages) -> None:
+    source = dataclasses.replace(loaded, dataset=Numbered(loaded.dataset))
+    seen = [
+        position
+        for rank in range(3)
+        for batch in source.eval_batches(batch_size=2, shard=Shard(rank, 3))
+        for position in batch.labels.tolist()
+    ]
+    assert sorted(seen) == loaded.indices.tolist()
+
+
+def test_one_sample_is_augmented_alike_wherever_it_stands_in_a_batch(loaded: LoaderImages) -> None:
+    source = dataclasses.replace(loaded, dataset=Numbered(loaded.dataset))
+    views = []
+    for batch_size in (1, 3):
+        batches = source.train_batches(seed=5, epoch=0, batch_size=batch_size, shard=ONE)
+        views.append({label: image for batch in batches for label, image in by_label(batch).items()})
+    assert views[0].keys() == views[1].keys()
+    assert all(torch.equal(image, views[1][label]) for label, image in views[0].items())
+
+
+def test_the_models_data_config_is_the_one_used() -> None:
+    model = small_net(size=96)
+    assert data_config(model)["input_size"] == (3, 96, 96)
+    assert data_config(model, 128)["input_size"] == (3, 128, 128)
+
+
+# -- what is refused --------------------------------------------------------------------------------
+
+
+def fails(match: str, call: Callable[[], object]) -> None:
+    with pytest.raises(DataError, match=match):
+        call()
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    fails(r"data folder .*nowhere does not exist", lambda: open_folder(tmp_path / "nowhere"))
+
+
+def test_a_folder_data_set_needs_a_folder() -> None:
+    fails("need --data-dir", lambda: open_data(DataFlags(dataset="folder"), small_net(), device=CPU))
+
+
+def test_missing_splits_are_named(images_32: Path) -> None:
+    fails(r"no split 'trian'.*--train-split", lambda: open_folder(images_32, train_split="trian"))
+    fails(r"no split 'final'.*--test-split", lambda: open_folder(images_32, test_split="final"))
+    fails(r"no split 'held'.*--val-split", lambda: open_folder(images_32, val_split="held"))
+
+
+def test_a_folder_without_anything_to_test_on_is_refused(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", size=32, per_class=2)
+    fails("neither a split test nor validation", lambda: open_folder(tmp_path))
+
+
+def test_another_number_of_classes_than_the_head_has_is_refused(images_32: Path) -> None:
+    sentence = r"split train of folder has 2 classes, but the model's head has 5.*--num-classes 2"
+    fails(sentence, lambda: open_folder(images_32, small_net(classes=5)))
+    write_split(images_32, "validation", size=32, per_class=2, classes="abc")
+    fails("split validation of folder has 3 classes", lambda: open_folder(images_32))
+
+
+def test_splits_with_other_class_names_are_refused(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", size=32, per_class=2, classes="ab")
+    write_split(tmp_path, "test", size=32, per_class=2, classes="bc")
+    fails("classes", lambda: open_folder(tmp_path))
+
+
+def test_a_split_without_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    write_split(tmp_path, "test", size=32, per_class=2)
+    fails("train holds no images in class folders", lambda: open_folder(tmp_path))
+
+
+def test_a_damaged_tar_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.tar").write_bytes(b"not a tar file" * 100)
+    write_split(tmp_path, "test", size=32, per_class=2)
+    fails(r"train\.tar", lambda: open_folder(tmp_path))
+
+
+@pytest.mark.parametrize("size", [64, 224])
+def test_digits_are_refused_where_the_model_wants_larger_images(size: int) -> None:
+    model = small_net(classes=10, size=size)
+    fails(f"digits are 32-pixel images.*wants {size}", lambda: open_data(DataFlags(dataset="digits"), model, device=CPU))
+
+
+def test_digits_have_two_splits_only(digits_base: Base) -> None:
+    flags = DataFlags(val_split="validation")
+    fails("digits has no split 'validation'", lambda: open_data(flags, digits_base.model, device=CPU))
+
+
+def test_a_model_without_data_of_its_own_needs_some() -> None:
+    fails("no data named, and none is known for test_resnet", lambda: open_data(DataFlags(), small_net(), device=CPU))
+    plain: Any = nn.Linear(2, 2)
+    plain.num_classes = 2
+    fails("none is known for this model", lambda: open_data(DataFlags(), plain, device=CPU))
+
+
+def test_both_kinds_of_source_offer_the_same_methods(loaded: LoaderImages) -> None:
+    sources: list[ImageSource] = [memory_images(), loaded]
+    for source in sources:
+        batch = next(iter(source.train_batches(seed=0, epoch=0, batch_size=2, shard=ONE)))
+        assert (batch.images.dtype, batch.labels.dtype) == (torch.float32, torch.int64)
+        assert len(batch.images) == len(batch.labels) == 2

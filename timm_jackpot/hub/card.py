@@ -1,0 +1,151 @@
+"""The model card: rendered from the artefact alone, so that the same artefact gives the same bytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from timm.models import get_pretrained_cfg, is_model
+
+from timm_jackpot.artefact import Artefact, artefact_report
+from timm_jackpot.base import BaseRef
+from timm_jackpot.recipes import package_folder
+
+_TAGS = ["timm", "image-classification", "pruning", "sparsity", "lottery-ticket", "lottery-jackpot"]
+# What the search's data names are called on the Hub; for others no data set is claimed.
+_HUB_DATASETS = {"torch/cifar10": "uoft-cs/cifar10", "torch/cifar100": "uoft-cs/cifar100"}
+
+
+def default_repo_name(artefact: Artefact) -> str:
+    """`{base}-jackpot-{sparsity}`, e.g. resnet50.a1_in1k-jackpot-0.9."""
+    return f"{artefact.config.base.name}-jackpot-{artefact.config.sparsity.requested}"
+
+
+def render_card(
+    artefact: Artefact,
+    *,
+    repo_id: str | None = None,
+    licence: str | None = None,
+    pictures: tuple[str, ...] = (),
+) -> str:
+    """README.md of an artefact.
+
+    Args:
+        repo_id: where it is (or will be) published; decides the line that loads it.
+        licence: of the base, which the jackpot inherits. Default: what timm's registry says; left out where nothing
+            is known, never assumed.
+        pictures: files beside the card to show, by name.
+    """
+    config = artefact.config
+    licence = licence or _registered_licence(config.base)
+    results = _mapping(config.info.get("results"))
+    settings = _mapping(config.info.get("config"))
+    report = artefact_report(artefact)
+    template = Environment(
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    ).from_string((package_folder("hubcards") / "card.md.jinja").read_text(encoding="utf-8"))
+    name = default_repo_name(artefact)
+    return template.render(
+        metadata=_metadata(artefact, name, results, licence),
+        name=name,
+        source=repr(repo_id or name),
+        checkpoint=", base_checkpoint=…" if config.base.source == "file" else "",
+        base=config.base,
+        report=report,
+        results={key: _cell(results.get(key)) for key in _RESULTS},
+        n=_whole(results.get("test_images")),
+        dataset=_text(results.get("dataset")) or "–",
+        steps=_whole(results.get("steps")),
+        seconds=_cell(results.get("seconds")),
+        device=_text(results.get("device")) or "–",
+        processes=_whole(results.get("processes")),
+        seed=_whole(results.get("seed")),
+        command=_command(artefact, settings),
+        statistics=any(extra.role == "norm_statistics" for extra in config.extras),
+        head=config.head,
+        audited=False,
+        pictures=pictures,
+        licence=licence,
+    )
+
+
+_RESULTS = ("dense_top1", "magnitude_top1", "magnitude_recalibrated_top1", "jackpot_top1")
+
+
+def _metadata(artefact: Artefact, name: str, results: Mapping[str, Any], licence: str | None) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    config = artefact.config
+    dataset = _text(results.get("dataset"))
+    hub_dataset = _HUB_DATASETS.get(dataset) or (dataset[5:] if dataset.startswith("hfds/") else None)
+    top1 = results.get("jackpot_top1")
+    measured = isinstance(top1, float) and bool(dataset)
+    evaluations = [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=hub_dataset or dataset,
+            dataset_name=dataset,
+            dataset_split="test",
+            metric_type="accuracy",
+            metric_name="top-1 accuracy (%)",
+            metric_value=round(float(top1 or 0), 2),
+        )
+    ]
+    relation: dict[str, Any] = {"base_model_relation": "adapter"} if config.base.hub_id else {}
+    data = ModelCardData(
+        library_name="timm-jackpot",
+        pipeline_tag="image-classification",
+        tags=_TAGS,
+        license=licence,
+        base_model=config.base.hub_id,
+        datasets=[hub_dataset] if hub_dataset else None,
+        model_name=name,
+        eval_results=evaluations if measured else None,
+        **relation,
+    )
+    return data.to_yaml()
+
+
+def _registered_licence(base: BaseRef) -> str | None:
+    if base.source != "timm" or not is_model(base.architecture):
+        return None
+    cfg = get_pretrained_cfg(base.name, allow_unregistered=False)
+    return cfg.license if cfg is not None else None
+
+
+def _command(artefact: Artefact, settings: Mapping[str, Any]) -> str:
+    """The command, with the settings that the artefact says were not the defaults."""
+    words = ["accelerate launch -m timm_jackpot.search"]
+    if artefact.config.base.source == "file":
+        words.append("--base-checkpoint FILE.safetensors")
+    if _mapping(artefact.config.info.get("results")).get("dataset") == "folder":
+        words.append("--data-dir FOLDER")
+    for key, value in settings.items():
+        if not re.fullmatch(r"[a-z_]{1,40}", key) or value in (None, False, [], ""):
+            continue
+        items = value if isinstance(value, list) else [value]
+        words.append(f"--{key.replace('_', '-')} {' '.join(map(_word, items))}" if value is not True else f"--{key}")
+    return " \\\n    ".join(words)
+
+
+def _word(value: object) -> str:
+    return re.sub(r"[^\w./:=@+-]", "", str(value))[:100]
+
+
+def _cell(value: object) -> str:
+    return f"{value:.2f}" if isinstance(value, (int, float)) and not isinstance(value, bool) else "–"
+
+
+def _whole(value: object) -> str:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else "–"
+
+
+def _text(value: object) -> str:
+    """Free text of an artefact, made harmless for Markdown and HTML."""
+    return re.sub(r"[^\w ./:()+-]", "", value)[:200] if isinstance(value, str) else ""
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}

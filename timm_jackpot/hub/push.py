@@ -1,0 +1,166 @@
+"""Publish an artefact: an explicit list of files, from a fresh folder, in one commit."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from timm.models._hub import save_config_for_hf
+
+from timm_jackpot.artefact import Artefact, from_pretrained, read_artefact
+from timm_jackpot.artefact.schema import CONFIG, EXTRAS, MASKS
+from timm_jackpot.base.hub_files import explain_hub_error
+from timm_jackpot.errors import ArtefactError, ConfigError, HubError
+from timm_jackpot.hub.card import default_repo_name, render_card
+
+# Everything that may ever leave this machine, by name. Links and other files stay where they are.
+_OPTIONAL = ("record.jsonl", "recipe.yaml", "audit.json")
+_PICTURE = re.compile(r"[A-Za-z0-9_-]{1,60}\.png")
+_DENSE_BRANCH = "dense"
+
+
+def push_to_hub(
+    artefact: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    create_pr: bool = False,
+    merged: bool = False,
+    base_checkpoint: str | Path | None = None,
+    token: str | bool | None = None,
+) -> dict[str, Any]:
+    """Push an artefact folder to the Hub, with a freshly rendered card.
+
+    Args:
+        artefact: the folder; it is read and verified first.
+        repo_id: `user/name`; a name ending in "/" gets the default `{base}-jackpot-{sparsity}`.
+        private: create the repo as a private one.
+        revision: branch to push to; it is made where it does not exist.
+        create_pr: open a pull request instead of committing to the branch.
+        merged: also write the dense timm checkpoint with zeros on the branch `dense`, for people without this
+            package (`timm.create_model("hf-hub:user/name@dense", pretrained=True)`).
+        base_checkpoint: as in `from_pretrained`; needed for `merged` where the base is a file.
+
+    Returns:
+        `{"repo_id", "revision", "commit", "changed", "url", "files"}`; `changed` is False where the Hub already
+        held the same content.
+
+    Raises:
+        ArtefactError: if the folder is no sound artefact.
+        HubError: if the Hub refuses or cannot be reached.
+    """
+    found = read_artefact(artefact)
+    if repo_id.endswith("/"):
+        repo_id += default_repo_name(found)
+    if repo_id.count("/") != 1:
+        raise ConfigError(f"--repo-id {repo_id!r} is no name of a Hub repo: expected user/name")
+    model = from_pretrained(artefact, base_checkpoint=base_checkpoint) if merged else None
+    try:
+        return _push(found, repo_id, model, private, revision, commit_message, create_pr, token)
+    except (HubError, ArtefactError):
+        raise
+    except Exception as error:
+        raise explain_hub_error(error, repo_id, revision) from error
+
+
+def _push(
+    artefact: Artefact,
+    repo_id: str,
+    model: Any,
+    private: bool,
+    revision: str | None,
+    message: str | None,
+    create_pr: bool,
+    token: str | bool | None,
+) -> dict[str, Any]:
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token, library_name="timm-jackpot")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision and not create_pr:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        names = _collect(artefact, folder, repo_id, _licence(artefact, api))
+        text = message or f"{default_repo_name(artefact)} (timm-jackpot)"
+        info = _commit(api, repo_id, folder, names, revision, text, create_pr)
+        if model is not None:
+            _commit_merged(api, repo_id, model, folder / "merged", text)
+    return {"repo_id": repo_id, "revision": revision or "main", "files": sorted(names), **info}
+
+
+def _collect(artefact: Artefact, folder: Path, repo_id: str, licence: str | None) -> list[str]:
+    """Copy what may be published into `folder`; returns the names."""
+    source = artefact.folder
+    pictures = sorted(p for p in source.glob("plots/*.png") if _PICTURE.fullmatch(p.name))
+    wanted = [source / name for name in (CONFIG, MASKS, *_OPTIONAL)] + pictures
+    if artefact.extras:
+        wanted.append(source / EXTRAS)
+    names = []
+    for path in wanted:
+        if path.is_file() and not path.is_symlink() and not path.parent.is_symlink():
+            name = path.relative_to(source).as_posix()
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(path.read_bytes())
+            names.append(name)
+    shown = tuple(name for name in names if name.endswith(".png"))
+    card = render_card(artefact, repo_id=repo_id, licence=licence, pictures=shown)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return [*names, "README.md"]
+
+
+def _commit(
+    api: Any, repo_id: str, folder: Path, names: list[str], revision: str | None, message: str, create_pr: bool
+) -> dict[str, Any]:
+    from huggingface_hub import CommitOperationAdd
+
+    head = None if create_pr else api.model_info(repo_id, revision=revision).sha
+    # The client compares content before it commits: with nothing changed it makes no commit at all.
+    info = api.create_commit(
+        repo_id,
+        [CommitOperationAdd(name, str(folder / name)) for name in names],
+        commit_message=message,
+        revision=revision,
+        create_pr=create_pr,
+    )
+    return {"commit": info.oid, "changed": info.oid != head, "url": info.pr_url or info.commit_url}
+
+
+def _commit_merged(api: Any, repo_id: str, model: Any, folder: Path, message: str) -> None:
+    """The plain timm checkpoint, alone on its branch."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    folder.mkdir()
+    save_file(
+        {n: t.contiguous() for n, t in model.state_dict().items()}, folder / "model.safetensors", {"format": "pt"}
+    )
+    save_config_for_hf(model, str(folder / "config.json"))
+    (folder / "README.md").write_text(
+        f"---\nlibrary_name: timm\ntags: [timm, sparsity]\n---\n\nThe jackpot on `main`, merged: a dense timm "
+        f'checkpoint with zeros in it.\n\n`timm.create_model("hf-hub:{repo_id}@{_DENSE_BRANCH}", pretrained=True)`\n',
+        encoding="utf-8",
+    )
+    names = sorted(path.name for path in folder.iterdir())
+    api.create_branch(repo_id, branch=_DENSE_BRANCH, exist_ok=True)
+    there = set(api.list_repo_files(repo_id, revision=_DENSE_BRANCH))
+    stale = there - set(names) - {".gitattributes"}
+    operations = [CommitOperationAdd(name, str(folder / name)) for name in names]
+    operations += [CommitOperationDelete(name) for name in sorted(stale)]
+    api.create_commit(repo_id, operations, commit_message=f"{message}, merged", revision=_DENSE_BRANCH)
+
+
+def _licence(artefact: Artefact, api: Any) -> str | None:
+    """What the base's own repo says of its licence; None where it says nothing or cannot be asked."""
+    if artefact.config.base.hub_id is None:
+        return None
+    try:
+        card = api.model_info(artefact.config.base.hub_id).card_data
+    except Exception:  # a base that is gone must not keep its masks from being published
+        return None
+    licence = card.get("license") if card is not None else None
+    return licence if isinstance(licence, str) else None

@@ -1,0 +1,40 @@
+"""`python -m timm_jackpot.push --artefact FOLDER --repo-id user/name`"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from timm_jackpot.cli import parse, run_verb
+from timm_jackpot.hub import push_to_hub
+
+
+class PushConfig(BaseModel):
+    """Publish an artefact on the Hugging Face Hub, with its card. Log in first: `hf auth login`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    artefact: str
+    """The artefact folder."""
+    repo_id: str
+    """Where to: user/name; user/ alone gets the default name {base}-jackpot-{sparsity}."""
+    private: bool = False
+    """Make the repo private, where it does not exist yet."""
+    revision: str | None = None
+    """Branch to push to."""
+    commit_message: str | None = None
+    """Message of the commit."""
+    create_pr: bool = False
+    """Open a pull request instead of committing."""
+    merged: bool = False
+    """Also write the dense timm checkpoint with zeros on the branch "dense"."""
+    base_checkpoint: str | None = None
+    """The base's .safetensors file, where --merged needs it."""
+
+
+def main() -> dict[str, object]:
+    config = parse(PushConfig)
+    return push_to_hub(**config.model_dump())
+
+
+if __name__ == "__main__":
+    run_verb(main)
