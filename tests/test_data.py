@@ -138,7 +138,11 @@ def test_crops_and_flips_are_those_of_a_slow_implementation(hflip: float, paddin
 
 def test_without_padding_and_flips_training_images_are_the_images() -> None:
     source = memory_images(hflip=0.0, padding=0)
-    plain = {label: image for batch in source.eval_batches(batch_size=7, shard=ONE) for label, image in by_label(batch).items()}
+    plain = {
+        label: image
+        for batch in source.eval_batches(batch_size=7, shard=ONE)
+        for label, image in by_label(batch).items()
+    }
     for batch in source.train_batches(seed=0, epoch=0, batch_size=5, shard=ONE):
         assert all(torch.equal(image, plain[label]) for label, image in by_label(batch).items())
 
@@ -179,7 +183,10 @@ def test_three_shards_evaluate_every_image_once() -> None:
 def test_augmentation_leaves_the_stored_images_alone() -> None:
     source = memory_images()
     before = source.images.clone()
-    for batch in (*source.train_batches(seed=0, epoch=0, batch_size=5, shard=ONE), *source.eval_batches(batch_size=5, shard=ONE)):
+    for batch in (
+        *source.train_batches(seed=0, epoch=0, batch_size=5, shard=ONE),
+        *source.eval_batches(batch_size=5, shard=ONE),
+    ):
         batch.images.zero_()
     assert torch.equal(source.images, before)
 
@@ -244,7 +251,9 @@ def test_digits_are_what_their_base_is_run_on(digits_base: Base) -> None:
 def test_the_bundled_base_reads_digits(digits_base: Base) -> None:
     test = open_split(DataFlags(), None, digits_base.model, device=CPU)
     with torch.inference_mode():
-        hits = sum(int((digits_base.model(x).argmax(1) == y).sum()) for x, y in test.eval_batches(batch_size=256, shard=ONE))
+        hits = sum(
+            int((digits_base.model(x).argmax(1) == y).sum()) for x, y in test.eval_batches(batch_size=256, shard=ONE)
+        )
     assert hits / 599 > 0.98
 
 
@@ -358,6 +367,25 @@ def test_a_named_split_wins_over_its_synonyms(images_32: Path) -> None:
     assert len(data.val) == 10
 
 
+def test_data_sets_of_torchvision_are_read_by_name(tmp_path: Path) -> None:
+    for split, per_class in (("train", 10), ("test", 3), ("validation", 2)):
+        write_split(tmp_path, split, size=32, per_class=per_class)
+    data = open_folder(tmp_path, dataset="torch/image_folder")
+    assert data.val is not None
+    assert (data.name, len(data.train), len(data.val), len(data.test)) == ("torch/image_folder", 18, 2, 6)
+    fails("has 2 classes", lambda: open_folder(tmp_path, small_net(classes=3), dataset="torch/image_folder"))
+    fails("no split 'validation'", lambda: open_folder(tmp_path, dataset="torch/image_folder", val_split="validation"))
+
+
+def test_hub_data_sets_need_no_validation_split(tmp_path: Path) -> None:
+    pytest.importorskip("datasets", reason="the data sets of the Hub need the package datasets")
+    for split, per_class in (("train", 10), ("test", 3)):
+        write_split(tmp_path / "set", split, size=32, per_class=per_class)
+    data = open_folder(tmp_path / "cache", dataset=f"hfds/{tmp_path / 'set'}")
+    assert data.val is not None
+    assert (len(data.train), len(data.val), len(data.test)) == (18, 2, 6)
+
+
 def test_grey_bases_get_grey_images(images_32: Path) -> None:
     for flags in (DataFlags(data_dir=str(images_32)), DataFlags()):
         model = load_base("digits_resnet", in_chans=1, num_classes=2 if flags.data_dir else 10).model
@@ -384,7 +412,9 @@ def test_worker_processes_change_nothing(images_100: Path) -> None:
     model = small_net(size=96)
     none, two = (open_folder(images_100, model, workers=workers, val_fraction=0.25) for workers in (0, 2))
     kwargs = {"batch_size": 3, "shard": ONE}
-    assert equal(none.train.train_batches(seed=1, epoch=1, **kwargs), two.train.train_batches(seed=1, epoch=1, **kwargs))
+    assert equal(
+        none.train.train_batches(seed=1, epoch=1, **kwargs), two.train.train_batches(seed=1, epoch=1, **kwargs)
+    )
     assert equal(none.test.eval_batches(**kwargs), two.test.eval_batches(**kwargs))
 
 
@@ -483,6 +513,9 @@ def test_a_folder_without_anything_to_test_on_is_refused(tmp_path: Path) -> None
 def test_another_number_of_classes_than_the_head_has_is_refused(images_32: Path) -> None:
     sentence = r"split train of folder has 2 classes, but the model's head has 5.*--num-classes 2"
     fails(sentence, lambda: open_folder(images_32, small_net(classes=5)))
+
+
+def test_the_classes_of_the_validation_split_are_checked_too(images_32: Path) -> None:
     write_split(images_32, "validation", size=32, per_class=2, classes="abc")
     fails("split validation of folder has 3 classes", lambda: open_folder(images_32))
 
@@ -508,7 +541,9 @@ def test_a_damaged_tar_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [64, 224])
 def test_digits_are_refused_where_the_model_wants_larger_images(size: int) -> None:
     model = small_net(classes=10, size=size)
-    fails(f"digits are 32-pixel images.*wants {size}", lambda: open_data(DataFlags(dataset="digits"), model, device=CPU))
+    fails(
+        f"digits are 32-pixel images.*wants {size}", lambda: open_data(DataFlags(dataset="digits"), model, device=CPU)
+    )
 
 
 def test_digits_have_two_splits_only(digits_base: Base) -> None:

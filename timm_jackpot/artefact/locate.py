@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from timm_jackpot.artefact.read import read_config
+from timm_jackpot.artefact.read import read_artefact, read_config
 from timm_jackpot.artefact.schema import CONFIG
 from timm_jackpot.base.hub_files import download
 from timm_jackpot.errors import ArtefactError
@@ -21,7 +22,8 @@ def locate_artefact(
     """The folder itself, or the client's cache folder after fetching every file that the config lists.
 
     Raises:
-        ArtefactError: if it is neither a folder nor a name that a Hub repo can have.
+        ArtefactError: if it is neither a folder nor a name that a Hub repo can have, or the repo holds no sound
+            artefact.
         HubError: if the repo or a file of it could not be fetched.
     """
     folder = Path(name)
@@ -30,7 +32,18 @@ def locate_artefact(
     if isinstance(name, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ArtefactError(f"{name} is neither an artefact folder nor the name of a Hub repo (user/name)")
     hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-    config, commit = download(name, [CONFIG], revision=revision, **hub)
+    try:
+        return _fetch(name, revision, hub)
+    except ArtefactError:
+        if local_files_only:
+            raise
+        # Bytes that arrived wrong stay in the client's cache under their right name: ask once more.
+        return _fetch(name, revision, {**hub, "force_download": True})
+
+
+def _fetch(repo_id: str, revision: str | None, hub: dict[str, Any]) -> Path:
+    config, commit = download(repo_id, [CONFIG], revision=revision, **hub)
     for file in read_config(config.parent).files:
-        download(name, [file], revision=commit, **hub)
+        download(repo_id, [file], revision=commit, **hub)
+    read_artefact(config.parent)
     return config.parent

@@ -76,8 +76,8 @@ def read_config(folder: Path) -> Config:
 
 def _check_counts(config: Config) -> None:
     names = [layer.name for layer in config.layers]
-    others = [entry.name for entry in (*config.dense, *config.extras)]
-    if len(set(names)) != len(names) or len(set(others)) != len(others):
+    lists = [names, [entry.name for entry in config.dense], [entry.name for entry in config.extras]]
+    if any(len(set(listed)) != len(listed) for listed in lists):
         raise ArtefactError(f"{CONFIG} names a tensor twice")
     moved = {extra.name for extra in config.extras} & set(names)
     if moved:

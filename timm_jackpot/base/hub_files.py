@@ -16,8 +16,13 @@ def download(
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    force_download: bool = False,
 ) -> tuple[Path, str]:
     """Download the first of `candidates` that `repo_id` has; returns its path and the commit it is from.
+
+    Args:
+        force_download: fetch again what the local cache already holds: the client does not notice a body that
+            arrived with wrong bytes, and hands it out from then on.
 
     Raises:
         HubError: for anything that kept the file from arriving.
@@ -34,6 +39,7 @@ def download(
                 token=token,
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
+                force_download=force_download,
             )
         except LocalEntryNotFoundError as error:
             raise explain_hub_error(error, repo_id, revision) from error

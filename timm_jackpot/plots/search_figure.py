@@ -49,7 +49,7 @@ def _draw_layers(axes: Axes, layers: dict[str, Any]) -> None:
         axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
     else:
         axes.set_xlabel("layer, from input to output")
-    axes.set_ylim(0, 112)
+    axes.set_ylim(0, 125)  # room for the legend
     axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel("sparsity of the layer (%)")
     _finish(axes)
@@ -68,14 +68,14 @@ def _draw_convergence(axes: Axes, record: Record) -> None:
             marker="o",
             label=f"top-1 on held-out images (%), n = {validation[-1]['n']}",
         )
-    axes.set_ylim(0, 112)
+    axes.set_ylim(0, 125)  # room for the legend
     axes.set_yticks(range(0, 101, 20))
     axes.set_xlabel("step")
     axes.set_ylabel("per cent")
     losses = axes.twinx()
     losses.plot(x, [event["loss"] for event in steps], color=_ORANGE, linewidth=1)
     losses.set_ylabel("training loss", color=_ORANGE)
-    losses.set_ylim(bottom=0)
+    losses.set_ylim(0, 2 * max(event["loss"] for event in steps))  # below the accuracy, not across it
     losses.spines[["top"]].set_visible(False)
     _finish(axes)
 
