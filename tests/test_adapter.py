@@ -248,12 +248,33 @@ def test_channels_last_models_are_really_masked(when: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_attached_masks_keep_the_format_of_their_weights() -> None:
-    model = Grouped().to(memory_format=torch.channels_last)  # pyright: ignore
-    for layer in attach_random(model).values():
-        if layer.scores.dim() == 4:
-            assert layer.scores.stride() == layer.mask.stride()
+@pytest.mark.parametrize("when", ["before attach", "after attach"])
+def test_scores_and_masks_have_the_memory_format_of_their_weight(when: str) -> None:
+    model = Grouped()
+    if when == "before attach":
+        model.to(memory_format=torch.channels_last)  # pyright: ignore
+    adapter = attach_random(model)
+    if when == "after attach":
+        model.to(memory_format=torch.channels_last)  # pyright: ignore
+    adapter.refresh(adapter.masks().kept_per_layer())
+    for layer in (adapter["stem.weight"], adapter["group.weight"]):
+        assert layer.scores.is_contiguous(memory_format=torch.channels_last)
+        assert layer.mask.stride() == layer.scores.stride()
     assert model.stem.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.gpu
+def test_scores_and_masks_follow_the_model_to_a_gpu() -> None:
+    model = Grouped().eval()
+    adapter = attach_random(model)
+    x, masks = images(), adapter.masks()
+    with torch.no_grad():
+        expected = model(x)
+        model.to("cuda")
+        assert {layer.mask.device.type for layer in adapter.values()} == {"cuda"}
+        torch.testing.assert_close(model(x.to("cuda")).cpu(), expected, rtol=1e-3, atol=1e-3)
+    assert int(adapter.refresh(masks.kept_per_layer())) == 0
+    assert adapter.masks() == masks
 
 
 # -- tied weights -----------------------------------------------------------------------------------

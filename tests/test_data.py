@@ -61,6 +61,14 @@ def test_an_epoch_is_full_batches_of_distinct_samples(n: int, batch: int, ranks:
     assert set(seen) <= set(range(n))
 
 
+def test_the_order_is_a_function_of_seed_and_epoch() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        return torch.cat(list(train_order(50, seed=seed, epoch=epoch, batch_size=5, shard=ONE))).tolist()
+
+    assert order(1, 2) == order(1, 2)
+    assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+
+
 def test_shards_read_what_one_large_shard_would() -> None:
     both = [list(train_order(50, seed=1, epoch=2, batch_size=4, shard=Shard(rank, 2))) for rank in (0, 1)]
     whole = list(train_order(50, seed=1, epoch=2, batch_size=8, shard=ONE))
@@ -468,13 +476,22 @@ def test_loaded_evaluation_covers_every_image_once_over_three_shards(loaded: Loa
 
 
 def test_one_sample_is_augmented_alike_wherever_it_stands_in_a_batch(loaded: LoaderImages) -> None:
-    source = dataclasses.replace(loaded, dataset=Numbered(loaded.dataset))
-    views = []
-    for batch_size in (1, 3):
-        batches = source.train_batches(seed=5, epoch=0, batch_size=batch_size, shard=ONE)
-        views.append({label: image for batch in batches for label, image in by_label(batch).items()})
-    assert views[0].keys() == views[1].keys()
-    assert all(torch.equal(image, views[1][label]) for label, image in views[0].items())
+    one, three = views(loaded, seed=5, epoch=0, batch_size=1), views(loaded, seed=5, epoch=0, batch_size=3)
+    assert one.keys() == three.keys()
+    assert all(torch.equal(image, three[label]) for label, image in one.items())
+
+
+@pytest.mark.parametrize(("seed", "epoch"), [(5, 1), (6, 0)])
+def test_a_sample_is_augmented_otherwise_in_another_epoch_or_run(loaded: LoaderImages, seed: int, epoch: int) -> None:
+    first, other = views(loaded, seed=5, epoch=0), views(loaded, seed=seed, epoch=epoch)
+    assert not any(torch.equal(image, other[label]) for label, image in first.items())
+
+
+def views(source: LoaderImages, *, seed: int, epoch: int, batch_size: int = 1) -> dict[int, Tensor]:
+    """Every sample of an epoch as the model sees it, by position."""
+    numbered = dataclasses.replace(source, dataset=Numbered(source.dataset))
+    batches = numbered.train_batches(seed=seed, epoch=epoch, batch_size=batch_size, shard=ONE)
+    return {label: image for batch in batches for label, image in by_label(batch).items()}
 
 
 def test_the_models_data_config_is_the_one_used() -> None:

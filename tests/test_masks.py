@@ -211,6 +211,30 @@ def test_memory_format_does_not_change_the_mask() -> None:
     assert keep_largest(scores.to(memory_format=torch.channels_last), 100).is_contiguous()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int64])
+def test_scores_of_any_real_type_are_ordered(dtype: torch.dtype) -> None:
+    scores = torch.randint(20, (7, 9)).to(dtype)
+    assert torch.equal(keep_largest(scores, 25), keep_largest(scores.float(), 25))
+
+
+def test_scores_that_are_trained_give_a_mask_without_gradient() -> None:
+    scores = torch.rand(7, requires_grad=True)
+    mask = keep_largest(scores, 3)
+    assert not mask.requires_grad
+    assert int(mask.count_nonzero()) == 3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("levels", [3, 10_000_000])
+def test_a_gpu_keeps_the_same_weights(levels: int) -> None:
+    scores = torch.randint(levels, (64, 32, 3, 3)).float()
+    for kept in (0, 1, 1843, 18431, 18432):
+        expected = keep_largest(scores, kept)
+        assert torch.equal(keep_largest(scores.to("cuda"), kept).cpu(), expected)
+        last = keep_largest(scores.to("cuda", memory_format=torch.channels_last), kept)
+        assert torch.equal(last.cpu(), expected)
+
+
 def test_infinite_scores_are_ordered_too() -> None:
     scores = torch.tensor([1.0, float("inf"), float("-inf"), float("inf")])
     assert keep_largest(scores, 1).tolist() == [False, True, False, False]

@@ -27,9 +27,10 @@ FLOORS = {
     "plots": 2.3,
     "hub": 3.0,
     "search": 3.1,
+    "benchmarks": 3.2,
     "cli": 4.0,
 }
-VERBS = {"search", "evaluate", "inspect", "pretrain", "push"}
+VERBS = {"search", "evaluate", "inspect", "pretrain", "push", "bench"}
 
 
 def _room(path: Path) -> str:

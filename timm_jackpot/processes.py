@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -61,6 +62,12 @@ def make_accelerator(*, seed: int, grad_accum_steps: int = 1) -> Accelerator:
         )
     set_seed(seed)
     return accelerator
+
+
+def say(text: str | None, accelerator: Accelerator) -> None:
+    """A line for people, on stderr, from the main process; None says nothing."""
+    if text is not None and accelerator.is_main_process:
+        print(text, file=sys.stderr, flush=True)
 
 
 def same_everywhere(value: str, accelerator: Accelerator, what: str) -> list[str]:

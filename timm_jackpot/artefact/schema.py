@@ -7,15 +7,22 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from timm_jackpot.base import BaseRef
-from timm_jackpot.base.ref import Hex64
+from timm_jackpot.base.ref import MAX_CLASSES, Hex64
 
 FORMAT = 1
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
 CONFIG, MASKS, EXTRAS = "config.json", "masks.safetensors", "extras.safetensors"
 
+# The largest networks that timm knows have 7·10⁹ weights: beyond this a number is no size, but an attack.
+MAX_WEIGHTS, MAX_EXTRAS = 2**33, 2**28
+
 Count = Annotated[int, Field(ge=0, le=2**53)]
+_PRINTABLE = r"^\P{Cc}*$"  # nothing that moves a terminal's cursor
+Text = Annotated[str, Field(max_length=500, pattern=_PRINTABLE)]
 Name = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]*$")]
-Shape = Annotated[list[Annotated[int, Field(ge=1, le=2**31)]], Field(max_length=8)]
+# A list stops at its first fault: thousands of errors would take more memory than the file.
+Shape = Annotated[list[Annotated[int, Field(ge=1, le=2**31)]], Field(max_length=8, fail_fast=True)]
+Pixels = Annotated[int, Field(ge=1, le=4096)]
 
 
 class _Strict(BaseModel):
@@ -23,20 +30,20 @@ class _Strict(BaseModel):
 
 
 class Producer(_Strict):
-    name: str = Field(max_length=100)
-    version: str = Field(max_length=100)
+    name: str = Field(max_length=100, pattern=_PRINTABLE)
+    version: str = Field(max_length=100, pattern=_PRINTABLE)
 
 
 class Sparsity(_Strict):
-    requested: str = Field(max_length=40)
+    requested: str = Field(max_length=40, pattern=_PRINTABLE)
     maskable: tuple[Count, Count]  # kept, total
     all_parameters: tuple[Count, Count]
 
 
 class Allocation(_Strict):
     name: Literal["global", "uniform", "erk", "n:m"]
-    n: int | None = None
-    m: int | None = None
+    n: int | None = Field(default=None, ge=1, le=1024)
+    m: int | None = Field(default=None, ge=1, le=1024)
 
 
 class Layer(_Strict):
@@ -48,7 +55,7 @@ class Layer(_Strict):
 
 class Dense(_Strict):
     name: Name
-    reason: str = Field(max_length=500)
+    reason: Text
 
 
 class ExtraEntry(_Strict):
@@ -58,20 +65,20 @@ class ExtraEntry(_Strict):
 
 
 class Head(_Strict):
-    names: list[Name] = Field(max_length=16)
-    num_classes: int = Field(ge=1, le=1_000_000)
-    labels: list[Annotated[str, Field(max_length=500)]] | None = None
+    names: Annotated[list[Name], Field(min_length=1, max_length=16, fail_fast=True)]
+    num_classes: int = Field(ge=1, le=MAX_CLASSES)
+    labels: Annotated[list[Text], Field(max_length=MAX_CLASSES, fail_fast=True)] | None = None
 
 
 class DataConfig(_Strict):
     """timm's data config: what brings an image to the model."""
 
-    input_size: tuple[int, int, int]
-    mean: list[float] = Field(max_length=64)
-    std: list[float] = Field(max_length=64)
-    interpolation: str = Field(max_length=40)
-    crop_pct: float
-    crop_mode: str = Field(max_length=40)
+    input_size: tuple[Pixels, Pixels, Pixels]
+    mean: Annotated[list[float], Field(min_length=1, max_length=64, fail_fast=True)]
+    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=64, fail_fast=True)]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random"]
+    crop_pct: float = Field(gt=0, le=8)
+    crop_mode: Literal["center", "squash", "border"]
 
 
 class FileEntry(_Strict):
@@ -80,15 +87,15 @@ class FileEntry(_Strict):
 
 
 class Config(_Strict):
-    format: Literal[1]
+    format: int = Field(ge=FORMAT, le=FORMAT)  # a Literal would take 1.0 and true
     producer: Producer
     base: BaseRef
     sparsity: Sparsity
     allocation: Allocation
-    layers: list[Layer] = Field(max_length=100_000)
-    dense: list[Dense] = Field(max_length=100_000)
+    layers: Annotated[list[Layer], Field(fail_fast=True)]
+    dense: Annotated[list[Dense], Field(fail_fast=True)]
     aliases: dict[Name, Name]
-    extras: list[ExtraEntry] = Field(max_length=100_000)
+    extras: Annotated[list[ExtraEntry], Field(fail_fast=True)]
     head: Head | None
     data: DataConfig
     encoding: Literal["packed"]

@@ -1,4 +1,4 @@
-"""JSON from strangers: bounded in size, depth and digits, no duplicate keys, no NaN."""
+"""JSON from strangers: bounded in size, depth, items and digits, no duplicate keys, no NaN."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from timm_jackpot.errors import ArtefactError
 
 MAX_DEPTH = 8
 _MAX_DIGITS = 40
+_MAX_KEYS = 10_000  # of one object
+_MAX_ITEMS = 250_000  # in all: a byte of JSON like "[]," becomes a hundred in memory, and again when validated
 
 
 def parse_strict(text: bytes, what: str, *, max_bytes: int) -> dict[str, Any]:
@@ -20,21 +22,28 @@ def parse_strict(text: bytes, what: str, *, max_bytes: int) -> dict[str, Any]:
     """
     if len(text) > max_bytes:
         raise ArtefactError(f"{what} is larger than {max_bytes} bytes")
+    if sum(map(text.count, (b",", b"[", b"{"))) > _MAX_ITEMS:
+        raise ArtefactError(f"{what} holds more than {_MAX_ITEMS} items")
 
     def refuse(reason: str) -> NoReturn:
         raise ArtefactError(f"{what} {reason}")
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(items) > _MAX_KEYS:
+            refuse(f"holds an object of more than {_MAX_KEYS} keys")
         result = dict(items)
         if len(result) != len(items):
             refuse("repeats a key")
         return result
 
-    def number(digits: str) -> int:
-        return int(digits) if len(digits) <= _MAX_DIGITS else refuse("holds a number of too many digits")
+    def short(digits: str) -> str:
+        return digits if len(digits) <= _MAX_DIGITS else refuse("holds a number of too many digits")
+
+    def whole(digits: str) -> int:
+        return int(short(digits))
 
     def real(digits: str) -> float:
-        value = float(digits)
+        value = float(short(digits))
         return value if isfinite(value) else refuse("holds a number that is not finite")
 
     def constant(word: str) -> NoReturn:
@@ -44,7 +53,7 @@ def parse_strict(text: bytes, what: str, *, max_bytes: int) -> dict[str, Any]:
         value = json.loads(
             text.decode("utf-8"),
             object_pairs_hook=pairs,
-            parse_int=number,
+            parse_int=whole,
             parse_float=real,
             parse_constant=constant,
         )

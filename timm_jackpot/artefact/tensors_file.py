@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from timm_jackpot.artefact.strict_json import parse_strict
 from timm_jackpot.errors import ArtefactError
 
-_MAX_HEADER = 8 * 1024 * 1024
+MAX_HEADER = 8 * 1024 * 1024
 _WIDTH = {"U8": 1, "F32": 4}
 
 
@@ -28,9 +29,9 @@ def read_tensors(
         ArtefactError: for any difference, naming the first tensor that differs.
     """
     size = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or size > min(_MAX_HEADER, len(data) - 8):
+    if len(data) < 8 or size > min(MAX_HEADER, len(data) - 8):
         raise ArtefactError(f"{what} is truncated or no safetensors file")
-    header = parse_strict(data[8 : 8 + size], f"the header of {what}", max_bytes=_MAX_HEADER)
+    header = parse_strict(data[8 : 8 + size], f"the header of {what}", max_bytes=MAX_HEADER)
     metadata = header.pop("__metadata__", {})
     for name, shape in expected.items():
         if name not in header:
@@ -38,11 +39,11 @@ def read_tensors(
         entry = header[name]
         found = (entry.get("dtype"), entry.get("shape")) if isinstance(entry, dict) else None
         if found != (dtype, list(shape)):
-            raise ArtefactError(f"{what}: {name} is {found}, expected {(dtype, list(shape))}")
+            raise ArtefactError(f"{what}: {name} is {repr(found)[:100]}, expected {(dtype, list(shape))}")
     extra = next((name for name in header if name not in expected), None)
     if extra is not None:
-        raise ArtefactError(f"{what} holds a tensor {extra!r} that its config does not name")
-    body = sum(prod(shape) * _WIDTH[dtype] for shape in expected.values())
+        raise ArtefactError(f"{what} holds a tensor {repr(extra)[:100]} that its config does not name")
+    body = body_bytes(dtype, expected)
     if len(data) - 8 - size != body:
         raise ArtefactError(f"{what} holds {len(data) - 8 - size} bytes of tensors, expected {body}")
     try:
@@ -51,14 +52,25 @@ def read_tensors(
         raise ArtefactError(f"{what} is no readable safetensors file: {error}") from error
 
 
+def body_bytes(dtype: str, shapes: Mapping[str, Sequence[int]]) -> int:
+    """Bytes of the tensors alone, without the header."""
+    return sum(prod(shape) * _WIDTH[dtype] for shape in shapes.values())
+
+
 def read_bytes(path: Path, limit: int) -> bytes:
     """A file's bytes, refused beyond `limit`.
 
     Raises:
-        ArtefactError: if it is missing, not a plain file, or larger.
+        ArtefactError: if it is missing, not a plain file, larger, or cannot be read.
     """
-    if not path.is_file():
-        raise ArtefactError(f"{path.parent} has no {path.name}: it is incomplete, or no jackpot")
-    if path.stat().st_size > limit:
-        raise ArtefactError(f"{path.name} is larger than the {limit} bytes expected")
-    return path.read_bytes()
+    try:
+        if not path.is_file():
+            raise ArtefactError(f"{path.parent} has no {path.name}: it is incomplete, or no jackpot")
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise ArtefactError(f"{path.name} is larger than the {limit} bytes expected")
+            # No more than that: what says it is empty and yet has bytes, as under /proc, may never end.
+            return file.read(size)
+    except OSError as error:
+        raise ArtefactError(f"{path} cannot be read: {error.strerror or error}") from error

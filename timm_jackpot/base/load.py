@@ -90,7 +90,7 @@ def load_base(
     requested: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
     overlay = {"file": str(source.weights), "source": "file", "custom_load": False}
     try:
-        model = timm.create_model(source.name, pretrained=True, pretrained_cfg_overlay=overlay, **requested, **kwargs)
+        model = _create(source.name, requested, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
     except TypeError as error:
         raise BaseError(f"{source.architecture} does not take these arguments: {error}") from error
     except (RuntimeError, SafetensorError, AssertionError, KeyError) as error:
@@ -130,6 +130,17 @@ def parse_model_kwargs(pairs: Sequence[str]) -> dict[str, Scalar]:
             value = text
         kwargs[key] = value if isinstance(value, (bool, int, float, str)) else text
     return kwargs
+
+
+def _create(name: str, requested: dict[str, Any], **arguments: Any) -> nn.Module:
+    """Build a model. Those that take images of any size have no argument img_size: it then is the data's alone."""
+    try:
+        return timm.create_model(name, **requested, **arguments)
+    except TypeError as error:
+        if "img_size" not in requested or "img_size" not in str(error):
+            raise
+        del requested["img_size"]
+        return timm.create_model(name, **requested, **arguments)
 
 
 def _find(name: str, checkpoint: Path | None, revision: str | None, hub: dict[str, Any]) -> _Source:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+MAX_CLASSES = 200_000  # timm's largest head has 115 217
 Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Scalar = bool | int | float | str
 
@@ -44,18 +46,26 @@ MODEL_KWARGS = frozenset(
 )
 
 
+def _is_sound(name: str, value: Scalar) -> bool:
+    if name.endswith("_rate"):
+        return type(value) in (int, float) and 0 <= float(value) < 1
+    if isinstance(value, str):
+        return len(value) <= 40 and re.fullmatch("[A-Za-z0-9_]*", value) is not None
+    return abs(value) <= 1e6
+
+
 class BaseRef(BaseModel):
     """Identity of a base. `digest` decides; everything else says how to build the same one again."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
 
     source: Literal["timm", "file", "module"]
-    architecture: str = Field(min_length=1, max_length=200)
-    tag: str | None = Field(max_length=200)
+    architecture: str = Field(max_length=200, pattern=r"^[A-Za-z0-9_]+$")  # a name, never a path or a URL
+    tag: str | None = Field(max_length=200, pattern=r"^[A-Za-z0-9_.\-]+$")
     model_kwargs: dict[str, Scalar]
-    hub_id: str | None = Field(max_length=200)
+    hub_id: str | None = Field(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*/[A-Za-z0-9][A-Za-z0-9_.\-]*$")
     revision: str | None = Field(pattern=r"^[0-9a-f]{40}$")
-    num_classes: int = Field(ge=0, le=1_000_000)
+    num_classes: int = Field(ge=0, le=MAX_CLASSES)
     in_chans: int = Field(ge=1, le=64)
     img_size: int | None = Field(ge=1, le=4096)
     digest: Hex64
@@ -65,7 +75,10 @@ class BaseRef(BaseModel):
     def _only_known_kwargs(cls, value: dict[str, Scalar]) -> dict[str, Scalar]:
         unknown = sorted(set(value) - MODEL_KWARGS)
         if unknown:
-            raise ValueError(f"model argument {unknown[0]!r} is not one that an artefact may set")
+            raise ValueError(f"model argument {unknown[0][:40]!r} is not one that an artefact may set")
+        unsound = next((name for name, scalar in value.items() if not _is_sound(name, scalar)), None)
+        if unsound:
+            raise ValueError(f"model argument {unsound} cannot be {repr(value[unsound])[:40]}")
         return value
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -33,11 +34,9 @@ class TensorId(NamedTuple):
 
 def tensor_ids(model: nn.Module) -> dict[str, TensorId]:
     """Identity of every entry of the state dict but `num_batches_tracked`, which counts and does not act."""
-    return {
-        name: _tensor_id(tensor)
-        for name, tensor in model.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
+    state = {n: t for n, t in model.state_dict().items() if not n.endswith("num_batches_tracked")}
+    with ThreadPoolExecutor(2) as pool:  # hashing releases the interpreter's lock
+        return dict(zip(state, pool.map(_tensor_id, state.values()), strict=True))
 
 
 def base_digest(ids: Mapping[str, TensorId], *, adapted: Collection[str] = ()) -> str:

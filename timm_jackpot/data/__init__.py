@@ -1,7 +1,16 @@
 """Images: what a run trains on, what it holds out, what it is tested on."""
 
 from timm_jackpot.data.flags import DataFlags
-from timm_jackpot.data.open import Data, open_data, open_split
+from timm_jackpot.data.open import Data, default_data_notice, open_data, open_split
 from timm_jackpot.data.source import Batch, ImageSource, steps_per_epoch
 
-__all__ = ["Batch", "Data", "DataFlags", "ImageSource", "open_data", "open_split", "steps_per_epoch"]
+__all__ = [
+    "Batch",
+    "Data",
+    "DataFlags",
+    "ImageSource",
+    "default_data_notice",
+    "open_data",
+    "open_split",
+    "steps_per_epoch",
+]

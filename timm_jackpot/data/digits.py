@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-_SIZE = 32
+DIGITS_SIZE = 32
 
 
 def digits_split(split: str) -> tuple[Tensor, Tensor]:
@@ -23,6 +23,9 @@ def digits_split(split: str) -> tuple[Tensor, Tensor]:
     is_test = np.arange(len(digits.target)) % 3 == 0
     chosen = is_test if split == "test" else ~is_test
     small = (digits.images[chosen] * (255 / 16)).round().astype(np.uint8)
-    large = [np.asarray(Image.fromarray(image).resize((_SIZE, _SIZE), Image.Resampling.BILINEAR)) for image in small]
+    large = [
+        np.asarray(Image.fromarray(image).resize((DIGITS_SIZE, DIGITS_SIZE), Image.Resampling.BILINEAR))
+        for image in small
+    ]
     images = torch.from_numpy(np.stack(large)).unsqueeze(1).expand(-1, 3, -1, -1).contiguous()
     return images, torch.from_numpy(digits.target[chosen].astype(np.int64))

@@ -10,7 +10,7 @@ class DataFlags(BaseModel):
 
     dataset: str | None = None
     """Data set as timm names it: torch/cifar10, hfds/…, "folder" (a folder or tar files, see data-dir), or
-    digits. Default: what the base was trained on."""
+    digits. Default: what the base was trained on; for ImageNet-1k bases hfds/timm/mini-imagenet."""
     data_dir: str | None = None
     """Folder with the data; for image folders it holds one folder or .tar file per split."""
     train_split: str = "train"
@@ -21,6 +21,10 @@ class DataFlags(BaseModel):
     """Split for the final figures, read once, at the end. Default: test, else validation."""
     val_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Part of the training split that is held out where there is no val-split; 0 holds out nothing."""
+    input_key: str | None = None
+    """Column of the images (hfds/… only). Default: image, else the only one that holds images."""
+    target_key: str | None = None
+    """Column of the labels (hfds/… only). Default: label, else the only one that holds classes."""
     batch_size: int = Field(default=128, ge=1, json_schema_extra={"flags": ["-b"]})
     """Images per process and forward pass."""
     workers: int = Field(default=2, ge=0, json_schema_extra={"flags": ["-j"]})

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from timm.data.config import resolve_data_config
-from timm.data.dataset_factory import create_dataset
 from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
 
-from timm_jackpot.data.digits import digits_split
+from timm_jackpot.data.digits import DIGITS_SIZE
 from timm_jackpot.data.flags import DataFlags
+from timm_jackpot.data.imagenet import Relabelled, imagenet_labels, is_imagenet_1k
 from timm_jackpot.data.loader import LoaderImages
 from timm_jackpot.data.memory import MemoryImages
+from timm_jackpot.data.read import Reader, find_split, first_split, hub_data, read_split
 from timm_jackpot.data.source import ImageSource
 from timm_jackpot.errors import DataError
 
 # Up to this image size a split is held in memory: CIFAR-10's training images take 154 MB.
 _MEMORY_PIXELS = 64
-_SYNONYMS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid", "eval"),
-    "test": ("test", "testing"),
-}
+# 100 of ImageNet's classes: train and validation are from ImageNet's training images, test from its validation
+# images. Class names are synsets.
+_IMAGENET_DEFAULT = "hfds/timm/mini-imagenet"
 
 
 @dataclass(frozen=True)
@@ -43,16 +41,11 @@ class Data:
     config: dict[str, Any]  # timm's data config
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """One split before it is bound to a device: (PIL image, label) by position."""
-
-    dataset: Any
-    classes: tuple[str, ...] | None
-
-
 def open_data(flags: DataFlags, model: nn.Module, *, device: torch.device, img_size: int | None = None) -> Data:
     """Open train, held-out and test split for a model.
+
+    Labels are the model's own indices: classes that are named by ImageNet synsets keep their places among the
+    1,000 of an ImageNet-1k base, however few of them the data has.
 
     Raises:
         DataError: no data set is known for the base, a folder or split is missing, or the classes are not
@@ -60,33 +53,29 @@ def open_data(flags: DataFlags, model: nn.Module, *, device: torch.device, img_s
     """
     name = dataset_name(flags, model)
     config = data_config(model, img_size)
-    train = _read(name, flags, flags.train_split, "train-split")
-    test_split = flags.test_split or _first_split(name, flags, ("test", "validation"), "test-split")
-    test = _read(name, flags, test_split, "test-split")
-    num_classes = _check_classes(model, name, {flags.train_split: train, test_split: test})
-
-    def bind(reader: _Reader, part: Tensor | None = None) -> ImageSource:
-        return _bind(reader, part, flags, config, device, name)
-
+    test_split = flags.test_split or first_split(name, flags, ("test", "validation"), "test-split")
     val_split = flags.val_split
-    if val_split is None and flags.test_split is None and test_split != "validation":
-        val_split = _find_split(name, flags, "validation")
+    if val_split is None:
+        found = find_split(name, flags, "validation")
+        taken = [find_split(name, flags, split) for split in (flags.train_split, test_split)]
+        val_split = "validation" if found is not None and found not in taken else None
+    wanted = {"train-split": flags.train_split, "test-split": test_split, "val-split": val_split}
+    splits = {flag: (split, read_split(name, flags, split, flag)) for flag, split in wanted.items() if split}
+    readers = _match_head(model, name, dict(splits.values()))
+
+    def bind(split: str, part: Tensor | None = None) -> ImageSource:
+        return _bind(readers[split], part, flags, config, device, name)
+
+    num_classes, test = _head(model), bind(test_split)
+    whole = bind(flags.train_split)
     if val_split is not None:
-        return Data(
-            name,
-            num_classes,
-            bind(train),
-            bind(_read(name, flags, val_split, "val-split")),
-            bind(test),
-            config,
-        )
-    part, held_out = hold_out(len(train.dataset), flags.val_fraction)
-    whole = bind(train)
+        return Data(name, num_classes, whole, bind(val_split), test, config)
+    part, held_out = hold_out(len(whole), flags.val_fraction)
     if isinstance(whole, MemoryImages):
         kept, val = whole.select(part.to(device)), whole.select(held_out.to(device))
     else:
-        kept, val = bind(train, part), bind(train, held_out)
-    return Data(name, num_classes, kept, val if len(held_out) else None, bind(test), config)
+        kept, val = bind(flags.train_split, part), bind(flags.train_split, held_out)
+    return Data(name, num_classes, kept, val if len(held_out) else None, test, config)
 
 
 def open_split(
@@ -103,9 +92,8 @@ def open_split(
         DataError: as `open_data`.
     """
     name = dataset_name(flags, model)
-    split = split or flags.test_split or _first_split(name, flags, ("test", "validation"), "test-split")
-    reader = _read(name, flags, split, "test-split")
-    _check_classes(model, name, {split: reader})
+    split = split or flags.test_split or first_split(name, flags, ("test", "validation"), "test-split")
+    reader = _match_head(model, name, {split: read_split(name, flags, split, "test-split")})[split]
     return _bind(reader, None, flags, data_config(model, img_size), device, name)
 
 
@@ -117,15 +105,25 @@ def hold_out(n: int, fraction: float) -> tuple[Tensor, Tensor]:
 
 
 def data_config(model: nn.Module, img_size: int | None = None) -> dict[str, Any]:
-    """timm's data config of a model: input_size, mean, std, interpolation, crop_pct, crop_mode."""
+    """timm's data config of a model: input_size, mean, std, interpolation, crop_pct, crop_mode.
+
+    Raises:
+        DataError: the model takes neither grey nor RGB images.
+    """
     cfg = resolve_data_config({}, model=model)
+    channels = _in_chans(model) or cfg["input_size"][0]
+    if channels not in (1, 3):
+        raise DataError(f"the model takes {channels} channels, but images have 1 or 3: give --in-chans 3")
+    if channels != cfg["input_size"][0]:  # timm's pretrained_cfg still tells of the checkpoint's channels
+        cfg["input_size"] = (channels, *cfg["input_size"][1:])
+        cfg["mean"], cfg["std"] = ((sum(cfg[key]) / len(cfg[key]),) * channels for key in ("mean", "std"))
     if img_size is not None:
         cfg["input_size"] = (cfg["input_size"][0], img_size, img_size)
     return cfg
 
 
 def dataset_name(flags: DataFlags, model: nn.Module) -> str:
-    """The data set that was asked for, or else the one that the base was trained on."""
+    """The data set that was asked for, or else the one that the base was trained on, or a small part of it."""
     if flags.dataset is not None:
         return "folder" if flags.dataset in ("", "folder") else flags.dataset
     if flags.data_dir is not None:
@@ -136,96 +134,77 @@ def dataset_name(flags: DataFlags, model: nn.Module) -> str:
         return "digits"
     if architecture.startswith("cifar_") and classes in (10, 100):
         return f"torch/cifar{classes}"
+    if is_imagenet_1k(model):
+        return _IMAGENET_DEFAULT
     raise DataError(
         f"no data named, and none is known for {architecture or 'this model'}: give --data-dir DIR with one folder "
         "or .tar file per split, or --dataset NAME"
     )
 
 
-def _check_classes(model: nn.Module, name: str, readers: dict[str, _Reader]) -> int:
-    head = int(model.num_classes)  # pyright: ignore[reportArgumentType]
-    sizes = set()
+def default_data_notice(flags: DataFlags, model: nn.Module, *, steps: Callable[[int], int] | None = None) -> str | None:
+    """One line for stderr before data that nobody named is downloaded; None where there is nothing to tell.
+
+    Args:
+        steps: from the number of training images to the steps of the run.
+
+    Raises:
+        DataError: the data set cannot be looked up.
+    """
+    if flags.dataset is not None or dataset_name(flags, model) != _IMAGENET_DEFAULT:
+        return None
+    data = hub_data(_IMAGENET_DEFAULT, flags)
+    size = data.bytes_to_fetch
+    if data.is_cached:
+        cost = "in the local cache already"
+    elif size is None:
+        cost = "a download of unknown size"
+    else:
+        cost = f"{size[0] / 1e9:.1f} GB to download, {sum(size) / 1e9:.1f} GB on disk"
+    images = ", ".join(f"{n:,} {split}" for split, n in data.splits.items())
+    parts = [f"no data named: taking {_IMAGENET_DEFAULT}, a part of ImageNet ({images} images; {cost})"]
+    if steps is not None and flags.train_split in data.splits:
+        count = steps(data.splits[flags.train_split])
+        parts.append(f"steps: {count:,}, and only the first ones can tell how long that takes (--steps N for fewer)")
+    return "; ".join([*parts, "--data-dir or --dataset name other data"])
+
+
+def _head(model: nn.Module) -> int:
+    return int(model.num_classes)  # pyright: ignore[reportArgumentType]
+
+
+def _in_chans(model: nn.Module) -> int | None:
+    """Input channels of the stem that timm's pretrained_cfg names, if it names one."""
+    stem = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv")
+    name = stem[0] if isinstance(stem, (tuple, list)) else stem
+    return getattr(dict(model.named_modules()).get(str(name)), "in_channels", None)
+
+
+def _match_head(model: nn.Module, name: str, readers: dict[str, Reader]) -> dict[str, Reader]:
+    """Bring every split's labels to the head's indices; refuse what does not fit."""
+    matched, head, first = {}, _head(model), None
     for split, reader in readers.items():
-        found = None if reader.classes is None else len(reader.classes)
-        sizes.add(found)
-        if found is not None and found != head:
+        matched[split] = reader
+        if reader.classes is None:
+            continue
+        labels = imagenet_labels(reader.classes) if is_imagenet_1k(model) else None
+        if labels is not None:
+            matched[split] = Reader(Relabelled(reader.dataset, labels), reader.classes)
+            continue
+        found, (known, classes) = len(reader.classes), first or (split, reader.classes)
+        if found != head:
             raise DataError(
                 f"split {split} of {name} has {found} classes, but the model's head has {head}: name other data, "
                 f"or give --num-classes {found} for a new head"
             )
-    return head
-
-
-def _read(name: str, flags: DataFlags, split: str, flag: str) -> _Reader:
-    if name == "digits":
-        if split not in ("train", "test"):
-            raise DataError(f"digits has no split {split!r}: give --{flag} train or test")
-        return _Reader(TensorDataset(*digits_split(split)), tuple("0123456789"))
-    path = _find_split(name, flags, split)
-    if path is None:
-        raise DataError(
-            f"{flags.data_dir or 'the data'} has no split {split!r}: expected a folder {split}/ or a file "
-            f"{split}.tar in it; name another with --{flag}"
-        )
-    if name == "folder":
-        try:
-            dataset = create_dataset("", root=path, split=split, search_split=False)
-        except (RuntimeError, OSError, AssertionError) as error:
-            raise DataError(f"{path} holds no images in class folders: {error}") from error
-    else:
-        dataset = _create_named(name, flags, split)
-    classes = getattr(dataset, "classes", None)
-    if classes is None:
-        reader = getattr(dataset, "reader", None)
-        mapping = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
-        classes = sorted(mapping, key=mapping.get) if mapping else None
-    return _Reader(dataset, None if classes is None else tuple(map(str, classes)))
-
-
-def _create_named(name: str, flags: DataFlags, split: str) -> Any:
-    root = flags.data_dir or str(Path(torch.hub.get_dir()) / "datasets")
-    try:
-        Path(root).mkdir(parents=True, exist_ok=True)
-        return create_dataset(name, root=root, split=split, download=name.startswith("torch/"))
-    except ImportError as error:
-        raise DataError(f"{name} needs a package that is not installed: pip install 'timm-jackpot[data]'") from error
-    except Exception as error:
-        raise DataError(
-            f"{name} could not be read or downloaded ({type(error).__name__}): give --data-dir DIR with the data, or "
-            "--dataset folder --data-dir DIR for image folders"
-        ) from error
-
-
-def _find_split(name: str, flags: DataFlags, split: str) -> str | None:
-    """Where a split is: a path for image folders, the split's own name elsewhere; None where there is none."""
-    if name == "digits":
-        return split if split in ("train", "test") else None
-    if name.startswith("torch/"):
-        # timm reads every split that is not "train" as test, so nothing else may be asked for.
-        return split if split in ("train", "test") else None
-    if name != "folder":
-        return split
-    if flags.data_dir is None:
-        raise DataError("image folders need --data-dir DIR, with one folder or .tar file per split")
-    root = Path(flags.data_dir)
-    if not root.is_dir():
-        raise DataError(f"data folder {root} does not exist: give --data-dir DIR")
-    for word in next((words for words in _SYNONYMS.values() if split in words), (split,)):
-        for path in (root / word, root / f"{word}.tar"):
-            if path.is_dir() or path.is_file():
-                return str(path)
-    return None
-
-
-def _first_split(name: str, flags: DataFlags, splits: tuple[str, ...], flag: str) -> str:
-    for split in splits:
-        if _find_split(name, flags, split) is not None:
-            return split
-    raise DataError(f"{flags.data_dir} has neither a split {' nor '.join(splits)}: name one with --{flag}")
+        if reader.classes != classes:
+            raise DataError(f"split {split} of {name} has other classes than split {known}")
+        first = (known, classes)
+    return matched
 
 
 def _bind(
-    reader: _Reader,
+    reader: Reader,
     part: Tensor | None,
     flags: DataFlags,
     config: dict[str, Any],
@@ -234,16 +213,20 @@ def _bind(
 ) -> ImageSource:
     channels, height, width = config["input_size"]
     hflip = flags.hflip if flags.hflip is not None else (0.0 if name == "digits" else 0.5)
-    if max(height, width) <= _MEMORY_PIXELS:
-        images, labels = (
-            reader.dataset.tensors if name == "digits" else _decode(reader.dataset, channels, (width, height))
+    if name == "digits" and max(height, width) > DIGITS_SIZE:
+        raise DataError(
+            f"digits are {DIGITS_SIZE}-pixel images, but the model wants {height}: name other data with --dataset"
         )
+    if max(height, width) <= _MEMORY_PIXELS:
+        if name == "digits":
+            images, labels = reader.dataset.tensors
+            images = images[:, :channels]
+        else:
+            images, labels = _decode(reader.dataset, channels, (width, height))
         if part is not None:
             images, labels = images[part], labels[part]
         padding = flags.crop_padding if flags.crop_padding is not None else height // (16 if name == "digits" else 8)
         return MemoryImages(images.to(device), labels.to(device), config["mean"], config["std"], hflip, padding)
-    if name == "digits":
-        raise DataError(f"digits are 32-pixel images, but the model wants {height}: name other data with --dataset")
     transform = {key: config[key] for key in ("input_size", "mean", "std", "interpolation")}
     return LoaderImages(
         reader.dataset,

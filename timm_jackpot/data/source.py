@@ -45,7 +45,7 @@ def train_order(n: int, *, seed: int, epoch: int, batch_size: int, shard: Shard)
 
 
 def eval_order(n: int, *, batch_size: int, shard: Shard) -> Iterator[Tensor]:
-    mine = torch.arange(shard.rank, n, shard.count)
+    mine = torch.arange(n)[shard.rank :: shard.count]
     yield from mine.split(batch_size) if len(mine) else ()
 
 

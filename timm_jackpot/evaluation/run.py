@@ -6,10 +6,10 @@ from pydantic import ConfigDict
 
 from timm_jackpot.artefact import from_pretrained
 from timm_jackpot.base import BaseFlags
-from timm_jackpot.data import DataFlags, open_split
+from timm_jackpot.data import DataFlags, default_data_notice, open_split
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.evaluation.accuracy import evaluate_accuracy
-from timm_jackpot.processes import make_accelerator
+from timm_jackpot.processes import make_accelerator, say
 
 
 class EvaluateConfig(BaseFlags, DataFlags):
@@ -45,6 +45,7 @@ def evaluate_artefact(config: EvaluateConfig) -> dict[str, object]:
                 revision=config.revision,
                 trust_base=config.trust_base,
             )
+        say(default_data_notice(config, model), accelerator)
         model.to(accelerator.device)
         split = open_split(config, None, model, device=accelerator.device, img_size=config.img_size)
     accuracy = evaluate_accuracy(model, split, batch_size=config.batch_size, accelerator=accelerator)

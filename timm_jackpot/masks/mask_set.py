@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,7 +61,7 @@ class MaskSet(Mapping[str, Tensor]):
         return 1 - self.kept / self.total if self.total else 0.0
 
     def kept_per_layer(self) -> dict[str, int]:
-        return {name: int(mask.count_nonzero()) for name, mask in self.items()}
+        return {name: int(np.count_nonzero(mask.numpy())) for name, mask in self.items()}
 
     def hash(self) -> str:
         """sha256 (hex) over the packed bytes of all layers, in order: the artefact's `mask_hash`."""

@@ -72,12 +72,14 @@ def _draw_convergence(axes: Axes, record: Record) -> None:
     axes.set_yticks(range(0, 101, 20))
     axes.set_xlabel("step")
     axes.set_ylabel("per cent")
+    _finish(axes)
+    if not steps:  # a one-shot mask: nothing was trained
+        return
     losses = axes.twinx()
     losses.plot(x, [event["loss"] for event in steps], color=_ORANGE, linewidth=1)
     losses.set_ylabel("training loss", color=_ORANGE)
     losses.set_ylim(0, 2 * max(event["loss"] for event in steps))  # below the accuracy, not across it
     losses.spines[["top"]].set_visible(False)
-    _finish(axes)
 
 
 def _finish(axes: Axes) -> None:

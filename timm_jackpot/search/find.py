@@ -12,6 +12,7 @@ from timm_jackpot import criteria
 from timm_jackpot.adapter import attach, detach
 from timm_jackpot.base import Maskable
 from timm_jackpot.data import Data
+from timm_jackpot.errors import TrainingError
 from timm_jackpot.evaluation import evaluate_accuracy
 from timm_jackpot.masks import MaskSet, allocate, keep_largest, scale_counts
 from timm_jackpot.processes import same_everywhere
@@ -84,16 +85,20 @@ def find_masks(
 
     adapter = attach(model, scores, counts(0))
     churn = torch.zeros((), dtype=torch.int64)
+    expected = sum(counts(0).values())
 
     def before_step(step: int) -> None:
-        nonlocal churn
+        nonlocal churn, expected
         if step and step % config.refresh_interval == 0:
             churn = adapter.refresh(counts(step))
+            expected = sum(counts(step).values())
         if data.val is not None and step and step % max(1, steps // 4) == 0:
             _validate(model, data, config, accelerator, record, step)
 
     def figures() -> dict[str, float]:
-        kept = sum(int(layer.mask.count_nonzero()) for layer in adapter.values())
+        kept = adapter.masks().kept
+        if kept != expected:  # NaN is neither above nor at a threshold
+            raise TrainingError(f"scores are not numbers any more: lower --lr (now {config.lr:g})")
         total = sum(sizes.values())
         return {"sparsity": 1 - kept / total, "churn": int(churn) / total}
 
@@ -119,7 +124,8 @@ def find_masks(
     if data.val is not None:
         _validate(model, data, config, accelerator, record, steps)
     masks = adapter.masks()
-    assert masks.kept_per_layer() == start.kept
+    if masks.kept_per_layer() != start.kept:
+        raise TrainingError(f"scores are not numbers any more: lower --lr (now {config.lr:g})")
     record.write("mask_hashes", by_rank=same_everywhere(masks.hash(), accelerator, "the mask"))
     detach(model)
     return masks

@@ -21,13 +21,13 @@ from torch import nn
 from timm_jackpot.adapter import merge
 from timm_jackpot.artefact import Extra, Jackpot, artefact_report, is_artefact, read_artefact, save_pretrained
 from timm_jackpot.base import Base, copy_tensors, maskable_weights, norm_statistics
-from timm_jackpot.data import Data, open_data, steps_per_epoch
+from timm_jackpot.data import Data, default_data_notice, open_data, steps_per_epoch
 from timm_jackpot.errors import BaseError, ConfigError
 from timm_jackpot.evaluation import Accuracy, evaluate_accuracy
 from timm_jackpot.hub import render_card
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.plots import search_figure
-from timm_jackpot.processes import make_accelerator, shard_of
+from timm_jackpot.processes import make_accelerator, say, shard_of
 from timm_jackpot.search.config import SearchConfig
 from timm_jackpot.search.find import Start, find_masks, start_of
 from timm_jackpot.training import (
@@ -72,16 +72,20 @@ def search_jackpot(config: SearchConfig) -> SearchResult:
     started = time.monotonic()
     accelerator = make_accelerator(seed=config.seed, grad_accum_steps=config.grad_accum_steps)
     output = _choose_output(config, accelerator)
+    shard = shard_of(accelerator)
+
+    def steps_of(images: int) -> int:
+        return total_steps(config, steps_per_epoch(images, config.batch_size, shard), default_epochs=_DEFAULT_EPOCHS)
+
     with accelerator.main_process_first():
         base = config.load()
+        say(default_data_notice(config, base.model, steps=steps_of), accelerator)
         data = open_data(config, base.model, device=accelerator.device, img_size=config.img_size)
     maskable = maskable_weights(base.model, mask_classifier=config.mask_classifier)
     if not maskable.weights:
         reasons = sorted({weight.reason for weight in maskable.dense}) or ["it has no conv or linear layer"]
         raise BaseError(f"{base.ref.name} has nothing to mask: {'; '.join(reasons)}")
-    shard = shard_of(accelerator)
-    epoch = steps_per_epoch(len(data.train), config.batch_size, shard)
-    steps = total_steps(config, epoch, default_epochs=_DEFAULT_EPOCHS)
+    steps = steps_of(len(data.train))
 
     model = base.model.requires_grad_(False).to(accelerator.device)
     if config.channels_last:

@@ -77,6 +77,10 @@ def fit(
             shown = {"loss": value, **figures()}
             record.write("step", step=step, lr=lr_at(step), **shown)
             progress.advance(**shown)
+    # Accelerate replaces a model's forward under mixed precision: give the plain one back, and let go of both.
+    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
+    vars(model).pop("forward", None)
+    accelerator.free_memory()
 
 
 def _endless(train: ImageSource, batch_size: int, seed: int, shard: Shard) -> Iterator[Batch]:

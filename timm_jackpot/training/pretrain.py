@@ -15,10 +15,10 @@ from timm.models import is_model
 from timm.models._hub import save_config_for_hf
 
 from timm_jackpot.base import parse_model_kwargs
-from timm_jackpot.data import DataFlags, open_data, steps_per_epoch
+from timm_jackpot.data import DataFlags, default_data_notice, open_data, steps_per_epoch
 from timm_jackpot.errors import BaseError, ConfigError
 from timm_jackpot.evaluation import evaluate_accuracy
-from timm_jackpot.processes import make_accelerator, shard_of
+from timm_jackpot.processes import make_accelerator, say, shard_of
 from timm_jackpot.training.flags import TrainFlags, make_optimizer, total_steps
 from timm_jackpot.training.loop import fit
 from timm_jackpot.training.norm_statistics import average_norm_statistics
@@ -53,10 +53,15 @@ def pretrain_base(config: PretrainConfig) -> dict[str, Any]:
     started = time.monotonic()
     accelerator = make_accelerator(seed=config.seed, grad_accum_steps=config.grad_accum_steps)
     model = _build(config)
-    with accelerator.main_process_first():
-        data = open_data(config, model, device=accelerator.device, img_size=config.img_size)
     shard = shard_of(accelerator)
-    steps = total_steps(config, steps_per_epoch(len(data.train), config.batch_size, shard), default_epochs=30)
+
+    def steps_of(images: int) -> int:
+        return total_steps(config, steps_per_epoch(images, config.batch_size, shard), default_epochs=30)
+
+    with accelerator.main_process_first():
+        say(default_data_notice(config, model, steps=steps_of), accelerator)
+        data = open_data(config, model, device=accelerator.device, img_size=config.img_size)
+    steps = steps_of(len(data.train))
     model.to(accelerator.device)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

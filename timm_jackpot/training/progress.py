@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import sys
+import time
 from types import TracebackType
 
 from tqdm import tqdm
 
 
 class Progress:
-    """Counts steps and shows the latest figures. Off a terminal, about ten lines in all."""
+    """Counts steps and shows the latest figures. Off a terminal, about a dozen lines in all, the first one early."""
 
     def __init__(self, steps: int, title: str, *, enabled: bool) -> None:
         self._steps, self._title, self._step = steps, title, 0
         self._bar = tqdm(total=steps, desc=title, file=sys.stderr) if enabled and sys.stderr.isatty() else None
         self._plain = enabled and self._bar is None
         self._figures = ""
+        self._started = time.monotonic()
 
     def __enter__(self) -> Progress:
         return self

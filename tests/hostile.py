@@ -1,0 +1,1362 @@
+"""A corpus of hostile artefacts, each made from a good one; as a program: try those of a manifest, one by one.
+
+Left out on purpose: what no reader can see. Whoever rewrites masks, statistics, model arguments or metrics and
+every hash over them has made another artefact, not a damaged one; two masks of equal-sized layers exchanged and
+sealed again are the simplest case. Hashes detect damage, not forgery.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CONFIG, MASKS, EXTRAS = "config.json", "masks.safetensors", "extras.safetensors"
+BAIT = "jackpot_bait"  # a module on the path; whoever imports it has followed a name in an artefact
+SECRET = "secret"  # a folder beside the artefacts that nothing may open
+FIRST = "conv1.0.weight"  # the first layer of the bundled base
+GIANT = 50 * 10**9
+
+
+@dataclass(frozen=True)
+class Case:
+    build: Callable[[Path], object]
+    good: str = "digits"  # the good artefact that it starts from
+    base: str | None = None  # name of another base to load it on: see `bases`
+
+
+CASES: dict[str, Case] = {}
+
+
+def _add(name: str, build: Callable[[Path], object], **more: str) -> None:
+    assert name not in CASES, name
+    CASES[name] = Case(build, **more)
+
+
+# --- tools ---------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def edited(folder: Path) -> Iterator[dict[str, Any]]:
+    """config.json as a dict, written back; nothing else is made to agree."""
+    config = json.loads((folder / CONFIG).read_text("utf-8"))
+    yield config
+    (folder / CONFIG).write_text(json.dumps(config), "utf-8")
+
+
+def split(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """Header and body of a safetensors file."""
+    size = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + size]), data[8 + size :]
+
+
+def join(header: Mapping[str, Any] | bytes, body: bytes, size: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return (len(text) if size is None else size).to_bytes(8, "little") + text + body
+
+
+def reseal(folder: Path, *names: str) -> None:
+    """Make config.json agree with the bytes of changed files."""
+    with edited(folder) as config:
+        for name in names or (MASKS, EXTRAS):
+            if (folder / name).is_file():
+                data = (folder / name).read_bytes()
+                config["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+
+class Forged:
+    """An artefact in pieces; `forged` puts them together again so that every count and hash agrees."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config = json.loads((folder / CONFIG).read_text("utf-8"))
+        self.masks = self._pieces(folder / MASKS)
+        self.extras = self._pieces(folder / EXTRAS)
+
+    @staticmethod
+    def _pieces(path: Path) -> dict[str, bytes]:
+        if not path.exists():
+            return {}
+        header, body = split(path.read_bytes())
+        header.pop("__metadata__", None)
+        return {name: body[slice(*entry["data_offsets"])] for name, entry in header.items()}
+
+    def layer(self, name: str) -> dict[str, Any]:
+        return next(layer for layer in self.config["layers"] if layer["name"] == name)
+
+    def seal(self, folder: Path) -> None:
+        config, layers = self.config, self.config["layers"]
+        for layer in layers:
+            bits = np.unpackbits(np.frombuffer(self.masks[layer["name"]], np.uint8), bitorder="little")
+            layer["kept"] = int(bits[: prod(layer["shape"])].sum())
+        kept, total = sum(layer["kept"] for layer in layers), sum(prod(layer["shape"]) for layer in layers)
+        everything = config["sparsity"]["all_parameters"][1]
+        config["sparsity"]["maskable"] = [kept, total]
+        config["sparsity"]["all_parameters"] = [everything - (total - kept), everything]
+        config["mask_hash"] = hashlib.sha256(b"".join(self.masks[layer["name"]] for layer in layers)).hexdigest()
+        repeated = {"format": config["format"], "digest": config["base"]["digest"]}
+        repeated |= {"mask_hash": config["mask_hash"], "encoding": config["encoding"]}
+        masks = {name: ("U8", [len(data)], data) for name, data in self.masks.items()}
+        shapes = {extra["name"]: extra["shape"] for extra in config["extras"]}
+        extras = {name: ("F32", shapes[name], data) for name, data in self.extras.items() if name in shapes}
+        (folder / MASKS).write_bytes(_file(masks, {"timm_jackpot": json.dumps(repeated)}))
+        (folder / EXTRAS).write_bytes(_file(extras, {}))
+        if not extras:
+            (folder / EXTRAS).unlink()
+            config["files"].pop(EXTRAS, None)
+        (folder / CONFIG).write_text(json.dumps(config), "utf-8")
+        reseal(folder)
+
+
+def _file(tensors: Mapping[str, tuple[str, list[int], bytes]], metadata: dict[str, str]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    body = b""
+    for name, (dtype, shape, data) in tensors.items():
+        offsets = [len(body), len(body) + len(data)]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+        body += data
+    return join(header, body)
+
+
+@contextlib.contextmanager
+def forged(folder: Path) -> Iterator[Forged]:
+    pieces = Forged(folder)
+    yield pieces
+    pieces.seal(folder)
+
+
+def _config(name: str, change: Callable[[dict[str, Any]], object], **more: str) -> None:
+    """A case that edits config.json alone."""
+
+    def build(folder: Path) -> None:
+        with edited(folder) as config:
+            change(config)
+
+    _add(name, build, **more)
+
+
+def _forge(name: str, change: Callable[[Forged], object], **more: str) -> None:
+    """A case that is sealed again in full: only the check that it is aimed at can see it."""
+
+    def build(folder: Path) -> None:
+        with forged(folder) as pieces:
+            change(pieces)
+
+    _add(name, build, **more)
+
+
+def _text(name: str, change: Callable[[bytes], bytes]) -> None:
+    """A case that edits the bytes of config.json."""
+
+    def build(folder: Path) -> None:
+        before = (folder / CONFIG).read_bytes()
+        after = change(before)
+        assert after != before, name
+        (folder / CONFIG).write_bytes(after)
+
+    _add(name, build)
+
+
+def _bytes(name: str, file: str, change: Callable[[bytes], bytes]) -> None:
+    """Two cases that edit the bytes of a tensor file: as it is, and with config.json made to agree."""
+
+    def build(folder: Path) -> None:
+        (folder / file).write_bytes(change((folder / file).read_bytes()))
+
+    _add(name, build)
+    _add(f"{name}, resealed", lambda folder: (build(folder), reseal(folder, file)))
+
+
+def _header(name: str, file: str, change: Callable[[dict[str, Any]], object]) -> None:
+    """A case that edits the header of a tensor file, config.json made to agree."""
+
+    def build(folder: Path) -> None:
+        header, body = split((folder / file).read_bytes())
+        changed = change(header)
+        (folder / file).write_bytes(join(changed if isinstance(changed, (bytes, dict)) else header, body))
+        reseal(folder, file)
+
+    _add(name, build)
+
+
+def _put(config: dict[str, Any], path: str, value: object) -> None:
+    *parents, last = path.split("/")
+    at: Any = config
+    for key in parents:
+        at = at[int(key)] if isinstance(at, list) else at[key]
+    at[int(last) if isinstance(at, list) else last] = value
+
+
+def _setting(path: str, value: object, **more: str) -> None:
+    """A case that sets one value of config.json; `path` is slash-separated."""
+    label = json.dumps(value)
+    label = label if len(label) < 50 else f"{label[:40]}… ({len(label)})"
+    good = f" ({more['good']})" if "good" in more else ""
+    _config(f"config {path} = {label}{good}", lambda config: _put(config, path, value), **more)
+
+
+# --- config.json as text -------------------------------------------------------------------------------------
+
+_HEAD = b'"head": {"names": [], "num_classes": 10, "labels": [%s]}'
+_TEXTS = {
+    "empty": b"",
+    "only spaces": b"  \n ",
+    "null": b"null",
+    "true": b"true",
+    "a number": b"1",
+    "a string": b'"config"',
+    "an empty list": b"[]",
+    "an empty object": b"{}",
+    "a list of objects": b"[{}]",
+    "a pickle": b"cos\nsystem\n(S'id'\ntR.",
+    "a zip archive": b"PK\x03\x04" + bytes(1000),
+    "YAML that names a class": b"!!python/object/apply:os.system [id]",
+    "10^5 open lists": b"[" * 10**5,
+    "4 million open lists": b"[" * 4_000_000,
+    "10^5 open objects": b'{"a":' * 10**5,
+    "10^5 balanced lists": b'{"info":' + b"[" * 10**5 + b"]" * 10**5 + b"}",
+    "zeros": bytes(10_000),
+}
+for _name, _content in _TEXTS.items():
+    _text(f"config is {_name}", lambda _, content=_content: content)
+for _percent in (1, 10, 25, 50, 75, 90, 99):
+    _text(f"config cut at {_percent} %", lambda text, percent=_percent: text[: len(text) * percent // 100])
+_text("config larger than allowed by spaces", lambda text: text + b" " * (4 << 20))
+_text("config larger than allowed in front", lambda text: b"\n" * (4 << 20) + text)
+_text("config with a byte-order mark", lambda text: b"\xef\xbb\xbf" + text)
+_text("config in UTF-16", lambda text: text.decode().encode("utf-16"))
+_text("config in UTF-32", lambda text: text.decode().encode("utf-32"))
+_text("config not in UTF-8", lambda text: text.replace(b'"info": {', b'"info": {"caf\xe9": 1', 1))
+_text("config with an overlong slash", lambda text: text.replace(b"conv1.0", b"conv1\xc0\xaf0", 1))
+_text("config with a surrogate in UTF-8", lambda text: text.replace(b"timm_jackpot", b"\xed\xa0\x80", 1))
+_text("config twice", lambda text: text + text)
+_text("config with a tail", lambda text: text + b"}")
+_text("config in a list", lambda text: b"[" + text + b"]")
+_text("config with a comment", lambda text: b"// hello\n" + text)
+_text("config in single quotes", lambda text: text.replace(b'"', b"'"))
+_text("config with a trailing comma", lambda text: text.rstrip()[:-1] + b",}")
+_text("config with a line break in a string", lambda text: text.replace(b'"timm_jackpot"', b'"timm\njackpot"', 1))
+_text("config with a NUL in a string", lambda text: text.replace(b'"timm_jackpot"', b'"timm\0jackpot"', 1))
+_text("config with a leading zero", lambda text: text.replace(b'"format": 1', b'"format": 01', 1))
+_text("config with a hexadecimal number", lambda text: text.replace(b'"format": 1', b'"format": 0x1', 1))
+_text("config with a plus sign", lambda text: text.replace(b'"format": 1', b'"format": +1', 1))
+_text("config with an underscore in a number", lambda text: text.replace(b'"format": 1', b'"format": 1_', 1))
+
+_INFO = {
+    "NaN": b"NaN",
+    "Infinity": b"Infinity",
+    "-Infinity": b"-Infinity",
+    "1e999": b"1e999",
+    "-1e999": b"-1e999",
+    "an integer of 10^3 digits": b"7" * 1000,
+    "an integer of 4·10^6 digits": b"7" * 4_000_000,
+    "a negative integer of 10^5 digits": b"-" + b"7" * 10**5,
+    "a fraction of 4·10^6 digits": b"0." + b"7" * 4_000_000,
+    "a fraction of 10^4 digits": b"0." + b"7" * 10**4,
+    "an exponent of 10^5 digits": b"1e" + b"9" * 10**5,
+    "a negative exponent of 10^5 digits": b"1e-" + b"9" * 10**5,
+    "a key twice": b'{"a": 1, "a": 1}',
+    "an escaped key twice": b'{"a": 1, "\\u0061": 1}',
+    "a list 8 deep": b"[" * 8 + b"]" * 8,
+    "objects 9 deep": b'{"a":' * 9 + b"1" + b"}" * 9,
+    "a million empty lists": b"[" + b"[]," * 1_000_000 + b"[]]",
+    "a million empty objects": b"[" + b"{}," * 1_000_000 + b"{}]",
+    "two million zeros": b"[" + b"0," * 2_000_000 + b"0]",
+    "a lone surrogate": b'"\\ud800"',
+    "a lone low surrogate": b'"\\udc00"',
+    "surrogates in the wrong order": b'"\\udc00\\ud800"',
+    "a key with a lone surrogate": b'{"\\udbff": 1}',
+    "a broken escape": b'"\\x41"',
+    "a half escape": b'"\\u00"',
+}
+for _name, _content in _INFO.items():
+    _text(f"info holds {_name}", lambda text, v=_content: text.replace(b'"info": {}', b'"info": {"x": ' + v + b"}"))
+
+
+def _keys(count: int) -> bytes:
+    return b",".join(b'"k%d":%d' % (i, i) for i in range(count))
+
+
+_text("info of 10^5 keys", lambda text: text.replace(b'"info": {}', b'"info": {' + _keys(10**5) + b"}"))
+_text("10^5 unknown keys", lambda text: text.replace(b'"info": {}', _keys(10**5) + b',"info": {}'))
+_text("base with 10^5 unknown keys", lambda text: text.replace(b'"base": {', b'"base": {' + _keys(10**5) + b","))
+_text("10^5 files", lambda text: text.replace(b'"files": {', b'"files": {' + _keys(10**5) + b","))
+_text("10^5 aliases", lambda text: text.replace(b'"aliases": {}', b'"aliases": {' + _keys(10**5) + b"}"))
+_text("10^5 model arguments", lambda t: t.replace(b'"model_kwargs": {}', b'"model_kwargs": {' + _keys(10**5) + b"}"))
+_text("format twice", lambda text: text.replace(b'"format": 1,', b'"format": 1, "format": 1,', 1))
+_text("digest twice", lambda text: text.replace(b'"digest"', b'"digest": "' + b"0" * 64 + b'", "digest"', 1))
+_text("a layer's name twice", lambda text: text.replace(b'"kept"', b'"name": "x", "kept"', 1))
+_text("layers twice", lambda text: text.replace(b'"layers"', b'"layers": [], "layers"', 1))
+_text("mean is NaN", lambda text: text.replace(b"0.5", b"NaN", 1))
+_text("std is infinite", lambda text: text.replace(b'"crop_pct": 1.0', b'"crop_pct": Infinity', 1))
+_text("a layer name of 3.9 MB", lambda text: text.replace(b"conv1.0.weight", b"w" * 3_900_000, 1))
+_text("an unknown key of 3.9 MB", lambda text: text.replace(b'"info"', b'"' + b"w" * 3_900_000 + b'": 1, "info"', 1))
+_text("an unknown key that moves the cursor", lambda t: t.replace(b'"info"', b'"\\u001b[2J\\u001b[H": 1, "info"', 1))
+for _what in (b"layers", b"dense", b"extras"):
+    for _item in (b"[]", b"{}", b"0"):
+        _text(
+            f"{_what.decode()} of a million {_item.decode()}",
+            lambda text, what=_what, item=_item: text.replace(
+                b'"%s": [' % what, b'"%s": [' % what + (item + b",") * (1_000_000 if item != b"0" else 1_900_000), 1
+            ),
+        )
+_text("labels of a million lists", lambda t: t.replace(b'"head": null', _HEAD % (b"[]," * 10**6 + b"[]"), 1))
+_text("a shape of a million ones", lambda t: t.replace(b"[\n    16,\n    3,", b"[" + b"1," * 10**6 + b"16,3,", 1))
+_text("a shape of a million strings", lambda t: t.replace(b"[\n    16,\n    3,", b"[" + b'"",' * 10**6 + b"16,3,", 1))
+
+# --- config.json, value by value -----------------------------------------------------------------------------
+
+_TOP = "format producer base sparsity allocation layers dense aliases extras data encoding mask_hash files info"
+for _key in _TOP.split():
+    _config(f"config without {_key}", lambda config, key=_key: config.pop(key))
+    _setting(_key, None)
+    _setting(_key, [[]])
+    if _key != "info":
+        _setting(_key, {"": 0})
+_config("config without head", lambda config: config.pop("head"))
+_setting("head", {})
+_setting("head", [])
+_setting("head", False)
+
+_VALUES: dict[str, list[object]] = {
+    "format": [2, 3, 10**9, 10**30, 0, -1, "1", "2", 1.0, 2.0, 1e300, True, False],
+    "architecture": ["resnet50", None],
+    "model": ["x"],
+    "Format": [1],
+    "__class__": [BAIT],
+    "auto_map": [{"AutoModel": f"{BAIT}.Model"}],
+    "_target_": [f"{BAIT}.run"],
+    "producer/name": [1, None, "x" * 101, "timm\u001b[2J"],
+    "producer/version": [1, None, "9" * 101],
+    "producer/path": ["/etc/passwd"],
+    "base/source": ["module", "file", "hub", "TIMM", "", None, 1, "pickle"],
+    "base/architecture": [
+        "",
+        "no_such_model",
+        "digits_resnet.sklearn",
+        "Digits_resnet",
+        "digits_resnet\n",
+        "digits_resnet\0",
+        "dіgits_resnet",  # a Cyrillic і
+        "../digits_resnet",
+        "/etc/passwd",
+        "file:///etc/passwd",
+        "https://example.org/model",
+        "hf-hub:evil/model",
+        "hf_hub:evil/model",
+        "HF-HUB:evil/model",
+        f"local-dir:../{SECRET}",
+        f"local-dir:{SECRET}",
+        f"LOCAL-DIR:../{SECRET}",
+        "local-dir:/etc",
+        f"{BAIT}:Model",
+        f"{BAIT}.Model",
+        "os.system",
+        "resnet18",
+        "cifar_resnet20",
+        "x" * 200,
+        "x" * 10**6,
+        None,
+        ["digits_resnet"],
+        1,
+    ],
+    "base/tag": ["no_such_tag", "", "sklearn.sklearn", "../sklearn", "x:y", "sklearn\n", "t" * 200, 1, True, []],
+    "base/model_kwargs": [
+        None,
+        [],
+        {"pretrained_cfg": {"file": "/etc/passwd"}},
+        {"pretrained_cfg": "x"},
+        {"pretrained_cfg_overlay": "x"},
+        {"pretrained": True},
+        {"file": "/etc/passwd"},
+        {"url": "https://example.org/weights.pth"},
+        {"checkpoint_path": "/etc/passwd"},
+        {"cache_dir": "/tmp"},
+        {"hf_hub_id": "evil/model"},
+        {"num_classes": 10**6},
+        {"channels": 10**6},
+        {"layers": 10**6},
+        {"width": 10**6},
+        {"embed_dim": 10**6},
+        {"block": BAIT},
+        {"norm_layer": None},
+        {"norm_layer": BAIT},
+        {"norm_layer": "torch.nn.Identity"},
+        {"norm_layer": ["batchnorm2d"]},
+        {"act_layer": BAIT},
+        {"act_layer": f"{BAIT}.Act"},
+        {"act_layer": "__import__('os').system('id')"},
+        {"act_layer": 1},
+        {"act_layer": "x" * 10**6},
+        {"aa_layer": BAIT},
+        {"aa_layer": 7},
+        {"global_pool": BAIT},
+        {"global_pool": 10**30},
+        {"drop_rate": 2.0},
+        {"drop_rate": -1},
+        {"drop_rate": 10**39},
+        {"drop_rate": "0.5"},
+        {"drop_path_rate": 2.0},
+        {"drop_path_rate": "x"},
+        {"drop_path_rate": 1e308},
+        {"drop_block_rate": "x"},
+        {"output_stride": 0},
+        {"output_stride": 7},
+        {"output_stride": 10**9},
+        {"output_stride": -8},
+        {"bn_eps": "x"},
+        {"bn_eps": {"a": 1}},
+        {"block_dpr": 0.1},
+        {"init_values": 1.0},
+        {"img_size": 10**6},
+        {"qk_norm": True},
+        {"pad_type": "same"},
+        {"": 1},
+        {"__class__": 1},
+        {"self": 1},
+        {"bn_eps\0": 1},
+    ],
+    "base/hub_id": [
+        "evil/model",
+        "timm",
+        "TIMM/resnet50.a1_in1k",
+        "timm_evil/model",
+        "timm/../evil/model",
+        "../timm/model",
+        "evil/timm/model",
+        "https://example.org/timm/model",
+        "evil/model@main",
+        "timm/resnet50\n",
+        "",
+        "/",
+        "x" * 201,
+        1,
+        [],
+    ],
+    "base/revision": ["main", "", "0" * 39, "0" * 41, "A" * 40, "0" * 39 + "\n", "../" * 13 + "x", 0, False],
+    "base/num_classes": [-1, 0, 1, 11, 1000, 10**6, 10**6 + 1, 2**31, 2**63, 10**39, 10.0, "10", True, None],
+    "base/in_chans": [0, -3, 1, 4, 1024, 1025, 10**9, 10**39, 3.0, "3", None],
+    "base/img_size": [0, -32, 32, 65536, 65537, 10**9, 10**39, 32.0, "32", [32, 32], True],
+    "base/digest": ["", "0" * 64, "f" * 63, "f" * 65, "F" * 64, "g" * 64, 0, None, hashlib.sha256(b"").hexdigest()],
+    "base/file": ["/etc/passwd"],
+    "base/url": ["https://example.org/weights.pth"],
+    "base/pretrained_cfg": [{"file": "/etc/passwd"}],
+    "sparsity/requested": [0.9, None, "", "NaN", "-1", "1e999", "0.9\n", "x", "9" * 41, "0.9\u001b[2J"],
+    "sparsity/maskable": [
+        [0, 0],
+        [31454, 0],
+        [314544, 314544],
+        [31454.0, 314544],
+        [31454],
+        [31454, 314544, 0],
+        [-1, 1],
+    ],
+    "sparsity/all_parameters": [[0, 0], [317338, 0], [34248, -1], [2**60, 2**60], [1, 2], [317339, 317338], None],
+    "allocation/name": ["x", None, "GLOBAL", "n:m"],
+    "allocation/n": [2, -1, 2**63, 10**39, "2", 2.0],
+    "allocation/m": [4, 0, 10**39, False],
+    "layers/0/name": [
+        "",
+        "../evil",
+        "/etc/passwd",
+        ".hidden",
+        "conv1.0.weight ",
+        " conv1.0.weight",
+        "conv1.0.weight\n",
+        "conv1.0.weight\0",
+        "сonv1.0.weight",  # a Cyrillic с
+        "ｃonv1.0.weight",  # a full-width c
+        "conv1․0․weight",  # one-dot leaders
+        "conv1.0.weight\u200b",
+        "conv1.0.weight\u202e",
+        "CONV1.0.WEIGHT",
+        "conv1.0.bias",
+        "__metadata__",
+        "__class__",
+        "fc.weight",
+        "conv1.3.weight",
+        "conv1.1.weight",
+        "w" * 501,
+        None,
+        0,
+        ["conv1.0.weight"],
+    ],
+    "layers/0/shape": [
+        [],
+        [432],
+        [16, 27],
+        [3, 16, 3, 3],
+        [16, 3, 3],
+        [16, 3, 3, 3, 1],
+        [1] * 9,
+        [16, 3, 3, 0],
+        [16, 3, 3, -3],
+        [-16, -3, 3, 3],
+        [16.0, 3, 3, 3],
+        ["16", 3, 3, 3],
+        [True, 432],
+        [2**31, 1],
+        [2**31 + 1],
+        [2**31] * 8,
+        [2**63],
+        [10**39],
+        [16, 3, 3, None],
+        [[16, 3, 3, 3]],
+        "16",
+        None,
+    ],
+    "layers/0/kept": [-1, 0, 181, 183, 433, 2**53, 2**53 + 1, 10**39, 182.0, "182", True, None],
+    "layers/0/sha256": ["", "0" * 64, "F" * 64, "0" * 63, 0, None],
+    "layers/0/dtype": ["F32"],
+    "layers": [[], {}, "layers", 0],
+    "dense": [[], [{"name": FIRST, "reason": "x"}], [{"name": "../x", "reason": "x"}], [{"name": "fc.weight"}]],
+    "dense/0/name": ["", "fc", "fc.bias", "nowhere.weight", None, 0, "ｆc.weight"],
+    "dense/0/reason": ["", "x" * 501, None, 0, "\u001b[2J", "a\nb"],
+    "aliases": [
+        {"nowhere.weight": FIRST},
+        {FIRST: "nowhere.weight"},
+        {FIRST: FIRST},
+        {"a": "b", "b": "a"},
+        {"../x": FIRST},
+        {FIRST: "../x"},
+        {"": ""},
+        {"fc.weight": FIRST},
+        {"fc.weight": None},
+        [],
+        [["a", "b"]],
+        None,
+    ],
+    "extras": [{}, "extras", [None]],
+    "extras/0/name": ["", "../x", FIRST, "conv1.1.running_mean\0", "nowhere.running_mean", "fc.bias", None, 0],
+    "extras/0/shape": [[], [15], [17], [1, 16], [16.0], [-16], [2**40], None, "16"],
+    "extras/0/role": ["", "mask", "weight", "head", None, 0, ["head"]],
+    "extras/0/dtype": ["F16"],
+    "head": [
+        {"names": ["fc.weight"], "num_classes": 10, "labels": None},
+        {"names": ["fc.weight", "fc.bias"], "num_classes": 10**6, "labels": None},
+        {"names": [], "num_classes": 10, "labels": None},
+        {"names": ["../x"], "num_classes": 10},
+        {"names": ["fc.weight"] * 17, "num_classes": 10},
+        {"names": None, "num_classes": 10},
+        {"names": ["fc.weight"], "num_classes": 10.0},
+    ],
+    "data/input_size": [
+        [3, 32],
+        [3, 32, 32, 1],
+        [3, 32, 10**9],
+        [10**9, 32, 32],
+        [3, -32, 32],
+        [0, 0, 0],
+        [3, 32.0, 32],
+        [3, 10**39, 10**39],
+        None,
+    ],
+    "data/mean": [[0.5] * 65, ["0.5"], None, 0.5, [None], {"0": 0.5}, []],
+    "data/std": [[0.0, 0.0, 0.0], [-1.0, 1.0, 1.0], [True], "0.5", []],
+    "data/interpolation": [BAIT, "", None, 2, "x" * 41, "../x"],
+    "data/crop_pct": [0, -1.0, 1e308, "1", None, True],
+    "data/crop_mode": [BAIT, "", None, 0],
+    "data/file": ["/etc/passwd"],
+    "encoding": ["compact", "PACKED", "pickle", "", 1, True],
+    "mask_hash": ["", "0" * 64, "f" * 63, 0, True],
+    "files/masks.safetensors/sha256": ["0" * 64, "", "F" * 64, None, 0],
+    "files/masks.safetensors/bytes": [
+        0,
+        1,
+        -1,
+        40781,
+        40783,
+        GIANT,
+        2**53,
+        2**63,
+        10**39,
+        40782.0,
+        "40782",
+        None,
+        True,
+    ],
+    "files/extras.safetensors/sha256": ["0" * 64],
+    "files/extras.safetensors/bytes": [0, 10471, 10473, GIANT],
+    "files/masks.safetensors/url": ["https://example.org/x"],
+    "files": [{}, [], {"../masks.safetensors": {"sha256": "0" * 64, "bytes": 1}}],
+    "files/..": [{"sha256": "0" * 64, "bytes": 1}],
+    "files/pytorch_model.bin": [{"sha256": "0" * 64, "bytes": 1}],
+    "files/model.safetensors": [{"sha256": "0" * 64, "bytes": 1}],
+    "info": [[], "info", 0],
+    "info/adapted": [0, 1, True, "", FIRST, {"0": FIRST}, [0], [None], [[FIRST]], [FIRST, 0], [""], ["nowhere.weight"]],
+}
+for _path, _values in _VALUES.items():
+    for _value in _values:
+        if f"config {_path} = {json.dumps(_value)}" not in CASES:
+            _setting(_path, _value)
+for _path, _last in {"layers": "layers/0", "extras": "extras/0"}.items():
+    _config(f"{_path} lists an entry twice", lambda config, path=_path: config[path].append(config[path][0]))
+    _config(f"{_path} lists one too few", lambda config, path=_path: config[path].pop())
+    _config(f"{_path} reversed", lambda config, path=_path: (config[path].reverse(), _put(config, "format", 2)))
+    for _field in ("name", "shape"):
+        _config(f"{_last} without {_field}", lambda config, path=_path, field=_field: config[path][0].pop(field))
+_config("dense lists a weight twice", lambda config: config["dense"].append(config["dense"][0]))
+_config("extras of no kind", lambda config: config["extras"][0].pop("role"))
+_config("a newer format with unknown keys", lambda config: config.update(format=2, weights="weights.bin"))
+_config("a newer format of huge number", lambda config: config.update(format=int("9" * 39)))
+_config("extras not among the files", lambda config: config["files"].pop(EXTRAS))
+_config("masks not among the files", lambda config: config["files"].pop(MASKS))
+_config("files exchanged", lambda c: c.update(files=dict(zip(c["files"], reversed(c["files"].values()), strict=True))))
+
+# --- the tensor files ----------------------------------------------------------------------------------------
+
+_EMPTY_TENSOR = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
+for _file_name in (MASKS, EXTRAS):
+    _short = _file_name.partition(".")[0]
+    for _size in (0, 1, 7, 8, 9, 100):
+        _bytes(f"{_short} cut to {_size} bytes", _file_name, lambda data, size=_size: data[:size])
+    _bytes(f"{_short} one byte short", _file_name, lambda data: data[:-1])
+    _bytes(f"{_short} cut in half", _file_name, lambda data: data[: len(data) // 2])
+    _bytes(f"{_short} with a tail", _file_name, lambda data: data + b"\0")
+    _bytes(f"{_short} with a long tail", _file_name, lambda data: data + bytes(10**6))
+    _bytes(f"{_short} all zero", _file_name, lambda data: bytes(len(data)))
+    _bytes(f"{_short} is a pickle", _file_name, lambda _: _TEXTS["a pickle"])
+    _bytes(f"{_short} is a zip archive", _file_name, lambda _: _TEXTS["a zip archive"])
+    _bytes(f"{_short} is a text", _file_name, lambda _: b"version https://git-lfs.github.com/spec/v1\n")
+    for _bits in (0, 1, 2, 16, 23, 31, 32, 62, 63):
+        _bytes(
+            f"{_short} with a header of 2^{_bits} bytes",
+            _file_name,
+            lambda data, size=2**_bits: join(data[8:], b"", size),
+        )
+    _bytes(f"{_short} with a header of 2^64-1 bytes", _file_name, lambda data: b"\xff" * 8 + data[8:])
+    _bytes(
+        f"{_short} with a header one byte longer", _file_name, lambda d: join(d[8:], b"", int(d[0]) + 256 * d[1] + 1)
+    )
+    _bytes(f"{_short} with a header of spaces", _file_name, lambda data: join(b" " * (8 << 20), b""))
+    _bytes(f"{_short} with a header larger than allowed", _file_name, lambda data: join(b" " * (8 << 20) + b"{}", b""))
+    _bytes(f"{_short} with a header of open lists", _file_name, lambda data: join(b"[" * (8 << 20), b""))
+    _bytes(
+        f"{_short} with a header of empty lists", _file_name, lambda d: join(b'{"a":[' + b"[]," * 2**21 + b"[]]}", b"")
+    )
+    _bytes(f"{_short} with a header of 10^5 tensors", _file_name, lambda data: join(b"{" + _keys(10**5) + b"}", b""))
+    _bytes(f"{_short} with a header not in UTF-8", _file_name, lambda data: data.replace(b"conv1", b"conv\xff", 1))
+    _bytes(
+        f"{_short} with a header in UTF-16", _file_name, lambda d: join(json.dumps(split(d)[0]).encode("utf-16"), b"")
+    )
+    for _value in (b"null", b"[]", b"1", b'""', b"{", b"{}", b"NaN", b'{"__metadata__":{}}'):
+        _bytes(f"{_short} with header {_value.decode()}", _file_name, lambda data, v=_value: join(v, split(data)[1]))
+    _name = FIRST if _file_name == MASKS else "conv1.1.running_mean"
+    _header(f"{_short} lacks a tensor", _file_name, lambda header, name=_name: header.pop(name))
+    _header(f"{_short} with an entry twice", _file_name, lambda h, n=_name: _twice(h, n))
+    for _more in ("extra", "", "../evil", "/etc/passwd", "a\0b", "a\n\x1b[2J", "\u202e", "e" * 10**6, "__class__"):
+        _label = json.dumps(_more) if len(_more) < 20 else "a long name"
+        _header(
+            f"{_short} with a tensor {_label}", _file_name, lambda h, more=_more: h.__setitem__(more, _EMPTY_TENSOR)
+        )
+        _header(f"{_short} renames a tensor {_label}", _file_name, lambda h, n=_name, m=_more: h.update({m: h.pop(n)}))
+    for _dtype in (
+        "BOOL",
+        "I8",
+        "F8_E4M3",
+        "F16",
+        "F32",
+        "F64",
+        "U64",
+        "u8",
+        "f32",
+        "PICKLE",
+        "x" * 10**6,
+        "",
+        None,
+        0,
+    ):
+        _label = json.dumps(_dtype)[:20]
+        if (_file_name, _dtype) != (EXTRAS, "F32"):
+            _header(f"{_short} of dtype {_label}", _file_name, lambda h, n=_name, d=_dtype: h[n].update(dtype=d))
+    for _shape in (
+        [],
+        [0],
+        [1],
+        [55],
+        [-54],
+        [54.0],
+        [True],
+        [2**31],
+        [2**63],
+        [10**30],
+        [2**62, 4],
+        [1, 54],
+        None,
+        "54",
+        {},
+    ):
+        _header(
+            f"{_short} of shape {json.dumps(_shape)}",
+            _file_name,
+            lambda h, n=_name, shape=_shape: h[n].update(shape=shape),
+        )
+    for _offsets in (
+        [0, 0],
+        [0, 53],
+        [0, 55],
+        [1, 55],
+        [54, 0],
+        [-54, 0],
+        [0, 2**63],
+        [2**63, 2**63 + 54],
+        [0, 10**30],
+        [0.0, 54.0],
+        [54],
+        [0, 54, 54],
+        [],
+        None,
+        "0,54",
+        [40000, 40054],
+    ):
+        _header(
+            f"{_short} at offsets {json.dumps(_offsets)}",
+            _file_name,
+            lambda header, n=_name, offsets=_offsets: header[n].update(data_offsets=offsets),
+        )
+    for _key in ("dtype", "shape", "data_offsets"):
+        _header(f"{_short} without {_key}", _file_name, lambda header, n=_name, key=_key: header[n].pop(key))
+    for _value in (None, [], 0, "x", {}):
+        _header(f"{_short} with entry {json.dumps(_value)}", _file_name, lambda h, n=_name, v=_value: h.update({n: v}))
+    for _value in ([], "x", 0, {"a": 1}, {"a": None}, {"a": {"b": "c"}}):
+        _header(
+            f"{_short} with metadata {json.dumps(_value)}",
+            _file_name,
+            lambda header, value=_value: header.update(__metadata__=value),
+        )
+
+
+def _twice(header: dict[str, Any], name: str) -> bytes:
+    again = json.dumps({name: header[name]})
+    return (again[:-1] + ", " + json.dumps(header)[1:]).encode()
+
+
+def _all_at_zero(header: dict[str, Any]) -> None:
+    for name, entry in header.items():
+        if name != "__metadata__":
+            entry["data_offsets"] = [0, entry["data_offsets"][1] - entry["data_offsets"][0]]
+
+
+_header("masks overlap", MASKS, _all_at_zero)
+_header("extras overlap", EXTRAS, _all_at_zero)
+_header("masks without metadata", MASKS, lambda header: header.pop("__metadata__"))
+_REPEATED: list[object] = [
+    "",
+    "{",
+    "null",
+    "[]",
+    "{}",
+    "1",
+    "NaN",
+    "[" * 10**5,
+    '{"format": 1}',
+    "x" * 10**6,
+    "\ud800",
+    '"\\ud800"',
+    "\0",
+    1,
+    None,
+    {},
+]
+for _value in _REPEATED:
+    _header(
+        f"masks with metadata text {json.dumps(_value)[:30]} ({len(json.dumps(_value))})",
+        MASKS,
+        lambda header, value=_value: header.update(__metadata__={"timm_jackpot": value}),
+    )
+for _key, _value in {
+    "format": 2,
+    "digest": "0" * 64,
+    "mask_hash": "0" * 64,
+    "encoding": "compact",
+    "surprise": 1,
+    "format ": 1,
+}.items():
+
+    def _repeat(header: dict[str, Any], key: str = _key, value: object = _value) -> None:
+        repeated = json.loads(header["__metadata__"]["timm_jackpot"])
+        header["__metadata__"]["timm_jackpot"] = json.dumps({**repeated, key: value})
+
+    _header(f"metadata says {_key} = {_value}", MASKS, _repeat)
+for _key in ("format", "digest", "mask_hash", "encoding"):
+
+    def _forget(header: dict[str, Any], key: str = _key) -> None:
+        repeated = json.loads(header["__metadata__"]["timm_jackpot"])
+        del repeated[key]
+        header["__metadata__"]["timm_jackpot"] = json.dumps(repeated)
+
+    _header(f"metadata does not say {_key}", MASKS, _forget)
+
+
+def _tensors(name: str, file: str, change: Callable[[dict[str, tuple[str, list[int], bytes]]], object]) -> None:
+    """A case that writes other tensors than config.json names, offsets and file hash in order."""
+
+    def build(folder: Path) -> None:
+        header, body = split((folder / file).read_bytes())
+        metadata = header.pop("__metadata__", {})
+        tensors = {n: (e["dtype"], e["shape"], body[slice(*e["data_offsets"])]) for n, e in header.items()}
+        change(tensors)
+        (folder / file).write_bytes(_file(tensors, metadata))
+        reseal(folder, file)
+
+    _add(name, build)
+
+
+_ONE_MASK = 54  # bytes of the first layer's mask
+for _dtype, _bytes_each in {"BOOL": 1, "I8": 1, "F16": 2, "F32": 4, "F64": 8, "I64": 8, "U16": 2}.items():
+    _tensors(
+        f"the first mask unpacked as {_dtype}",
+        MASKS,
+        lambda t, d=_dtype, b=_bytes_each: t.update({FIRST: (d, [16, 3, 3, 3], bytes(432 * b))}),
+    )
+_tensors("a BOOL mask of twos", MASKS, lambda t: t.update({FIRST: ("BOOL", [54], b"\2" * 54)}))
+_tensors("a float mask of the packed length", MASKS, lambda t: t.update({FIRST: ("F32", [54], bytes(216))}))
+_tensors("an extra mask", MASKS, lambda t: t.update({"fc.weight": ("U8", [100], bytes(100))}))
+_tensors("an extra giant mask", MASKS, lambda t: t.update({"fc.weight": ("U8", [10**6], bytes(10**6))}))
+_tensors("an extra extra", EXTRAS, lambda t: t.update({"fc.bias": ("F32", [10], bytes(40))}))
+_tensors("a base weight among the extras", EXTRAS, lambda t: t.update({FIRST: ("F32", [16, 3, 3, 3], bytes(1728))}))
+_tensors("a base weight among the masks", MASKS, lambda t: t.update({FIRST: ("F32", [16, 3, 3, 3], bytes(1728))}))
+_tensors("masks and no tensor", MASKS, lambda t: t.clear())
+_tensors("extras and no tensor", EXTRAS, lambda t: t.clear())
+_tensors("a mask one byte longer", MASKS, lambda t: t.update({FIRST: ("U8", [55], bytes(55))}))
+_tensors("a mask one byte shorter", MASKS, lambda t: t.update({FIRST: ("U8", [53], bytes(53))}))
+_tensors("a mask of no bytes", MASKS, lambda t: t.update({FIRST: ("U8", [0], b"")}))
+_tensors("an empty mask", MASKS, lambda t: t.update({FIRST: ("U8", [_ONE_MASK], bytes(_ONE_MASK))}))
+_tensors("a full mask", MASKS, lambda t: t.update({FIRST: ("U8", [_ONE_MASK], b"\xff" * _ONE_MASK)}))
+_tensors("extras in double precision", EXTRAS, lambda t: t.update({k: ("F64", s, d * 2) for k, (_, s, d) in t.items()}))
+_tensors("extras in half precision", EXTRAS, lambda t: t.update({k: ("F16", s, d[::2]) for k, (_, s, d) in t.items()}))
+
+
+def _swap_masks(tensors: dict[str, tuple[str, list[int], bytes]]) -> None:
+    a, b = "layer1.0.conv1.weight", "layer1.0.conv2.weight"
+    tensors[a], tensors[b] = tensors[b], tensors[a]
+
+
+_tensors("two masks exchanged", MASKS, _swap_masks)
+_tensors("two bytes of a mask exchanged", MASKS, lambda t: _exchange(t, FIRST))
+
+
+def _exchange(tensors: dict[str, tuple[str, list[int], bytes]], name: str) -> None:
+    dtype, shape, data = tensors[name]
+    tensors[name] = (dtype, shape, data[::-1])  # the same count, other positions: the mask hash alone sees it
+
+
+for _label, _value in {"NaN": np.nan, "infinity": np.inf, "-infinity": -np.inf}.items():
+    for _position in (0, -1):
+
+        def _poison(forged: Forged, value: float = _value, position: int = _position) -> None:
+            name = forged.config["extras"][position]["name"]
+            values = np.frombuffer(forged.extras[name], "<f4").copy()
+            values[position] = value
+            forged.extras[name] = values.tobytes()
+
+        _forge(f"{_label} in extra {_position}", _poison)
+
+
+def _negative_variance(forged: Forged) -> None:
+    name = next(name for name in forged.extras if name.endswith("running_var"))
+    forged.extras[name] = np.full(len(forged.extras[name]) // 4, -1, "<f4").tobytes()
+
+
+_forge("a negative variance", _negative_variance)
+
+# --- sealed again in full ------------------------------------------------------------------------------------
+
+
+def _with_layer(change: Callable[[dict[str, Any], Forged], object], name: str = FIRST) -> Callable[[Forged], None]:
+    return lambda forged: change(forged.layer(name), forged) and None
+
+
+def _rename(old: str, new: str) -> Callable[[Forged], None]:
+    def change(forged: Forged) -> None:
+        forged.layer(old)["name"] = new
+        forged.masks[new] = forged.masks.pop(old)
+
+    return change
+
+
+def _drop(name: str) -> Callable[[Forged], None]:
+    def change(forged: Forged) -> None:
+        forged.config["layers"].remove(forged.layer(name))
+        del forged.masks[name]
+
+    return change
+
+
+def _reshape(name: str, shape: list[int]) -> Callable[[Forged], None]:
+    def change(forged: Forged) -> None:
+        forged.layer(name)["shape"] = shape
+        old = forged.masks[name]
+        forged.masks[name] = (old * (1 + prod(shape) // 8 // len(old)))[: (prod(shape) + 7) // 8]
+
+    return change
+
+
+def _new_layer(name: str, shape: list[int]) -> Callable[[Forged], None]:
+    def change(forged: Forged) -> None:
+        forged.config["layers"].append({"name": name, "shape": shape, "kept": 0, "sha256": "0" * 64})
+        forged.masks[name] = bytes((prod(shape) + 7) // 8)
+
+    return change
+
+
+def _reorder(forged: Forged) -> None:
+    forged.config["layers"].reverse()
+
+
+def _swap_first_two(forged: Forged) -> None:
+    layers = forged.config["layers"]
+    layers[0], layers[1] = layers[1], layers[0]
+
+
+def _exchange_names(forged: Forged) -> None:
+    a, b = forged.layer("layer1.0.conv1.weight"), forged.layer("layer1.0.conv2.weight")
+    a["sha256"], b["sha256"] = b["sha256"], a["sha256"]
+
+
+def _drop_all(forged: Forged) -> None:
+    forged.config["layers"].clear()
+    forged.masks.clear()
+
+
+_forge("sealed: a layer renamed", _rename(FIRST, "conv1.0.weights"))
+_forge("sealed: a layer renamed to a norm", _rename("layer4.0.conv1.weight", "conv1.1.weight"))
+_forge("sealed: a layer renamed to the classifier", _rename(FIRST, "fc.weight"))
+_forge("sealed: a layer renamed to a method", _rename(FIRST, "forward"))
+_forge("sealed: a layer renamed to its module", _rename(FIRST, "conv1.0"))
+_forge("sealed: the first layer dropped", _drop(FIRST))
+_forge("sealed: the last layer dropped", _drop("layer4.0.downsample.1.weight"))
+_forge("sealed: all layers dropped", _drop_all)
+_forge("sealed: layers reversed", _reorder)
+_forge("sealed: the first two layers exchanged", _swap_first_two)
+_forge("sealed: base hashes of two layers exchanged", _exchange_names)
+_forge("sealed: a base hash changed", _with_layer(lambda layer, _: layer.update(sha256="0" * 64)))
+for _shape in ([432], [16, 27], [3, 16, 3, 3], [16, 3, 9], [16, 3, 3, 3, 1], [16, 3, 3, 4], [16, 3, 3, 2], [1]):
+    _forge(f"sealed: shape {_shape}", _reshape(FIRST, _shape))
+_forge("sealed: a larger network", _reshape("layer4.0.conv1.weight", [160, 192, 3, 3]))
+_forge("sealed: 64 MB of masks", _reshape(FIRST, [2**29]))
+_forge("sealed: a layer that is nowhere", _new_layer("nowhere.weight", [8, 8]))
+_forge("sealed: the classifier masked", _new_layer("fc.weight", [10, 80]))
+_forge("sealed: a norm masked", _new_layer("conv1.1.weight", [16]))
+_forge("sealed: a statistic masked", _new_layer("conv1.1.num_batches_tracked", []))
+_forge("sealed: a bias masked", _new_layer("fc.bias", [10]))
+_forge("sealed: wrong digest", lambda forged: forged.config["base"].update(digest="0" * 64))
+_forge("sealed: newer format", lambda forged: forged.config.update(format=2))
+_forge("sealed: compact encoding", lambda forged: forged.config.update(encoding="compact"))
+_forge("sealed: no classifier left dense", lambda forged: forged.config["dense"].clear())
+_forge(
+    "sealed: another weight left dense",
+    lambda forged: forged.config["dense"].append({"name": "layer9.conv.weight", "reason": "classifier"}),
+)
+
+
+def _new_extra(
+    name: str, shape: list[int], role: str = "norm_affine", value: bytes | None = None
+) -> Callable[[Forged], None]:
+    def change(forged: Forged) -> None:
+        forged.config["extras"].append({"name": name, "shape": shape, "role": role})
+        forged.extras[name] = bytes(4 * prod(shape)) if value is None else value
+
+    return change
+
+
+_forge("sealed: a classifier as norm", _new_extra("fc.weight", [10, 80]))
+_forge("sealed: a classifier's bias as statistics", _new_extra("fc.bias", [10], "norm_statistics"))
+_forge("sealed: a norm's weight as statistics", _new_extra("conv1.1.weight", [16], "norm_statistics"))
+_forge("sealed: an extra that is nowhere", _new_extra("nowhere.bias", [10]))
+_forge("sealed: an extra of another shape", _new_extra("conv1.1.weight", [4, 4]))
+_forge("sealed: an extra that counts", _new_extra("conv1.1.num_batches_tracked", []))
+_forge("sealed: an extra that counts, as statistics", _new_extra("conv1.1.num_batches_tracked", [], "norm_statistics"))
+_forge("sealed: a masked weight as extra", _new_extra(FIRST, [16, 3, 3, 3]))
+_forge("sealed: 64 MB of extras", _new_extra("nowhere.bias", [2**24]))
+_forge("sealed: a head without a head", _new_extra("fc.weight", [10, 80], "head"))
+
+
+def _head(classes: int, shape: list[int] | None = None, *, declared: int | None = None) -> Callable[[Forged], None]:
+    """A head of `classes`, whose weight has `shape`; all of it sealed."""
+    sizes = {"fc.weight": shape or [classes, 80], "fc.bias": [shape[0] if shape else classes]}
+
+    def change(forged: Forged) -> None:
+        forged.config["extras"] = [e for e in forged.config["extras"] if e["role"] != "head"]
+        for name, size in sizes.items():
+            _new_extra(name, size, "head")(forged)
+        forged.config["head"] = {"names": list(sizes), "num_classes": classes, "labels": None}
+        forged.config["base"]["num_classes"] = classes if declared is None else declared
+
+    return change
+
+
+_forge("sealed: 10^6 classes, a small head", _head(10**6, [10, 80]))
+_forge("sealed: 10^6 classes, a head of ten, no bias", lambda f: (_head(10**6, [10, 80])(f), f.config["extras"].pop()))
+_forge("sealed: 10^6 classes in the base, a small head", _head(10, [10, 80], declared=10**6))
+_forge("sealed: 10^5 classes in the base, a small head", _head(10, [10, 80], declared=10**5))
+_forge("sealed: 10^5 classes, a small head", _head(10**5, [10, 80]))
+_forge("sealed: eight classes, a head of seven", _head(8, [7, 80]), good="head")
+_forge("sealed: seven classes, a head of eight", _head(7, [8, 80]), good="head")
+_forge("sealed: a wrong input to the head", _head(7, [7, 81]), good="head")
+_forge("sealed: a head of another base", _head(7, declared=9), good="head")
+_forge("sealed: a transposed head", _head(7, [80, 7]), good="head")
+_forge("sealed: no classes", _head(0, [7, 80]), good="head")
+for _classes in (10**5, 10**6):
+
+    def _sparse_head(folder: Path, classes: int = _classes) -> None:
+        """A head of the size that it claims, in a file that takes no room, its hash wrong."""
+        with edited(folder) as config:
+            for extra in config["extras"]:
+                if extra["role"] == "head":
+                    extra["shape"][0] = classes
+            config["head"]["num_classes"] = config["base"]["num_classes"] = classes
+            config["files"][EXTRAS]["bytes"] = 5000 + 324 * classes
+        os.truncate(folder / EXTRAS, 5000 + 324 * classes)
+
+    _add(f"a sparse head of {_classes} classes", _sparse_head, good="head")
+for _path, _values in {
+    "head": [None],
+    "head/num_classes": [8, 10, 0, 10**6, 10**7],
+    "head/labels": [[], ["a"] * 6, ["a"] * 8, [1] * 7, ["a" * 501] * 7, "abcdefg"],
+    "head/names": [[], ["fc.weight"], ["fc.weight", "fc.weight"], ["fc.weight", "fc.bias", "fc.bias"]],
+    "base/num_classes": [8, 10, 0, 10**5, 10**6],
+    "base/img_size": [32, 65536],
+    "info/adapted": [[], ["fc.weight"], [FIRST, "fc.weight", "fc.bias"]],
+}.items():
+    for _value in _values:
+        _setting(_path, _value, good="head")
+for _path, _values in {
+    "base/in_chans": [2, 3, 4, 1024],
+    "base/num_classes": [11],
+    "info/adapted": [[], ["conv1.3.weight"], ["fc.weight"]],
+    "info": [{}],
+}.items():
+    for _value in _values:
+        _setting(_path, _value, good="grey")
+
+
+def _adapt_all(forged: Forged) -> None:
+    """Everything is said to be adapted: the digest covers nothing any more."""
+    names = [layer["name"] for layer in forged.config["layers"]]
+    names += [extra["name"] for extra in forged.config["extras"]]
+    norms = {name.rpartition(".")[0] for name in names if name.endswith("running_mean")}
+    names += [f"{norm}.{which}" for norm in sorted(norms) for which in ("weight", "bias")]
+    forged.config["info"]["adapted"] = [*names, "fc.weight", "fc.bias"]
+    forged.config["base"]["digest"] = hashlib.sha256(b"").hexdigest()
+
+
+_forge("sealed: all adapted", _adapt_all)
+_forge("sealed: all adapted, another base", _adapt_all, base="other weights")
+_forge("sealed: all adapted, another module", _adapt_all, base="other module")
+_forge("sealed: all adapted and four channels", lambda f: (_adapt_all(f), f.config["base"].update(in_chans=4)))
+for _base in ("other weights", "other module", "other architecture", "module with one weight changed", "odd module"):
+    _add(f"sound, but loaded on {_base}", lambda folder: None, base=_base)
+_add("sound, but loaded on another checkpoint", lambda folder: None, good="vit", base="other weights")
+_config("aliases of a module that ties nothing", lambda c: c.update(aliases={"2.weight": "0.weight"}), good="odd")
+_setting("base/source", "timm", good="odd")
+
+for _bit in range(3, 8):  # the first mask has 27 elements: its last byte uses three bits
+
+    def _spare(forged: Forged, bit: int = _bit) -> None:
+        data = bytearray(forged.masks["0.weight"])
+        data[-1] |= 1 << bit
+        forged.masks["0.weight"] = bytes(data)
+
+    _forge(f"sealed: spare bit {_bit} set", _spare, good="odd")
+
+
+def _all_spare(forged: Forged) -> None:
+    forged.masks["0.weight"] = forged.masks["0.weight"][:-1] + b"\xff"
+
+
+_forge("sealed: all spare bits set", _all_spare, good="odd")
+
+# Image size is the one number that makes a given network allocate more. `vit` is a small vision transformer.
+for _value in (17, 2048, 8192, 65536, 65537, 2**31):
+    _setting("base/img_size", _value, good="vit")
+for _value in ({"class_token": False}, {"init_values": 1e-5}, {"qkv_bias": False}, {"qk_norm": True}):
+    _setting("base/model_kwargs", _value, good="vit")
+for _value in ({"global_pool": "nonsense"}, {"norm_layer": BAIT}, {"act_layer": BAIT}, {"attn_drop_rate": -1.0}):
+    _setting("base/model_kwargs", _value, good="vit")
+
+# --- sizes that are only claimed -----------------------------------------------------------------------------
+
+
+def _sparse(file: str, size: int, *, tell: bool) -> Callable[[Path], None]:
+    def build(folder: Path) -> None:
+        os.truncate(folder / file, size)
+        if tell:
+            with edited(folder) as config:
+                config["files"][file]["bytes"] = size
+
+    return build
+
+
+for _file_name in (CONFIG, MASKS, EXTRAS):
+    for _size in (10**9, GIANT):
+        _add(f"{_file_name} is sparse, {_size} bytes", _sparse(_file_name, _size, tell=False))
+        if _file_name != CONFIG:
+            _add(f"{_file_name} is sparse and declared, {_size} bytes", _sparse(_file_name, _size, tell=True))
+
+
+def _giant_layer(shape: list[int]) -> Callable[[Path], None]:
+    """A layer of a size that it claims everywhere, in a file that takes no room."""
+
+    def build(folder: Path) -> None:
+        header, _ = split((folder / MASKS).read_bytes())
+        grown = (prod(shape) + 7) // 8 - 54
+        for name, entry in header.items():
+            if name == FIRST:
+                entry.update(shape=[54 + grown], data_offsets=[0, 54 + grown])
+            elif name != "__metadata__":
+                entry["data_offsets"] = [offset + grown for offset in entry["data_offsets"]]
+        front = join(header, b"")
+        size = len(front) + max(e["data_offsets"][1] for n, e in header.items() if n != "__metadata__")
+        (folder / MASKS).write_bytes(front)
+        os.truncate(folder / MASKS, size)
+        with edited(folder) as config:
+            config["layers"][0].update(shape=shape, kept=0)
+            kept = sum(layer["kept"] for layer in config["layers"])
+            total = sum(prod(layer["shape"]) for layer in config["layers"])
+            config["sparsity"].update(maskable=[kept, total], all_parameters=[kept + 2794, total + 2794])
+            config["files"][MASKS]["bytes"] = size
+
+    return build
+
+
+for _shape in ([2**29], [2**31], [2**31, 2], [2**31, 100], [2**31, 256]):
+    _add(f"a sparse mask of shape {_shape}", _giant_layer(_shape))
+
+
+def _giant_extra(size: int) -> Callable[[Path], None]:
+    def build(folder: Path) -> None:
+        with edited(folder) as config:
+            config["extras"][0]["shape"] = [size]
+            config["files"][EXTRAS]["bytes"] = 4 * size
+        os.truncate(folder / EXTRAS, 4 * size)
+
+    return build
+
+
+for _size in (2**28, 2**31):
+    _add(f"a sparse extra of {_size} values", _giant_extra(_size))
+
+# --- what a folder can hold ----------------------------------------------------------------------------------
+
+
+def _replace(file: str, put: Callable[[Path], object]) -> Callable[[Path], None]:
+    def build(folder: Path) -> None:
+        (folder / file).unlink()
+        put(folder / file)
+
+    return build
+
+
+_PLACES: dict[str, Callable[[Path], object]] = {
+    "missing": lambda path: None,
+    "a folder": lambda path: path.mkdir(),
+    "a pipe": os.mkfifo,
+    "a link to /etc/passwd": lambda path: path.symlink_to("/etc/passwd"),
+    "a link to a folder": lambda path: path.symlink_to("/"),
+    "a link to nowhere": lambda path: path.symlink_to("nowhere"),
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a link to a device": lambda path: path.symlink_to("/dev/zero"),
+    "a link to a terminal": lambda path: path.symlink_to("/dev/tty"),
+    "a link to a process": lambda path: path.symlink_to("/proc/self/environ"),
+    "a link to memory": lambda path: path.symlink_to("/proc/self/mem"),
+    "a link to an endless file": lambda path: path.symlink_to("/proc/kmsg"),
+    "a link to its neighbour": lambda path: path.symlink_to(next(p for p in path.parent.iterdir() if p.is_file()).name),
+    "a link to a pipe": lambda path: (os.mkfifo(path.with_name("pipe")), path.symlink_to("pipe")),
+}
+for _file_name in (CONFIG, MASKS, EXTRAS):
+    for _label, _put_there in _PLACES.items():
+        _add(f"{_file_name} is {_label}", _replace(_file_name, _put_there))
+_add("an empty folder", lambda folder: [path.unlink() for path in folder.iterdir()])
+_add("a file instead of the folder", lambda folder: (shutil.rmtree(folder), folder.write_bytes(b"")))
+_add("a link to nowhere instead of the folder", lambda folder: (shutil.rmtree(folder), folder.symlink_to("nowhere")))
+_add("a pipe instead of the folder", lambda folder: (shutil.rmtree(folder), os.mkfifo(folder)))
+_add(
+    "weights in a pickle instead of the masks",
+    lambda folder: (folder / MASKS).rename(folder / "pytorch_model.bin"),
+)
+
+
+# --- as a program --------------------------------------------------------------------------------------------
+
+
+class _TooSlow(BaseException):
+    pass
+
+
+def _raise_too_slow(*_: object) -> None:
+    raise _TooSlow
+
+
+def status(field: str) -> int:
+    """A memory figure of this process in bytes: VmRSS (now) or VmHWM (at most, so far)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def forget_peak() -> None:
+    """Let the kernel count the peak anew; `ru_maxrss` cannot be, and starts with the parent's."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+_FORBIDDEN = (
+    "pickle.find_class",
+    "socket.",
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "os.remove",
+    "os.rename",
+    "os.mkdir",
+    "os.rmdir",
+    "shutil.",
+    "urllib.",
+    "http.",
+    "ctypes.dlopen",
+)
+
+
+class Watch:
+    """What the interpreter did that no artefact may make it do."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.on = False
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.on:
+            return
+        if event.startswith(_FORBIDDEN):
+            self.seen.append(f"{event} {arguments!r}"[:200])
+        elif event == "open" and (SECRET in str(arguments[0]) or "w" in str(arguments[1] or "")):
+            self.seen.append(f"open {arguments!r}"[:200])
+
+    def forbid(self, owner: Any, name: str) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            self.seen.append(f"{owner.__name__}.{name}")
+            raise AssertionError(f"{name} was called")
+
+        setattr(owner, name, refuse)
+
+
+def odd_module() -> Any:
+    """A module of its author's own, with masks that leave spare bits."""
+    import torch
+
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(1, 3, 3), torch.nn.BatchNorm2d(3), torch.nn.Conv2d(3, 5, 1)]
+    return torch.nn.Sequential(*layers).eval()
+
+
+def bases(folder: Path) -> dict[str, dict[str, Any]]:
+    """Arguments of `from_pretrained` per good artefact or other base; fresh, for loading changes a module."""
+    import torch
+
+    from timm_jackpot.base import load_base
+
+    def changed(how: Callable[[Any], object]) -> Any:
+        model = load_base("digits_resnet").model
+        with torch.no_grad():
+            how(model)
+        return model
+
+    def all_weights(model: Any) -> None:
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+
+    def one_weight(model: Any) -> None:
+        model.layer3[0].conv3.weight[0, 0, 0, 0] += 1e-3
+
+    return {
+        "vit": {"base_checkpoint": folder / "vit.safetensors"},
+        "odd": {"base": odd_module()},
+        "odd module": {"base": odd_module()},
+        "other weights": {"base_checkpoint": folder / "other.safetensors"},
+        "other module": {"base": changed(all_weights)},
+        "module with one weight changed": {"base": changed(one_weight)},
+        "other architecture": {"base_checkpoint": folder / "vit.safetensors"},
+    }
+
+
+def attempt(load: Callable[[], object]) -> tuple[str, str]:
+    """("refused", message), ("accepted", ""), or ("crashed", what escaped)."""
+    from timm_jackpot.errors import JackpotError
+
+    signal.signal(signal.SIGALRM, _raise_too_slow)
+    signal.alarm(20)
+    try:
+        load()
+    except JackpotError as error:
+        return "refused", str(error)
+    except BaseException as error:
+        return "crashed", f"{type(error).__name__}: {error}"[:500]
+    finally:
+        signal.alarm(0)
+    return "accepted", ""
+
+
+def try_all(root: Path, cases: list[tuple[str, str, str | None]]) -> Iterator[dict[str, Any]]:
+    """Load each artefact of `cases` (folder, good artefact, other base) and say what came of it."""
+    import pickle
+
+    import huggingface_hub
+    import torch
+
+    from timm_jackpot.artefact import from_pretrained
+
+    for good in ("digits", "head", "grey", "vit", "odd"):
+        from_pretrained(root / "good" / good, **bases(root).get(good, {}))
+    attempt(lambda: from_pretrained(root / "cases" / "nothing"))
+    watch = Watch()
+    for owner, name in ((torch, "load"), (pickle, "load"), (pickle, "loads"), (pickle, "Unpickler")):
+        watch.forbid(owner, name)
+    watch.forbid(huggingface_hub, "hf_hub_download")
+    room = 4 << 30
+    resource.setrlimit(resource.RLIMIT_AS, (status("VmSize") + room, resource.RLIM_INFINITY))
+    baseline = status("VmRSS")
+    yield {"baseline": baseline}
+    for folder, good, base in cases:
+        arguments = bases(root).get(base or good, {})
+        modules = set(sys.modules)
+        forget_peak()
+        watch.seen.clear()
+        watch.on = True
+        started = time.perf_counter()
+        outcome, message = attempt(lambda folder=folder, given=arguments: from_pretrained(root / folder, **given))
+        seconds = time.perf_counter() - started
+        watch.on = False
+        yield {
+            "folder": folder,
+            "outcome": outcome,
+            "message": message,
+            "seconds": seconds,
+            "grown": status("VmHWM") - baseline,
+            "imported": sorted(set(sys.modules) - modules),
+            "seen": list(watch.seen),
+        }
+
+
+def main() -> None:
+    root = Path(sys.argv[1])
+    with (root / "report.jsonl").open("w") as report:
+        for line in try_all(root, json.loads((root / "manifest.json").read_text())):
+            print(json.dumps(line), file=report, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""From the name of a data set and a split to (PIL image, label) by position."""
+
+from __future__ import annotations
+
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data.dataset_factory import create_dataset
+from torch.utils.data import TensorDataset
+
+from timm_jackpot.data.digits import digits_split
+from timm_jackpot.data.flags import DataFlags
+from timm_jackpot.data.hub_images import PREFIX, HubData, open_hub_data
+from timm_jackpot.errors import DataError
+
+_SYNONYMS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "eval"),
+    "test": ("test", "testing"),
+}
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One split before it is bound to a device: (PIL image, label) by position."""
+
+    dataset: Any
+    classes: tuple[str, ...] | None  # names in the order of the labels, where they are known
+
+
+def read_split(name: str, flags: DataFlags, split: str, flag: str) -> Reader:
+    """Open one split; `flag` is the one that names it.
+
+    Raises:
+        DataError: there is no such split, or it cannot be read.
+    """
+    found = find_split(name, flags, split)
+    if found is None:
+        raise _no_split(name, flags, split, flag)
+    if name == "digits":
+        return Reader(TensorDataset(*digits_split(split)), tuple("0123456789"))
+    if name.startswith(PREFIX):
+        images = hub_data(name, flags).read(found, input_key=flags.input_key, target_key=flags.target_key)
+        return Reader(images, images.classes)
+    if name == "folder":
+        try:
+            dataset = create_dataset("", root=found, split=split, search_split=False)
+        except (RuntimeError, OSError, AssertionError, tarfile.TarError) as error:
+            raise DataError(f"{found} holds no images in class folders: {error}") from error
+    else:
+        dataset = _create_named(name, flags, split)
+    return Reader(dataset, _class_names(dataset))
+
+
+def find_split(name: str, flags: DataFlags, split: str) -> str | None:
+    """Where a split is: a path for image folders, its own name elsewhere; None where there is none.
+
+    A split that is there under the very name wins over its synonyms (validation: val, valid, eval).
+    """
+    if name == "digits" or name.startswith("torch/"):
+        # timm reads every split of torch/… that is not "train" as test, so nothing else may be asked for.
+        return split if split in ("train", "test") else None
+    synonyms = next((words for words in _SYNONYMS.values() if split in words), ())
+    words = dict.fromkeys((split, *synonyms))
+    if name.startswith(PREFIX):
+        known = hub_data(name, flags).splits
+        return next((word for word in words if word.partition("[")[0] in known), None)
+    if name != "folder":
+        return split
+    if flags.data_dir is None:
+        raise DataError("image folders need --data-dir DIR, with one folder or .tar file per split")
+    root = Path(flags.data_dir)
+    if not root.is_dir():
+        raise DataError(f"data folder {root} does not exist: give --data-dir DIR")
+    for word in words:
+        for path in (root / word, root / f"{word}.tar"):
+            if path.is_dir() or path.is_file():
+                return str(path)
+    return None
+
+
+def first_split(name: str, flags: DataFlags, splits: tuple[str, ...], flag: str) -> str:
+    """The first of `splits` that there is.
+
+    Raises:
+        DataError: there is none.
+    """
+    for split in splits:
+        if find_split(name, flags, split) is not None:
+            return split
+    where = flags.data_dir if name == "folder" else name
+    raise DataError(f"{where} has neither a split {' nor '.join(splits)}: name one with --{flag}")
+
+
+def hub_data(name: str, flags: DataFlags) -> HubData:
+    """The Hub's data set of this name; data-dir is where its unpacked copy goes."""
+    return open_hub_data(name, flags.data_dir)
+
+
+def _no_split(name: str, flags: DataFlags, split: str, flag: str) -> DataError:
+    if name == "digits":
+        return DataError(f"digits has no split {split!r}: give --{flag} train or test")
+    if name == "folder":
+        return DataError(
+            f"{flags.data_dir} has no split {split!r}: expected a folder {split}/ or a file {split}.tar in it; name "
+            f"another with --{flag}"
+        )
+    known = ", ".join(hub_data(name, flags).splits) if name.startswith(PREFIX) else "train, test"
+    return DataError(f"{name} has no split {split!r}, only {known}: name another with --{flag}")
+
+
+def _create_named(name: str, flags: DataFlags, split: str) -> Any:
+    root = flags.data_dir or str(Path(torch.hub.get_dir()) / "datasets")
+    try:
+        Path(root).mkdir(parents=True, exist_ok=True)
+        return create_dataset(name, root=root, split=split, download=name.startswith("torch/"))
+    except ImportError as error:
+        raise DataError(f"{name} needs a package that is not installed: {error.name}") from error
+    except Exception as error:
+        raise DataError(
+            f"{name} could not be read or downloaded ({type(error).__name__}): give --data-dir DIR with the data, or "
+            "--dataset folder --data-dir DIR for image folders"
+        ) from error
+
+
+def _class_names(dataset: Any) -> tuple[str, ...] | None:
+    classes = getattr(dataset, "classes", None)
+    if classes is None:
+        reader = getattr(dataset, "reader", None)
+        mapping = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
+        classes = sorted(mapping, key=mapping.get) if mapping else None
+    return None if classes is None else tuple(map(str, classes))
