@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# Read when torch is loaded. Threads that spin for each other make tiny models many times slower on busy cores.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
 from collections.abc import Iterator
 from pathlib import Path
 

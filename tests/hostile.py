@@ -1,4 +1,4 @@
-"""A corpus of hostile artefacts, each made from a good one; as a program: try those of a manifest, one by one.
+"""A corpus of hostile artefacts, each made from a good one; as a program: load those it is told to, and say what came.
 
 Left out on purpose: what no reader can see. Whoever rewrites masks, statistics, model arguments or metrics and
 every hash over them has made another artefact, not a damaged one; two masks of equal-sized layers exchanged and
@@ -29,13 +29,14 @@ BAIT = "jackpot_bait"  # a module on the path; whoever imports it has followed a
 SECRET = "secret"  # a folder beside the artefacts that nothing may open
 FIRST = "conv1.0.weight"  # the first layer of the bundled base
 GIANT = 50 * 10**9
+GOOD = ("digits", "head", "grey", "vit", "odd")  # the artefacts that all others are made from
 
 
 @dataclass(frozen=True)
 class Case:
     build: Callable[[Path], object]
     good: str = "digits"  # the good artefact that it starts from
-    base: str | None = None  # name of another base to load it on: see `bases`
+    base: str | None = None  # another base to load it on: see `arguments`
 
 
 CASES: dict[str, Case] = {}
@@ -209,7 +210,6 @@ def _setting(path: str, value: object, **more: str) -> None:
 
 # --- config.json as text -------------------------------------------------------------------------------------
 
-_HEAD = b'"head": {"names": [], "num_classes": 10, "labels": [%s]}'
 _TEXTS = {
     "empty": b"",
     "only spaces": b"  \n ",
@@ -304,15 +304,16 @@ _text("std is infinite", lambda text: text.replace(b'"crop_pct": 1.0', b'"crop_p
 _text("a layer name of 3.9 MB", lambda text: text.replace(b"conv1.0.weight", b"w" * 3_900_000, 1))
 _text("an unknown key of 3.9 MB", lambda text: text.replace(b'"info"', b'"' + b"w" * 3_900_000 + b'": 1, "info"', 1))
 _text("an unknown key that moves the cursor", lambda t: t.replace(b'"info"', b'"\\u001b[2J\\u001b[H": 1, "info"', 1))
-for _what in (b"layers", b"dense", b"extras"):
-    for _item in (b"[]", b"{}", b"0"):
-        _text(
-            f"{_what.decode()} of a million {_item.decode()}",
-            lambda text, what=_what, item=_item: text.replace(
-                b'"%s": [' % what, b'"%s": [' % what + (item + b",") * (1_000_000 if item != b"0" else 1_900_000), 1
-            ),
-        )
-_text("labels of a million lists", lambda t: t.replace(b'"head": null', _HEAD % (b"[]," * 10**6 + b"[]"), 1))
+for _number in (10**6, 10**5):  # beyond the items that are parsed at all, and within
+    for _what in (b"layers", b"dense", b"extras"):
+        for _item in (b"[],", b"{},", b"0,"):
+            _front = b'"%s": [' % _what
+            _text(
+                f"{_what.decode()} of {_number} times {_item.decode()}",
+                lambda text, front=_front, items=_item * _number: text.replace(front, front + items, 1),
+            )
+    _labels = b'"head": {"names": [], "num_classes": 10, "labels": [%s[]]}' % (b"[]," * _number)
+    _text(f"labels of {_number} lists", lambda text, labels=_labels: text.replace(b'"head": null', labels, 1))
 _text("a shape of a million ones", lambda t: t.replace(b"[\n    16,\n    3,", b"[" + b"1," * 10**6 + b"16,3,", 1))
 _text("a shape of a million strings", lambda t: t.replace(b"[\n    16,\n    3,", b"[" + b'"",' * 10**6 + b"16,3,", 1))
 
@@ -330,277 +331,147 @@ _setting("head", {})
 _setting("head", [])
 _setting("head", False)
 
-_VALUES: dict[str, list[object]] = {
-    "format": [2, 3, 10**9, 10**30, 0, -1, "1", "2", 1.0, 2.0, 1e300, True, False],
-    "architecture": ["resnet50", None],
-    "model": ["x"],
-    "Format": [1],
-    "__class__": [BAIT],
-    "auto_map": [{"AutoModel": f"{BAIT}.Model"}],
-    "_target_": [f"{BAIT}.run"],
-    "producer/name": [1, None, "x" * 101, "timm\u001b[2J"],
-    "producer/version": [1, None, "9" * 101],
-    "producer/path": ["/etc/passwd"],
-    "base/source": ["module", "file", "hub", "TIMM", "", None, 1, "pickle"],
-    "base/architecture": [
-        "",
-        "no_such_model",
-        "digits_resnet.sklearn",
-        "Digits_resnet",
-        "digits_resnet\n",
-        "digits_resnet\0",
-        "dіgits_resnet",  # a Cyrillic і
-        "../digits_resnet",
-        "/etc/passwd",
-        "file:///etc/passwd",
-        "https://example.org/model",
-        "hf-hub:evil/model",
-        "hf_hub:evil/model",
-        "HF-HUB:evil/model",
-        f"local-dir:../{SECRET}",
-        f"local-dir:{SECRET}",
-        f"LOCAL-DIR:../{SECRET}",
-        "local-dir:/etc",
-        f"{BAIT}:Model",
-        f"{BAIT}.Model",
-        "os.system",
-        "resnet18",
-        "cifar_resnet20",
-        "x" * 200,
-        "x" * 10**6,
-        None,
-        ["digits_resnet"],
-        1,
-    ],
-    "base/tag": ["no_such_tag", "", "sklearn.sklearn", "../sklearn", "x:y", "sklearn\n", "t" * 200, 1, True, []],
-    "base/model_kwargs": [
-        None,
-        [],
-        {"pretrained_cfg": {"file": "/etc/passwd"}},
-        {"pretrained_cfg": "x"},
-        {"pretrained_cfg_overlay": "x"},
-        {"pretrained": True},
-        {"file": "/etc/passwd"},
-        {"url": "https://example.org/weights.pth"},
-        {"checkpoint_path": "/etc/passwd"},
-        {"cache_dir": "/tmp"},
-        {"hf_hub_id": "evil/model"},
-        {"num_classes": 10**6},
-        {"channels": 10**6},
-        {"layers": 10**6},
-        {"width": 10**6},
-        {"embed_dim": 10**6},
-        {"block": BAIT},
-        {"norm_layer": None},
-        {"norm_layer": BAIT},
-        {"norm_layer": "torch.nn.Identity"},
-        {"norm_layer": ["batchnorm2d"]},
-        {"act_layer": BAIT},
-        {"act_layer": f"{BAIT}.Act"},
-        {"act_layer": "__import__('os').system('id')"},
-        {"act_layer": 1},
-        {"act_layer": "x" * 10**6},
-        {"aa_layer": BAIT},
-        {"aa_layer": 7},
-        {"global_pool": BAIT},
-        {"global_pool": 10**30},
-        {"drop_rate": 2.0},
-        {"drop_rate": -1},
-        {"drop_rate": 10**39},
-        {"drop_rate": "0.5"},
-        {"drop_path_rate": 2.0},
-        {"drop_path_rate": "x"},
-        {"drop_path_rate": 1e308},
-        {"drop_block_rate": "x"},
-        {"output_stride": 0},
-        {"output_stride": 7},
-        {"output_stride": 10**9},
-        {"output_stride": -8},
-        {"bn_eps": "x"},
-        {"bn_eps": {"a": 1}},
-        {"block_dpr": 0.1},
-        {"init_values": 1.0},
-        {"img_size": 10**6},
-        {"qk_norm": True},
-        {"pad_type": "same"},
-        {"": 1},
-        {"__class__": 1},
-        {"self": 1},
-        {"bn_eps\0": 1},
-    ],
-    "base/hub_id": [
-        "evil/model",
-        "timm",
-        "TIMM/resnet50.a1_in1k",
-        "timm_evil/model",
-        "timm/../evil/model",
-        "../timm/model",
-        "evil/timm/model",
-        "https://example.org/timm/model",
-        "evil/model@main",
-        "timm/resnet50\n",
-        "",
-        "/",
-        "x" * 201,
-        1,
-        [],
-    ],
-    "base/revision": ["main", "", "0" * 39, "0" * 41, "A" * 40, "0" * 39 + "\n", "../" * 13 + "x", 0, False],
-    "base/num_classes": [-1, 0, 1, 11, 1000, 10**6, 10**6 + 1, 2**31, 2**63, 10**39, 10.0, "10", True, None],
-    "base/in_chans": [0, -3, 1, 4, 1024, 1025, 10**9, 10**39, 3.0, "3", None],
-    "base/img_size": [0, -32, 32, 65536, 65537, 10**9, 10**39, 32.0, "32", [32, 32], True],
-    "base/digest": ["", "0" * 64, "f" * 63, "f" * 65, "F" * 64, "g" * 64, 0, None, hashlib.sha256(b"").hexdigest()],
-    "base/file": ["/etc/passwd"],
-    "base/url": ["https://example.org/weights.pth"],
-    "base/pretrained_cfg": [{"file": "/etc/passwd"}],
-    "sparsity/requested": [0.9, None, "", "NaN", "-1", "1e999", "0.9\n", "x", "9" * 41, "0.9\u001b[2J"],
-    "sparsity/maskable": [
-        [0, 0],
-        [31454, 0],
-        [314544, 314544],
-        [31454.0, 314544],
-        [31454],
-        [31454, 314544, 0],
-        [-1, 1],
-    ],
-    "sparsity/all_parameters": [[0, 0], [317338, 0], [34248, -1], [2**60, 2**60], [1, 2], [317339, 317338], None],
-    "allocation/name": ["x", None, "GLOBAL", "n:m"],
-    "allocation/n": [2, -1, 2**63, 10**39, "2", 2.0],
-    "allocation/m": [4, 0, 10**39, False],
-    "layers/0/name": [
-        "",
-        "../evil",
-        "/etc/passwd",
-        ".hidden",
-        "conv1.0.weight ",
-        " conv1.0.weight",
-        "conv1.0.weight\n",
-        "conv1.0.weight\0",
-        "сonv1.0.weight",  # a Cyrillic с
-        "ｃonv1.0.weight",  # a full-width c
-        "conv1․0․weight",  # one-dot leaders
-        "conv1.0.weight\u200b",
-        "conv1.0.weight\u202e",
-        "CONV1.0.WEIGHT",
-        "conv1.0.bias",
-        "__metadata__",
-        "__class__",
-        "fc.weight",
-        "conv1.3.weight",
-        "conv1.1.weight",
-        "w" * 501,
-        None,
-        0,
-        ["conv1.0.weight"],
-    ],
-    "layers/0/shape": [
-        [],
-        [432],
-        [16, 27],
-        [3, 16, 3, 3],
-        [16, 3, 3],
-        [16, 3, 3, 3, 1],
-        [1] * 9,
-        [16, 3, 3, 0],
-        [16, 3, 3, -3],
-        [-16, -3, 3, 3],
-        [16.0, 3, 3, 3],
-        ["16", 3, 3, 3],
-        [True, 432],
-        [2**31, 1],
-        [2**31 + 1],
-        [2**31] * 8,
-        [2**63],
-        [10**39],
-        [16, 3, 3, None],
-        [[16, 3, 3, 3]],
-        "16",
-        None,
-    ],
-    "layers/0/kept": [-1, 0, 181, 183, 433, 2**53, 2**53 + 1, 10**39, 182.0, "182", True, None],
-    "layers/0/sha256": ["", "0" * 64, "F" * 64, "0" * 63, 0, None],
-    "layers/0/dtype": ["F32"],
-    "layers": [[], {}, "layers", 0],
-    "dense": [[], [{"name": FIRST, "reason": "x"}], [{"name": "../x", "reason": "x"}], [{"name": "fc.weight"}]],
-    "dense/0/name": ["", "fc", "fc.bias", "nowhere.weight", None, 0, "ｆc.weight"],
-    "dense/0/reason": ["", "x" * 501, None, 0, "\u001b[2J", "a\nb"],
-    "aliases": [
-        {"nowhere.weight": FIRST},
-        {FIRST: "nowhere.weight"},
-        {FIRST: FIRST},
-        {"a": "b", "b": "a"},
-        {"../x": FIRST},
-        {FIRST: "../x"},
-        {"": ""},
-        {"fc.weight": FIRST},
-        {"fc.weight": None},
-        [],
-        [["a", "b"]],
-        None,
-    ],
-    "extras": [{}, "extras", [None]],
-    "extras/0/name": ["", "../x", FIRST, "conv1.1.running_mean\0", "nowhere.running_mean", "fc.bias", None, 0],
-    "extras/0/shape": [[], [15], [17], [1, 16], [16.0], [-16], [2**40], None, "16"],
-    "extras/0/role": ["", "mask", "weight", "head", None, 0, ["head"]],
-    "extras/0/dtype": ["F16"],
-    "head": [
-        {"names": ["fc.weight"], "num_classes": 10, "labels": None},
-        {"names": ["fc.weight", "fc.bias"], "num_classes": 10**6, "labels": None},
-        {"names": [], "num_classes": 10, "labels": None},
-        {"names": ["../x"], "num_classes": 10},
-        {"names": ["fc.weight"] * 17, "num_classes": 10},
-        {"names": None, "num_classes": 10},
-        {"names": ["fc.weight"], "num_classes": 10.0},
-    ],
-    "data/input_size": [
-        [3, 32],
-        [3, 32, 32, 1],
-        [3, 32, 10**9],
-        [10**9, 32, 32],
-        [3, -32, 32],
-        [0, 0, 0],
-        [3, 32.0, 32],
-        [3, 10**39, 10**39],
-        None,
-    ],
-    "data/mean": [[0.5] * 65, ["0.5"], None, 0.5, [None], {"0": 0.5}, []],
-    "data/std": [[0.0, 0.0, 0.0], [-1.0, 1.0, 1.0], [True], "0.5", []],
-    "data/interpolation": [BAIT, "", None, 2, "x" * 41, "../x"],
-    "data/crop_pct": [0, -1.0, 1e308, "1", None, True],
-    "data/crop_mode": [BAIT, "", None, 0],
-    "data/file": ["/etc/passwd"],
-    "encoding": ["compact", "PACKED", "pickle", "", 1, True],
-    "mask_hash": ["", "0" * 64, "f" * 63, 0, True],
-    "files/masks.safetensors/sha256": ["0" * 64, "", "F" * 64, None, 0],
-    "files/masks.safetensors/bytes": [
-        0,
-        1,
-        -1,
-        40781,
-        40783,
-        GIANT,
-        2**53,
-        2**63,
-        10**39,
-        40782.0,
-        "40782",
-        None,
-        True,
-    ],
-    "files/extras.safetensors/sha256": ["0" * 64],
-    "files/extras.safetensors/bytes": [0, 10471, 10473, GIANT],
-    "files/masks.safetensors/url": ["https://example.org/x"],
-    "files": [{}, [], {"../masks.safetensors": {"sha256": "0" * 64, "bytes": 1}}],
-    "files/..": [{"sha256": "0" * 64, "bytes": 1}],
-    "files/pytorch_model.bin": [{"sha256": "0" * 64, "bytes": 1}],
-    "files/model.safetensors": [{"sha256": "0" * 64, "bytes": 1}],
-    "info": [[], "info", 0],
-    "info/adapted": [0, 1, True, "", FIRST, {"0": FIRST}, [0], [None], [[FIRST]], [FIRST, 0], [""], ["nowhere.weight"]],
+# One line per path: the values that each are put there, as JSON. Of several lines for a path all count.
+_TOKENS = {"<big>": str(10**39), "<zeros>": "0" * 64, "<UPPER>": "F" * 64, "<first>": FIRST, "<bait>": BAIT}
+_VALUES = r"""
+format: 2, 3, 1000000000, 1000000000000000000000000000000, 0, -1, "1", "2", 1.0, 2.0, 1e+300, true, false
+architecture: "resnet50", null
+model: "x"
+Format: 1
+__class__: "<bait>"
+auto_map: {"AutoModel": "<bait>.Model"}
+_target_: "<bait>.run"
+producer/name: 1, null, "timm\u001b[2J"
+producer/version: 1, null
+producer/path: "/etc/passwd"
+base/source: "module", "file", "hub", "TIMM", "", null, 1, "pickle"
+base/architecture: "", "no_such_model", "digits_resnet.sklearn", "Digits_resnet", "digits_resnet\n"
+base/architecture: "digits_resnet\u0000", "d\u0456gits_resnet", "../digits_resnet", "/etc/passwd"
+base/architecture: "file:///etc/passwd", "https://example.org/model", "hf-hub:evil/model", "hf_hub:evil/model"
+base/architecture: "HF-HUB:evil/model", "local-dir:../secret", "local-dir:secret", "LOCAL-DIR:../secret"
+base/architecture: "local-dir:/etc", "<bait>:Model", "<bait>.Model", "os.system", "resnet18"
+base/architecture: "cifar_resnet20", null, ["digits_resnet"], 1
+base/tag: "no_such_tag", "", "sklearn.sklearn", "../sklearn", "x:y", "sklearn\n", 1, true, []
+base/model_kwargs: null, [], {"pretrained_cfg": {"file": "/etc/passwd"}}, {"pretrained_cfg": "x"}
+base/model_kwargs: {"pretrained_cfg_overlay": "x"}, {"pretrained": true}, {"file": "/etc/passwd"}
+base/model_kwargs: {"url": "https://example.org/weights.pth"}, {"checkpoint_path": "/etc/passwd"}
+base/model_kwargs: {"cache_dir": "/tmp"}, {"hf_hub_id": "evil/model"}, {"num_classes": 1000000}
+base/model_kwargs: {"channels": 1000000}, {"layers": 1000000}, {"width": 1000000}, {"embed_dim": 1000000}
+base/model_kwargs: {"block": "<bait>"}, {"norm_layer": null}, {"norm_layer": "<bait>"}
+base/model_kwargs: {"norm_layer": "torch.nn.Identity"}, {"norm_layer": ["batchnorm2d"]}
+base/model_kwargs: {"act_layer": "<bait>"}, {"act_layer": "<bait>.Act"}
+base/model_kwargs: {"act_layer": "__import__('os').system('id')"}, {"act_layer": 1}
+base/model_kwargs: {"aa_layer": "<bait>"}, {"aa_layer": 7}, {"global_pool": "<bait>"}
+base/model_kwargs: {"global_pool": 1000000000000000000000000000000}, {"drop_rate": 2.0}, {"drop_rate": -1}
+base/model_kwargs: {"drop_rate": <big>}, {"drop_rate": "0.5"}
+base/model_kwargs: {"drop_path_rate": 2.0}, {"drop_path_rate": "x"}, {"drop_path_rate": 1e+308}
+base/model_kwargs: {"drop_block_rate": "x"}, {"output_stride": 0}, {"output_stride": 7}
+base/model_kwargs: {"output_stride": 1000000000}, {"output_stride": -8}, {"bn_eps": "x"}, {"bn_eps": {"a": 1}}
+base/model_kwargs: {"block_dpr": 0.1}, {"init_values": 1.0}, {"img_size": 1000000}, {"qk_norm": true}
+base/model_kwargs: {"pad_type": "same"}, {"": 1}, {"__class__": 1}, {"self": 1}, {"bn_eps\u0000": 1}
+base/hub_id: "evil/model", "timm", "TIMM/resnet50.a1_in1k", "timm_evil/model", "timm/../evil/model"
+base/hub_id: "../timm/model", "evil/timm/model", "https://example.org/timm/model", "evil/model@main"
+base/hub_id: "timm/resnet50\n", "", "/", 1, []
+base/revision: "main", "", "000000000000000000000000000000000000000"
+base/revision: "00000000000000000000000000000000000000000", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+base/revision: "000000000000000000000000000000000000000\n", "../../../../../../../../../../../../../x", 0, false
+base/num_classes: -1, 0, 1, 11, 1000, 1000000, 1000001, 2147483648, 9223372036854775808, <big>, 10.0, "10", true, null
+base/in_chans: 0, -3, 1, 4, 1024, 1025, 1000000000, <big>, 3.0, "3", null
+base/img_size: 0, -32, 32, 65536, 65537, 1000000000, <big>, 32.0, "32", [32, 32], true
+base/digest: "", "<zeros>", "fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"
+base/digest: "fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff", "<UPPER>"
+base/digest: "gggggggggggggggggggggggggggggggggggggggggggggggggggggggggggggggg", 0, null
+base/digest: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+base/file: "/etc/passwd"
+base/url: "https://example.org/weights.pth"
+base/pretrained_cfg: {"file": "/etc/passwd"}
+sparsity/requested: 0.9, null, "", "NaN", "-1", "1e999", "0.9\n", "x"
+sparsity/requested: "99999999999999999999999999999999999999999", "0.9\u001b[2J"
+sparsity/maskable: [0, 0], [31454, 0], [314544, 314544], [31454.0, 314544], [31454], [31454, 314544, 0], [-1, 1]
+sparsity/all_parameters: [0, 0], [317338, 0], [34248, -1], [1152921504606846976, 1152921504606846976], [1, 2]
+sparsity/all_parameters: [317339, 317338], null
+allocation/name: "x", null, "GLOBAL", "n:m"
+allocation/n: 2, -1, 9223372036854775808, <big>, "2", 2.0
+allocation/m: 4, 0, <big>, false
+layers/0/name: "", "../evil", "/etc/passwd", ".hidden", "<first> ", " <first>"
+layers/0/name: "<first>\n", "<first>\u0000", "\u0441onv1.0.weight", "\uff43onv1.0.weight"
+layers/0/name: "conv1\u20240\u2024weight", "<first>\u200b", "<first>\u202e", "CONV1.0.WEIGHT"
+layers/0/name: "conv1.0.bias", "__metadata__", "__class__", "fc.weight", "conv1.3.weight", "conv1.1.weight"
+layers/0/name: null, 0, ["<first>"]
+layers/0/shape: [], [432], [16, 27], [3, 16, 3, 3], [16, 3, 3], [16, 3, 3, 3, 1], [1, 1, 1, 1, 1, 1, 1, 1, 1]
+layers/0/shape: [16, 3, 3, 0], [16, 3, 3, -3], [-16, -3, 3, 3], [16.0, 3, 3, 3], ["16", 3, 3, 3], [true, 432]
+layers/0/shape: [2147483648, 1], [2147483649]
+layers/0/shape: [2147483648, 2147483648, 2147483648, 2147483648, 2147483648, 2147483648, 2147483648, 2147483648]
+layers/0/shape: [9223372036854775808], [<big>], [16, 3, 3, null], [[16, 3, 3, 3]], "16", null
+layers/0/kept: -1, 0, 1, 432, 433, 9007199254740992, 9007199254740993, <big>, 182.0, "182", true, null
+layers/0/sha256: "", "<zeros>", "<UPPER>", "000000000000000000000000000000000000000000000000000000000000000", 0, null
+layers/0/dtype: "F32"
+layers: [], {}, "layers", 0
+dense: [], [{"name": "<first>", "reason": "x"}], [{"name": "../x", "reason": "x"}], [{"name": "fc.weight"}]
+dense/0/name: "", "fc", "fc.bias", "nowhere.weight", null, 0, "\uff46c.weight"
+dense/0/reason: "", null, 0, "\u001b[2J", "a\nb"
+aliases: {"nowhere.weight": "<first>"}, {"<first>": "nowhere.weight"}
+aliases: {"<first>": "<first>"}, {"a": "b", "b": "a"}, {"../x": "<first>"}
+aliases: {"<first>": "../x"}, {"": ""}, {"fc.weight": "<first>"}, {"fc.weight": null}, [], [["a", "b"]], null
+extras: {}, "extras", [null]
+extras/0/name: "", "../x", "<first>", "conv1.1.running_mean\u0000", "nowhere.running_mean", "fc.bias", null, 0
+extras/0/shape: [], [15], [17], [1, 16], [16.0], [-16], [1099511627776], null, "16"
+extras/0/role: "", "mask", "weight", "head", null, 0, ["head"]
+extras/0/dtype: "F16"
+head: {"names": ["fc.weight"], "num_classes": 10, "labels": null}
+head: {"names": ["fc.weight", "fc.bias"], "num_classes": 1000000, "labels": null}
+head: {"names": [], "num_classes": 10, "labels": null}, {"names": ["../x"], "num_classes": 10}
+head: {"names": null, "num_classes": 10}, {"names": ["fc.weight"], "num_classes": 10.0}
+data/input_size: [3, 32], [3, 32, 32, 1], [3, 32, 1000000000], [1000000000, 32, 32], [3, -32, 32], [0, 0, 0]
+data/input_size: [3, 32.0, 32], [3, <big>, <big>], null
+data/mean: ["0.5"], null, 0.5, [null], {"0": 0.5}, []
+data/std: [0.0, 0.0, 0.0], [-1.0, 1.0, 1.0], [true], "0.5", []
+data/interpolation: "<bait>", "", null, 2, "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", "../x"
+data/crop_pct: 0, -1.0, 1e+308, "1", null, true
+data/crop_mode: "<bait>", "", null, 0
+data/file: "/etc/passwd"
+encoding: "compact", "PACKED", "pickle", "", 1, true
+mask_hash: "", "<zeros>", "fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff", 0, true
+files/masks.safetensors/sha256: "<zeros>", "", "<UPPER>", null, 0
+files/masks.safetensors/bytes: 0, 1, -1, 40781, 40783, 50000000000, 9007199254740992, 9223372036854775808
+files/masks.safetensors/bytes: <big>, 40782.0, "40782", null, true
+files/extras.safetensors/sha256: "<zeros>"
+files/extras.safetensors/bytes: 0, 10471, 10473, 50000000000
+files/masks.safetensors/url: "https://example.org/x"
+files: {}, []
+files/..: {"sha256": "<zeros>", "bytes": 1}
+files/pytorch_model.bin: {"sha256": "<zeros>", "bytes": 1}
+files/model.safetensors: {"sha256": "<zeros>", "bytes": 1}
+info: [], "info", 0
+info/adapted: 0, 1, true, "", "<first>", {"0": "<first>"}, [0], [null], [["<first>"]]
+info/adapted: ["<first>", 0], [""], ["nowhere.weight"]
+"""
+
+
+def _table(text: str) -> Iterator[tuple[str, Any]]:
+    for token, meaning in _TOKENS.items():
+        text = text.replace(token, meaning)
+    for line in text.strip().splitlines():
+        path, _, values = line.partition(": ")
+        yield from ((path, value) for value in json.loads(f"[{values}]"))
+
+
+_LONG_VALUES: dict[str, list[object]] = {
+    "producer/name": ["x" * 101],
+    "producer/version": ["9" * 101],
+    "base/architecture": ["x" * 200, "x" * 10**6],
+    "base/tag": ["t" * 200],
+    "base/model_kwargs": [{"act_layer": "x" * 10**6}],
+    "base/hub_id": ["evil/" + "x" * 196],
+    "layers/0/name": ["w" * 501],
+    "dense/0/reason": ["x" * 501],
+    "head": [{"names": ["fc.weight"] * 17, "num_classes": 10}],
+    "data/mean": [[0.5] * 65],
+    "files": [{"../masks.safetensors": {"sha256": "0" * 64, "bytes": 1}}],
 }
-for _path, _values in _VALUES.items():
-    for _value in _values:
-        if f"config {_path} = {json.dumps(_value)}" not in CASES:
-            _setting(_path, _value)
+for _path, _value in [*_table(_VALUES), *((path, v) for path, values in _LONG_VALUES.items() for v in values)]:
+    if f"config {_path} = {json.dumps(_value)}" not in CASES:
+        _setting(_path, _value)
 for _path, _last in {"layers": "layers/0", "extras": "extras/0"}.items():
     _config(f"{_path} lists an entry twice", lambda config, path=_path: config[path].append(config[path][0]))
     _config(f"{_path} lists one too few", lambda config, path=_path: config[path].pop())
@@ -617,125 +488,44 @@ _config("files exchanged", lambda c: c.update(files=dict(zip(c["files"], reverse
 
 # --- the tensor files ----------------------------------------------------------------------------------------
 
+_FILES: dict[str, Callable[[bytes], bytes]] = {
+    **{f"cut to {n} bytes": lambda data, n=n: data[:n] for n in (0, 1, 7, 8, 9, 100)},
+    "one byte short": lambda data: data[:-1],
+    "cut in half": lambda data: data[: len(data) // 2],
+    "with a tail": lambda data: data + b"\0",
+    "with a long tail": lambda data: data + bytes(10**6),
+    "all zero": lambda data: bytes(len(data)),
+    "is a pickle": lambda data: _TEXTS["a pickle"].ljust(len(data)),
+    "is a zip archive": lambda data: _TEXTS["a zip archive"].ljust(len(data), b"\0"),
+    "is a text": lambda _: b"version https://git-lfs.github.com/spec/v1\n",
+    **{f"with a header of 2^{n} bytes": lambda data, n=n: join(data[8:], b"", 2**n) for n in (0, 1, 2, 16, 23, 31, 63)},
+    "with a header of 2^64-1 bytes": lambda data: b"\xff" * 8 + data[8:],
+    "with a header one byte longer": lambda data: join(data[8:], b"", int.from_bytes(data[:8], "little") + 1),
+    "with a header larger than allowed": lambda data: join(b" " * (8 << 20) + b"{}", split(data)[1]),
+    "with a header of spaces": lambda data: join(b" " * (8 << 20), split(data)[1]),
+    "with a header of open lists": lambda data: join(b"[" * (8 << 20), split(data)[1]),
+    "with a header of empty lists": lambda data: join(b'{"a":[' + b"[]," * 2**21 + b"[]]}", split(data)[1]),
+    "with a header of fewer empty lists": lambda data: join(b'{"a":[' + b"[]," * 100_000 + b"[]]}", split(data)[1]),
+    "with a header of 10^5 tensors": lambda data: join(b"{" + _keys(10**5) + b"}", split(data)[1]),
+    "with a header of 9000 tensors": lambda data: join(b"{" + _keys(9000) + b"}", split(data)[1]),
+    "with a header not in UTF-8": lambda data: data.replace(b"conv1", b"conv\xff", 1),
+    "with a header in UTF-16": lambda data: join(json.dumps(split(data)[0]).encode("utf-16"), split(data)[1]),
+}
+for _word in (b"null", b"[]", b"1", b'""', b"{", b"{}", b"NaN", b'{"__metadata__":{}}'):
+    _FILES[f"with header {_word.decode()}"] = lambda data, word=_word: join(word, split(data)[1])
+
+# What the header may say of a tensor instead of the truth: JSON, as above.
+_ENTRY = r"""
+dtype: "BOOL", "I8", "F8_E4M3", "F16", "F64", "U64", "u8", "f32", "PICKLE", "", null, 0, ["U8"]
+shape: [], [0], [1], [55], [-54], [54.0], [true], [2147483648], [9223372036854775808], [<big>], [1, 54], null, "54", {}
+shape: [4611686018427387904, 4]
+data_offsets: [0, 0], [0, 53], [0, 55], [1, 55], [54, 0], [-54, 0], [0, 9223372036854775808], [<big>, <big>], [0, <big>]
+data_offsets: [0.0, 54.0], [54], [0, 54, 54], [], null, "0,54", [40000, 40054]
+data_offsets: [9223372036854775807, 9223372036854775861]
+"""
 _EMPTY_TENSOR = {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}
-for _file_name in (MASKS, EXTRAS):
-    _short = _file_name.partition(".")[0]
-    for _size in (0, 1, 7, 8, 9, 100):
-        _bytes(f"{_short} cut to {_size} bytes", _file_name, lambda data, size=_size: data[:size])
-    _bytes(f"{_short} one byte short", _file_name, lambda data: data[:-1])
-    _bytes(f"{_short} cut in half", _file_name, lambda data: data[: len(data) // 2])
-    _bytes(f"{_short} with a tail", _file_name, lambda data: data + b"\0")
-    _bytes(f"{_short} with a long tail", _file_name, lambda data: data + bytes(10**6))
-    _bytes(f"{_short} all zero", _file_name, lambda data: bytes(len(data)))
-    _bytes(f"{_short} is a pickle", _file_name, lambda _: _TEXTS["a pickle"])
-    _bytes(f"{_short} is a zip archive", _file_name, lambda _: _TEXTS["a zip archive"])
-    _bytes(f"{_short} is a text", _file_name, lambda _: b"version https://git-lfs.github.com/spec/v1\n")
-    for _bits in (0, 1, 2, 16, 23, 31, 32, 62, 63):
-        _bytes(
-            f"{_short} with a header of 2^{_bits} bytes",
-            _file_name,
-            lambda data, size=2**_bits: join(data[8:], b"", size),
-        )
-    _bytes(f"{_short} with a header of 2^64-1 bytes", _file_name, lambda data: b"\xff" * 8 + data[8:])
-    _bytes(
-        f"{_short} with a header one byte longer", _file_name, lambda d: join(d[8:], b"", int(d[0]) + 256 * d[1] + 1)
-    )
-    _bytes(f"{_short} with a header of spaces", _file_name, lambda data: join(b" " * (8 << 20), b""))
-    _bytes(f"{_short} with a header larger than allowed", _file_name, lambda data: join(b" " * (8 << 20) + b"{}", b""))
-    _bytes(f"{_short} with a header of open lists", _file_name, lambda data: join(b"[" * (8 << 20), b""))
-    _bytes(
-        f"{_short} with a header of empty lists", _file_name, lambda d: join(b'{"a":[' + b"[]," * 2**21 + b"[]]}", b"")
-    )
-    _bytes(f"{_short} with a header of 10^5 tensors", _file_name, lambda data: join(b"{" + _keys(10**5) + b"}", b""))
-    _bytes(f"{_short} with a header not in UTF-8", _file_name, lambda data: data.replace(b"conv1", b"conv\xff", 1))
-    _bytes(
-        f"{_short} with a header in UTF-16", _file_name, lambda d: join(json.dumps(split(d)[0]).encode("utf-16"), b"")
-    )
-    for _value in (b"null", b"[]", b"1", b'""', b"{", b"{}", b"NaN", b'{"__metadata__":{}}'):
-        _bytes(f"{_short} with header {_value.decode()}", _file_name, lambda data, v=_value: join(v, split(data)[1]))
-    _name = FIRST if _file_name == MASKS else "conv1.1.running_mean"
-    _header(f"{_short} lacks a tensor", _file_name, lambda header, name=_name: header.pop(name))
-    _header(f"{_short} with an entry twice", _file_name, lambda h, n=_name: _twice(h, n))
-    for _more in ("extra", "", "../evil", "/etc/passwd", "a\0b", "a\n\x1b[2J", "\u202e", "e" * 10**6, "__class__"):
-        _label = json.dumps(_more) if len(_more) < 20 else "a long name"
-        _header(
-            f"{_short} with a tensor {_label}", _file_name, lambda h, more=_more: h.__setitem__(more, _EMPTY_TENSOR)
-        )
-        _header(f"{_short} renames a tensor {_label}", _file_name, lambda h, n=_name, m=_more: h.update({m: h.pop(n)}))
-    for _dtype in (
-        "BOOL",
-        "I8",
-        "F8_E4M3",
-        "F16",
-        "F32",
-        "F64",
-        "U64",
-        "u8",
-        "f32",
-        "PICKLE",
-        "x" * 10**6,
-        "",
-        None,
-        0,
-    ):
-        _label = json.dumps(_dtype)[:20]
-        if (_file_name, _dtype) != (EXTRAS, "F32"):
-            _header(f"{_short} of dtype {_label}", _file_name, lambda h, n=_name, d=_dtype: h[n].update(dtype=d))
-    for _shape in (
-        [],
-        [0],
-        [1],
-        [55],
-        [-54],
-        [54.0],
-        [True],
-        [2**31],
-        [2**63],
-        [10**30],
-        [2**62, 4],
-        [1, 54],
-        None,
-        "54",
-        {},
-    ):
-        _header(
-            f"{_short} of shape {json.dumps(_shape)}",
-            _file_name,
-            lambda h, n=_name, shape=_shape: h[n].update(shape=shape),
-        )
-    for _offsets in (
-        [0, 0],
-        [0, 53],
-        [0, 55],
-        [1, 55],
-        [54, 0],
-        [-54, 0],
-        [0, 2**63],
-        [2**63, 2**63 + 54],
-        [0, 10**30],
-        [0.0, 54.0],
-        [54],
-        [0, 54, 54],
-        [],
-        None,
-        "0,54",
-        [40000, 40054],
-    ):
-        _header(
-            f"{_short} at offsets {json.dumps(_offsets)}",
-            _file_name,
-            lambda header, n=_name, offsets=_offsets: header[n].update(data_offsets=offsets),
-        )
-    for _key in ("dtype", "shape", "data_offsets"):
-        _header(f"{_short} without {_key}", _file_name, lambda header, n=_name, key=_key: header[n].pop(key))
-    for _value in (None, [], 0, "x", {}):
-        _header(f"{_short} with entry {json.dumps(_value)}", _file_name, lambda h, n=_name, v=_value: h.update({n: v}))
-    for _value in ([], "x", 0, {"a": 1}, {"a": None}, {"a": {"b": "c"}}):
-        _header(
-            f"{_short} with metadata {json.dumps(_value)}",
-            _file_name,
-            lambda header, value=_value: header.update(__metadata__=value),
-        )
+_NAMES = ["extra", "", "../evil", "/etc/passwd", "a\0b", "a\n\x1b[2J", "\u202e", "e" * 10**6, "__class__"]
+_METADATA: list[object] = [[], "x", 0, {"a": 1}, {"a": None}, {"a": {"b": "c"}}]
 
 
 def _twice(header: dict[str, Any], name: str) -> bytes:
@@ -749,55 +539,49 @@ def _all_at_zero(header: dict[str, Any]) -> None:
             entry["data_offsets"] = [0, entry["data_offsets"][1] - entry["data_offsets"][0]]
 
 
-_header("masks overlap", MASKS, _all_at_zero)
-_header("extras overlap", EXTRAS, _all_at_zero)
+for _file_name, _name in ((MASKS, FIRST), (EXTRAS, "conv1.1.running_mean")):
+    _short = _file_name.partition(".")[0]
+    for _label, _change in _FILES.items():
+        _bytes(f"{_short} {_label}", _file_name, _change)
+    _header(f"{_short} lacks a tensor", _file_name, lambda h, n=_name: h.pop(n))
+    _header(f"{_short} with an entry twice", _file_name, lambda h, n=_name: _twice(h, n))
+    _header(f"{_short} overlap", _file_name, _all_at_zero)
+    _header(f"{_short} of a long dtype", _file_name, lambda h, n=_name: h[n].update(dtype="x" * 10**6))
+    for _key in ("dtype", "shape", "data_offsets"):
+        _header(f"{_short} without {_key}", _file_name, lambda h, n=_name, key=_key: h[n].pop(key))
+    for _key, _value in _table(_ENTRY):
+        _label = f"{_short} of {_key} {json.dumps(_value)}"
+        _header(_label, _file_name, lambda h, n=_name, key=_key, value=_value: h[n].update({key: value}))
+    for _value in (None, [], 0, "x", {}):
+        _header(f"{_short} with entry {json.dumps(_value)}", _file_name, lambda h, n=_name, v=_value: h.update({n: v}))
+    for _more in _NAMES:
+        _label = json.dumps(_more)[:20]
+        _header(f"{_short} with a tensor {_label}", _file_name, lambda h, more=_more: h.update({more: _EMPTY_TENSOR}))
+        _header(f"{_short} renames a tensor {_label}", _file_name, lambda h, n=_name, m=_more: h.update({m: h.pop(n)}))
+    for _value in _METADATA:
+        _label = f"{_short} with metadata {json.dumps(_value)}"
+        _header(_label, _file_name, lambda h, value=_value: h.update(__metadata__=value))
+
+_REPEATED = r"""
+is: "", "{", "null", "[]", "{}", "1", "NaN", "{\"format\": 1}", "\ud800", "\"\\ud800\"", "\u0000", 1, null, {}
+"""
 _header("masks without metadata", MASKS, lambda header: header.pop("__metadata__"))
-_REPEATED: list[object] = [
-    "",
-    "{",
-    "null",
-    "[]",
-    "{}",
-    "1",
-    "NaN",
-    "[" * 10**5,
-    '{"format": 1}',
-    "x" * 10**6,
-    "\ud800",
-    '"\\ud800"',
-    "\0",
-    1,
-    None,
-    {},
-]
-for _value in _REPEATED:
-    _header(
-        f"masks with metadata text {json.dumps(_value)[:30]} ({len(json.dumps(_value))})",
-        MASKS,
-        lambda header, value=_value: header.update(__metadata__={"timm_jackpot": value}),
-    )
-for _key, _value in {
-    "format": 2,
-    "digest": "0" * 64,
-    "mask_hash": "0" * 64,
-    "encoding": "compact",
-    "surprise": 1,
-    "format ": 1,
-}.items():
+for _, _value in [*_table(_REPEATED), ("", "[" * 10**5), ("", "x" * 10**6)]:
+    _label = f"masks with metadata text {json.dumps(_value)[:30]}"
+    _header(_label, MASKS, lambda header, value=_value: header.update(__metadata__={"timm_jackpot": value}))
 
-    def _repeat(header: dict[str, Any], key: str = _key, value: object = _value) -> None:
-        repeated = json.loads(header["__metadata__"]["timm_jackpot"])
-        header["__metadata__"]["timm_jackpot"] = json.dumps({**repeated, key: value})
 
-    _header(f"metadata says {_key} = {_value}", MASKS, _repeat)
-for _key in ("format", "digest", "mask_hash", "encoding"):
-
-    def _forget(header: dict[str, Any], key: str = _key) -> None:
-        repeated = json.loads(header["__metadata__"]["timm_jackpot"])
+def _repeat(header: dict[str, Any], key: str, value: object) -> None:
+    repeated = {**json.loads(header["__metadata__"]["timm_jackpot"]), key: value}
+    if value is None:
         del repeated[key]
-        header["__metadata__"]["timm_jackpot"] = json.dumps(repeated)
+    header["__metadata__"]["timm_jackpot"] = json.dumps(repeated)
 
-    _header(f"metadata does not say {_key}", MASKS, _forget)
+
+for _key, _value in {"format": 2, "digest": "0" * 64, "mask_hash": "0" * 64, "encoding": "compact"}.items():
+    _header(f"metadata says another {_key}", MASKS, lambda header, key=_key, v=_value: _repeat(header, key, v))
+    _header(f"metadata does not say {_key}", MASKS, lambda header, key=_key: _repeat(header, key, None))
+_header("metadata says more", MASKS, lambda header: _repeat(header, "surprise", 1))
 
 
 def _tensors(name: str, file: str, change: Callable[[dict[str, tuple[str, list[int], bytes]]], object]) -> None:
@@ -946,7 +730,7 @@ _forge("sealed: a base hash changed", _with_layer(lambda layer, _: layer.update(
 for _shape in ([432], [16, 27], [3, 16, 3, 3], [16, 3, 9], [16, 3, 3, 3, 1], [16, 3, 3, 4], [16, 3, 3, 2], [1]):
     _forge(f"sealed: shape {_shape}", _reshape(FIRST, _shape))
 _forge("sealed: a larger network", _reshape("layer4.0.conv1.weight", [160, 192, 3, 3]))
-_forge("sealed: 64 MB of masks", _reshape(FIRST, [2**29]))
+_forge("sealed: two megabytes of masks", _reshape(FIRST, [2**24]))
 _forge("sealed: a layer that is nowhere", _new_layer("nowhere.weight", [8, 8]))
 _forge("sealed: the classifier masked", _new_layer("fc.weight", [10, 80]))
 _forge("sealed: a norm masked", _new_layer("conv1.1.weight", [16]))
@@ -1061,7 +845,6 @@ for _base in ("other weights", "other module", "other architecture", "module wit
     _add(f"sound, but loaded on {_base}", lambda folder: None, base=_base)
 _add("sound, but loaded on another checkpoint", lambda folder: None, good="vit", base="other weights")
 _config("aliases of a module that ties nothing", lambda c: c.update(aliases={"2.weight": "0.weight"}), good="odd")
-_setting("base/source", "timm", good="odd")
 
 for _bit in range(3, 8):  # the first mask has 27 elements: its last byte uses three bits
 
@@ -1235,11 +1018,18 @@ class Watch:
 
     def __init__(self) -> None:
         self.seen: list[str] = []
-        self.on = False
+        self._on = False
         sys.addaudithook(self._hook)
 
+    def __enter__(self) -> list[str]:
+        self.seen, self._on = [], True
+        return self.seen
+
+    def __exit__(self, *_: object) -> None:
+        self._on = False
+
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not self.on:
+        if not self._on:
             return
         if event.startswith(_FORBIDDEN):
             self.seen.append(f"{event} {arguments!r}"[:200])
@@ -1263,34 +1053,29 @@ def odd_module() -> Any:
     return torch.nn.Sequential(*layers).eval()
 
 
-def bases(folder: Path) -> dict[str, dict[str, Any]]:
-    """Arguments of `from_pretrained` per good artefact or other base; fresh, for loading changes a module."""
+def arguments(root: Path, base: str | None) -> dict[str, Any]:
+    """Further arguments of `from_pretrained` for a good artefact, or for another base."""
+    if base in ("vit", "other architecture"):
+        return {"base_checkpoint": root / "vit.safetensors"}
+    if base == "other weights":
+        return {"base_checkpoint": root / "other.safetensors"}
+    if base in ("odd", "odd module"):
+        return {"base": odd_module()}
+    if base in ("other module", "module with one weight changed"):
+        return {"base": _changed_module(only_one=base != "other module")}
+    return {}
+
+
+def _changed_module(*, only_one: bool) -> Any:
     import torch
 
     from timm_jackpot.base import load_base
 
-    def changed(how: Callable[[Any], object]) -> Any:
-        model = load_base("digits_resnet").model
-        with torch.no_grad():
-            how(model)
-        return model
-
-    def all_weights(model: Any) -> None:
-        for parameter in model.parameters():
+    model: Any = load_base("digits_resnet").model
+    with torch.no_grad():
+        for parameter in [model.layer3[0].conv3.weight[0, 0, 0]] if only_one else model.parameters():
             parameter.mul_(1.5)
-
-    def one_weight(model: Any) -> None:
-        model.layer3[0].conv3.weight[0, 0, 0, 0] += 1e-3
-
-    return {
-        "vit": {"base_checkpoint": folder / "vit.safetensors"},
-        "odd": {"base": odd_module()},
-        "odd module": {"base": odd_module()},
-        "other weights": {"base_checkpoint": folder / "other.safetensors"},
-        "other module": {"base": changed(all_weights)},
-        "module with one weight changed": {"base": changed(one_weight)},
-        "other architecture": {"base_checkpoint": folder / "vit.safetensors"},
-    }
+    return model
 
 
 def attempt(load: Callable[[], object]) -> tuple[str, str]:
@@ -1310,52 +1095,54 @@ def attempt(load: Callable[[], object]) -> tuple[str, str]:
     return "accepted", ""
 
 
-def try_all(root: Path, cases: list[tuple[str, str, str | None]]) -> Iterator[dict[str, Any]]:
-    """Load each artefact of `cases` (folder, good artefact, other base) and say what came of it."""
-    import pickle
+class Tester:
+    """Loads artefacts in a process that is watched."""
 
-    import huggingface_hub
-    import torch
+    def __init__(self, root: Path) -> None:
+        import pickle
 
-    from timm_jackpot.artefact import from_pretrained
+        import huggingface_hub
+        import torch
 
-    for good in ("digits", "head", "grey", "vit", "odd"):
-        from_pretrained(root / "good" / good, **bases(root).get(good, {}))
-    attempt(lambda: from_pretrained(root / "cases" / "nothing"))
-    watch = Watch()
-    for owner, name in ((torch, "load"), (pickle, "load"), (pickle, "loads"), (pickle, "Unpickler")):
-        watch.forbid(owner, name)
-    watch.forbid(huggingface_hub, "hf_hub_download")
-    room = 4 << 30
-    resource.setrlimit(resource.RLIMIT_AS, (status("VmSize") + room, resource.RLIM_INFINITY))
-    baseline = status("VmRSS")
-    yield {"baseline": baseline}
-    for folder, good, base in cases:
-        arguments = bases(root).get(base or good, {})
+        from timm_jackpot.artefact import from_pretrained
+
+        self._root, self._load = root, from_pretrained
+        for good in GOOD:
+            self._load(root / "good" / good, **arguments(root, good))
+        attempt(lambda: self._load(root / "nothing"))
+        self._watch = Watch()
+        for owner, name in ((torch, "load"), (pickle, "load"), (pickle, "loads"), (pickle, "Unpickler")):
+            self._watch.forbid(owner, name)
+        self._watch.forbid(huggingface_hub, "hf_hub_download")
+        # A hole shall end in a MemoryError, not take the machine down.
+        resource.setrlimit(resource.RLIMIT_AS, (status("VmSize") + (4 << 30), resource.RLIM_INFINITY))
+        self._baseline = status("VmRSS")
+
+    def __call__(self, folder: str, base: str) -> dict[str, Any]:
+        given = arguments(self._root, base)
         modules = set(sys.modules)
         forget_peak()
-        watch.seen.clear()
-        watch.on = True
-        started = time.perf_counter()
-        outcome, message = attempt(lambda folder=folder, given=arguments: from_pretrained(root / folder, **given))
-        seconds = time.perf_counter() - started
-        watch.on = False
-        yield {
-            "folder": folder,
+        with self._watch as seen:
+            started = time.perf_counter()
+            outcome, message = attempt(lambda: self._load(self._root / folder, **given))
+            seconds = time.perf_counter() - started
+        return {
             "outcome": outcome,
             "message": message,
             "seconds": seconds,
-            "grown": status("VmHWM") - baseline,
+            "grown": status("VmHWM") - self._baseline,
             "imported": sorted(set(sys.modules) - modules),
-            "seen": list(watch.seen),
+            "seen": seen,
         }
 
 
 def main() -> None:
-    root = Path(sys.argv[1])
-    with (root / "report.jsonl").open("w") as report:
-        for line in try_all(root, json.loads((root / "manifest.json").read_text())):
-            print(json.dumps(line), file=report, flush=True)
+    """Folder and base in, one pair per line; what came of it out."""
+    answers = os.fdopen(os.dup(1), "w")  # whatever else prints must not come between
+    os.dup2(2, 1)
+    test = Tester(Path(sys.argv[1]))
+    for line in sys.stdin:
+        print(json.dumps(test(*json.loads(line))), file=answers, flush=True)
 
 
 if __name__ == "__main__":

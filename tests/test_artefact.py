@@ -121,7 +121,7 @@ def test_a_file_base_needs_its_file(shared: Path, tmp_path: Path) -> None:
     folder = save_pretrained(make_jackpot(base), tmp_path / "c")
     with pytest.raises(ArtefactError, match="give the same file with --base-checkpoint"):
         from_pretrained(folder)
-    with pytest.raises(BaseMismatchError, match="conv1.weight differs first"):
+    with pytest.raises(BaseMismatchError, match=r"conv1\.weight differs first"):
         from_pretrained(folder, base_checkpoint=weights / "resnet20_cifar10_jpegtuned.safetensors")
     assert from_pretrained(folder, base_checkpoint=weights / "resnet20_cifar10.safetensors") is not None
 
@@ -208,7 +208,7 @@ def test_extras_that_are_not_finite_are_refused(folder: Path) -> None:
         (lambda c: c.update(format="1"), "format"),
         (lambda c: c.update(surprise=1), "surprise"),
         (lambda c: c["layers"][0].update(name="../evil"), "layers.0.name"),
-        (lambda c: c["layers"][0].update(shape=[10**9, 10**9]), r"shape|sparsity"),
+        (lambda c: c["layers"][0].update(shape=[10**9, 10**9]), r"more weights than any network"),
         (lambda c: c["layers"].append(c["layers"][0]), "twice"),
         (lambda c: c["layers"][0].update(kept=c["layers"][0]["kept"] - 1), "sparsity does not agree"),
         (lambda c: c.update(mask_hash="0" * 64), "do not belong together"),

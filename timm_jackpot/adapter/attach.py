@@ -41,7 +41,7 @@ class ScoreAdapter(Mapping[str, ScoreMask]):
 
     def masks(self) -> MaskSet:
         """The current masks, copied."""
-        return MaskSet({name: layer.mask.clone() for name, layer in self.items()})
+        return MaskSet({name: layer.mask for name, layer in self.items()})
 
 
 def attach(model: nn.Module, scores: Mapping[str, Tensor], kept: Mapping[str, int]) -> ScoreAdapter:
@@ -53,18 +53,25 @@ def attach(model: nn.Module, scores: Mapping[str, Tensor], kept: Mapping[str, in
         kept: exact number of weights that each mask keeps.
 
     Raises:
-        BaseError: if a name is no parameter of the model, a shape differs, or a mask is already attached.
+        BaseError: if a name is no parameter of the model, a shape differs, a mask is already attached, a tied weight
+            is named twice, or a count is missing; nothing is attached then.
     """
     owners = _owners(model)
+    taken: dict[tuple[nn.Module, str], str] = {}
     for name, initial in scores.items():
         if name not in owners:
+            if _is_parametrized(model, name):
+                raise BaseError(f"{name} already carries a parametrization: detach it first")
             raise BaseError(f"the model has no parameter {name!r} to mask")
         module, attribute = owners[name][0]
-        if parametrize.is_parametrized(module, attribute):
-            raise BaseError(f"{name} already carries a parametrization: detach it first")
         weight = getattr(module, attribute)
         if weight.shape != initial.shape:
             raise BaseError(f"scores of {name} have shape {tuple(initial.shape)}, expected {tuple(weight.shape)}")
+        if name not in kept:
+            raise BaseError(f"no count says how many weights of {name} to keep")
+        if (module, attribute) in taken:
+            raise BaseError(f"{name} and {taken[module, attribute]} are one tied weight: give scores for one of them")
+        taken |= dict.fromkeys(owners[name], name)
     layers: dict[str, ScoreMask] = {}
     for name, initial in scores.items():
         module, attribute = owners[name][0]
@@ -85,11 +92,22 @@ def detach(model: nn.Module) -> None:
         for attribute in list(module.parametrizations):  # pyright: ignore[reportArgumentType]
             if any(isinstance(p, ScoreMask) for p in module.parametrizations[attribute]):  # pyright: ignore
                 original = module.parametrizations[attribute].original  # pyright: ignore
+                # torch takes the property off the class, which deep copies of the module share: off a class of our own.
+                shared = type(module)
+                module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))  # pyright: ignore
                 parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
                 # A tied weight must stay one tensor, and `weight` must stay in front of `bias`.
                 others = {k: v for k, v in module._parameters.items() if k != attribute}
                 module._parameters.clear()
                 module._parameters.update({attribute: original, **others})
+
+
+def _is_parametrized(model: nn.Module, name: str) -> bool:
+    prefix, _, attribute = name.rpartition(".")
+    try:
+        return parametrize.is_parametrized(model.get_submodule(prefix), attribute)
+    except AttributeError:
+        return False
 
 
 def _owners(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:

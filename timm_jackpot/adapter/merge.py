@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from timm_jackpot.errors import BaseError
 from timm_jackpot.masks import MaskSet
 
 
@@ -14,9 +15,18 @@ def merge(model: nn.Module, masks: MaskSet) -> nn.Module:
 
     Zeros are written by multiplication, as the search's own forward does, so that a merged model's logits
     equal the searched one's bit for bit (−0.0 included).
+
+    Raises:
+        BaseError: if a name is no parameter of the model, or a shape differs; nothing is changed then.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, mask in masks.items():
-        weight = parameters[name]
-        weight.mul_(mask.to(weight.device))
+        if name not in parameters:
+            raise BaseError(f"the model has no parameter {name!r} to mask")
+        if parameters[name].shape != mask.shape:
+            raise BaseError(
+                f"the mask of {name} has shape {tuple(mask.shape)}, its weight {tuple(parameters[name].shape)}"
+            )
+    for name, mask in masks.items():
+        parameters[name].mul_(mask.to(parameters[name].device))
     return model

@@ -67,7 +67,7 @@ def load_base(
         model_kwargs: further arguments of the timm model; scalars, names from `MODEL_KWARGS`.
         base_checkpoint: a .safetensors file with the weights, instead of the ones that timm knows.
         num_classes: classes of a new head, where it differs from the checkpoint's; the head is then
-            re-initialised (seed it with `torch.manual_seed`).
+            initialised anew (seed it with `torch.manual_seed`).
         in_chans, img_size: other input channels or image size (pixels); timm adapts stem and embeddings.
         revision: branch, tag or commit of the Hub repo; the commit it resolves to is recorded.
         token, cache_dir, local_files_only: as in huggingface_hub.
@@ -86,17 +86,25 @@ def load_base(
         )
     hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     source = _find(name, None if base_checkpoint is None else Path(base_checkpoint), revision, hub)
-    changes = {"num_classes": num_classes, "in_chans": in_chans, "img_size": img_size}
+    changes = {"in_chans": in_chans, "img_size": img_size}
     requested: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
-    overlay = {"file": str(source.weights), "source": "file", "custom_load": False}
+    overlay: dict[str, Any] = {"file": str(source.weights), "source": "file", "custom_load": False}
+    classes = _classes_of(source)
+    if classes is not None:
+        overlay["num_classes"] = classes
+    native = {**kwargs, **({} if classes is None else {"num_classes": classes})}
     try:
         model = _create(source.name, requested, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
     except TypeError as error:
         raise BaseError(f"{source.architecture} does not take these arguments: {error}") from error
     except (RuntimeError, SafetensorError, AssertionError, KeyError) as error:
-        raise _explain(source, {**requested, **kwargs}, error) from error
+        raise _explain(source, native, error) from error
+    # Every tensor of the checkpoint is in its place now (timm would load less strictly beside a new head).
+    if num_classes is not None and num_classes != model.num_classes:
+        model.reset_classifier(num_classes)  # pyright: ignore[reportCallIssue]
+        requested["num_classes"] = num_classes
     model.eval()
-    adapted = _adapted(model, source, requested, kwargs)
+    adapted = _adapted(model, source, native) if requested else []
     ids = tensor_ids(model)
     ref = BaseRef(
         source=source.kind,  # pyright: ignore[reportArgumentType]
@@ -151,7 +159,12 @@ def _find(name: str, checkpoint: Path | None, revision: str | None, hub: dict[st
         repo, _, at = rest.partition("@")
         return _find_repo(repo, revision or at or None, checkpoint, hub)
     architecture, tag = split_model_name_tag(name)
-    cfg = get_pretrained_cfg(name) if is_model(architecture) else None
+    try:
+        cfg = get_pretrained_cfg(name, allow_unregistered=False) if is_model(architecture) else None
+    except RuntimeError:  # timm's word for an unknown tag
+        cfg = None
+    if cfg is None and is_model(architecture) and not tag and checkpoint is not None:
+        return _Source("file", architecture, architecture, None, _existing(checkpoint))
     if cfg is None:
         raise BaseError(f"unknown model {name!r}{_did_you_mean(name)}")
     if checkpoint is not None:
@@ -176,22 +189,32 @@ def _find_folder(name: str, folder: Path, checkpoint: Path | None) -> _Source:
     config = folder / "config.json"
     if not config.is_file():
         raise BaseError(f"{folder} holds no config.json: local-dir: takes a folder as timm saves it")
-    cfg = json.loads(config.read_text())
-    tag = cfg.get("pretrained_cfg", {}).get("tag")
-    return _Source("file", name, cfg["architecture"], tag, _existing(checkpoint or folder / _WEIGHTS))
+    architecture, tag = _read_config(config, str(folder))
+    return _Source("file", name, architecture, tag, _existing(checkpoint or folder / _WEIGHTS))
 
 
 def _find_repo(repo: str, revision: str | None, checkpoint: Path | None, hub: dict[str, Any]) -> _Source:
     config, commit = download(repo, ["config.json"], revision=revision, **hub)
-    cfg = json.loads(config.read_text())
-    if "architecture" not in cfg:
-        raise BaseError(f"{repo} is not a timm model: its config.json names no architecture")
-    tag = cfg.get("pretrained_cfg", {}).get("tag")
+    architecture, tag = _read_config(config, repo)
     name = f"hf-hub:{repo}@{commit}"
     if checkpoint is not None:
-        return _Source("file", name, cfg["architecture"], tag, _existing(checkpoint))
+        return _Source("file", name, architecture, tag, _existing(checkpoint))
     path, _ = download(repo, [_WEIGHTS], revision=commit, **hub)
-    return _Source("timm", name, cfg["architecture"], tag, path, repo, commit)
+    return _Source("timm", name, architecture, tag, path, repo, commit)
+
+
+def _read_config(path: Path, where: str) -> tuple[str, str | None]:
+    """Architecture and tag from a config.json as timm saves it."""
+    try:
+        cfg = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BaseError(f"{where} is not a timm model: its config.json is not readable") from error
+    pretrained = cfg.get("pretrained_cfg") if isinstance(cfg, dict) else None
+    architecture = cfg.get("architecture") if isinstance(cfg, dict) else None
+    if not isinstance(architecture, str) or not is_model(architecture):
+        raise BaseError(f"{where} is not a timm model: its config.json names no architecture that timm knows")
+    tag = pretrained.get("tag") if isinstance(pretrained, dict) else None
+    return architecture, tag if isinstance(tag, str) else None
 
 
 def _existing(path: Path) -> Path:
@@ -208,14 +231,28 @@ def _did_you_mean(name: str) -> str:
     return f": did you mean {' or '.join(near)}?" if near else ": see timm.list_models() for the names"
 
 
-def _adapted(model: nn.Module, source: _Source, requested: Mapping[str, Any], kwargs: Mapping[str, Any]) -> list[str]:
-    """Tensors that timm re-initialised or resampled: those whose shape is not the checkpoint's own."""
-    if not requested:
-        return []
-    native = timm.create_model(source.name, pretrained=False, **kwargs).state_dict()
+def _adapted(model: nn.Module, source: _Source, native: Mapping[str, Any]) -> list[str]:
+    """Tensors that were initialised anew or resampled: those whose shape is not the checkpoint's own."""
+    theirs = timm.create_model(source.name, pretrained=False, **native).state_dict()
     return [
-        name for name, tensor in model.state_dict().items() if name not in native or native[name].shape != tensor.shape
+        name for name, tensor in model.state_dict().items() if name not in theirs or theirs[name].shape != tensor.shape
     ]
+
+
+def _classes_of(source: _Source) -> int | None:
+    """Classes of a checkpoint file's own head, which need not be the architecture's; None where that is as it is."""
+    if source.kind != "file":
+        return None
+    cfg = get_pretrained_cfg(source.architecture)
+    name = cfg.classifier if cfg is not None and isinstance(cfg.classifier, str) else None
+    try:
+        with safe_open(source.weights, framework="pt") as file:
+            if f"{name}.weight" not in file.keys():  # noqa: SIM118
+                return None
+            classes = file.get_slice(f"{name}.weight").get_shape()[0]
+    except SafetensorError as error:
+        raise BaseError(f"{source.weights.name} is no readable safetensors file: {error}") from error
+    return None if cfg is None or classes == cfg.num_classes else classes
 
 
 def _explain(source: _Source, arguments: Mapping[str, Any], error: Exception) -> BaseError:
@@ -229,7 +266,7 @@ def _explain(source: _Source, arguments: Mapping[str, Any], error: Exception) ->
         with torch.random.fork_rng(devices=[]):
             expected = timm.create_model(source.name, pretrained=False, **arguments).state_dict()
     except Exception as build_error:
-        return BaseError(f"{source.architecture} cannot be built: {build_error}")
+        return BaseError(f"{source.architecture} cannot be built: {build_error or type(build_error).__name__}")
     what = f"{source.weights.name} does not fit {source.architecture}"
     for name, tensor in expected.items():
         if name not in found and not name.endswith("num_batches_tracked"):

@@ -72,10 +72,16 @@ def maskable_weights(model: nn.Module, *, mask_classifier: bool = False) -> Mask
 
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
     for prefix, module in model.named_modules(remove_duplicate=False):
-        attribute = "in_proj_weight" if isinstance(module, nn.MultiheadAttention) else "weight"
-        weight = getattr(module, attribute, None)
-        if isinstance(module, (_ConvNd, nn.Linear, nn.MultiheadAttention)) and isinstance(weight, nn.Parameter):
-            yield (f"{prefix}.{attribute}" if prefix else attribute), module, weight
+        for attribute in _attributes(module):
+            weight = getattr(module, attribute, None)
+            if isinstance(weight, nn.Parameter):
+                yield (f"{prefix}.{attribute}" if prefix else attribute), module, weight
+
+
+def _attributes(module: nn.Module) -> tuple[str, ...]:
+    if isinstance(module, nn.MultiheadAttention):
+        return ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+    return ("weight",) if isinstance(module, (_ConvNd, nn.Linear)) else ()
 
 
 def _reason_to_leave_dense(module: nn.Module, weight: Tensor, is_classifier: bool) -> str | None:

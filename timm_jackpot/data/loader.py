@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,21 @@ class LoaderImages:
             yield Batch(images.to(self.device, non_blocking=pin), labels.to(self.device, non_blocking=pin))
 
 
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed every generator that a transform may draw from, and put all of them back."""
+    python, arrays = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
+
+
 class _Transformed(Dataset[tuple[Tensor, int]]):
     """Applies a transform whose random draws depend on the sample alone, whichever worker reads it."""
 
@@ -61,11 +77,7 @@ class _Transformed(Dataset[tuple[Tensor, int]]):
         image, label = self.dataset[int(self.indices[position])]
         if self.seeds is None:
             return self.transform(image), int(label)
-        with torch.random.fork_rng(devices=[]):
-            seed = int(self.seeds[position])
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed)
+        with _seeded(int(self.seeds[position])):
             return self.transform(image), int(label)
 
     def __len__(self) -> int:

@@ -21,7 +21,7 @@ class Accuracy(NamedTuple):
 @torch.inference_mode()
 def evaluate_accuracy(model: nn.Module, source: ImageSource, *, batch_size: int, accelerator: Accelerator) -> Accuracy:
     """Accuracy of `model` in eval mode on a whole split; the mode is restored. Same result on every rank."""
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     hits = torch.zeros(3, dtype=torch.int64, device=accelerator.device)
     shard = shard_of(accelerator)
@@ -31,7 +31,8 @@ def evaluate_accuracy(model: nn.Module, source: ImageSource, *, batch_size: int,
         order = logits.topk(min(5, logits.shape[1]), dim=1).indices
         found = order == labels[:, None]
         hits += torch.stack([found[:, 0].sum(), found.any(1).sum(), torch.tensor(len(labels)).to(hits)])
-    model.train(was_training)
+    for module, training in modes:
+        module.training = training
     top1, top5, n = accelerator.reduce(hits, reduction="sum").tolist()  # pyright: ignore
     assert n == len(source), (n, len(source))
     return Accuracy(100 * top1 / n, 100 * top5 / n, n)

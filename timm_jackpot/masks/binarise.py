@@ -25,6 +25,8 @@ def keep_largest(scores: Tensor, kept: int) -> Tensor:
     if kept in (0, n):
         return torch.full(scores.shape, kept == n, dtype=torch.bool, device=scores.device)
     flat = scores.detach().reshape(-1)  # logical order, whatever the memory format
+    if flat.dtype in (torch.bfloat16, torch.float16):
+        flat = flat.float()  # exact, and in the same order
     if flat.device.type == "cpu":
         return torch.from_numpy(_keep_largest_numpy(flat.numpy(), kept)).reshape(scores.shape)
     threshold = torch.kthvalue(flat, n - kept + 1).values

@@ -25,7 +25,7 @@ class MaskSet(Mapping[str, Tensor]):
                 raise ValueError(f"a mask needs the name of its weight, not {name!r}")
             if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
                 raise ValueError(f"mask of {name} must be a boolean tensor (True = kept)")
-        self._masks = {name: mask.detach().cpu().contiguous() for name, mask in masks.items()}
+        self._masks = {name: mask.detach().to("cpu", copy=True).contiguous() for name, mask in masks.items()}
 
     def __getitem__(self, name: str) -> Tensor:
         return self._masks[name]
