@@ -1,0 +1,113 @@
+"""Cards: rendered from the artefact alone, true, harmless, and the released ones byte for byte."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate import Accelerator
+
+from timm_jackpot.artefact import from_pretrained, read_artefact
+from timm_jackpot.data import DataFlags, open_split
+from timm_jackpot.evaluation import evaluate_accuracy
+from timm_jackpot.hub import render_card
+from timm_jackpot.hub.card import default_repo_name
+from timm_jackpot.plots import search_figure
+from timm_jackpot.training import Record, read_record
+
+RELEASED = sorted(path.parent for path in (Path(__file__).parents[1] / "hubcards").glob("*/config.json"))
+
+
+def pictures(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(path.relative_to(folder).as_posix() for path in folder.glob("plots/*.png")))
+
+
+def test_something_is_released() -> None:
+    assert [folder.name for folder in RELEASED] == ["digits"]
+
+
+@pytest.mark.parametrize("folder", RELEASED, ids=lambda f: f.name)
+def test_released_cards_are_what_the_template_makes_of_the_artefact(folder: Path) -> None:
+    card = render_card(read_artefact(folder), pictures=pictures(folder))
+    assert card == (folder / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("folder", RELEASED, ids=lambda f: f.name)
+def test_released_jackpots_load_and_are_worth_what_their_cards_say(folder: Path, accelerator: Accelerator) -> None:
+    model = from_pretrained(folder)
+    split = open_split(DataFlags(), None, model, device=accelerator.device)
+    found = evaluate_accuracy(model, split, batch_size=128, accelerator=accelerator)
+    claimed = read_artefact(folder).config.info["results"]
+    assert found.n == claimed["test_images"]
+    assert found.top1 == pytest.approx(claimed["jackpot_top1"], abs=0.5)  # another machine may round otherwise
+
+
+@pytest.mark.parametrize("folder", RELEASED, ids=lambda f: f.name)
+def test_pictures_come_from_the_record_alone(folder: Path) -> None:
+    picture = search_figure(read_record(folder / "record.jsonl"))
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) > 10_000
+
+
+def test_a_record_without_a_search_draws_nothing() -> None:
+    with pytest.raises(ValueError, match="no finished search"):
+        search_figure(Record())
+
+
+def _metadata(card: str) -> dict:
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def test_metadata_is_what_the_hub_reads() -> None:
+    card = render_card(read_artefact(RELEASED[0]), repo_id="alice/x")
+    metadata = _metadata(card)
+    assert metadata["library_name"] == "timm-jackpot"
+    assert {"timm", "pruning", "lottery-ticket", "sparsity"} <= set(metadata["tags"])
+    assert metadata["license"] == "apache-2.0"
+    result = metadata["model-index"][0]["results"][0]["metrics"][0]
+    assert result["value"] == round(read_artefact(RELEASED[0]).config.info["results"]["jackpot_top1"], 2)
+    assert "base_model" not in metadata  # the digits network is on no Hub
+    assert "from_pretrained('alice/x')" in card
+
+
+def _edited(tmp_path: Path, **info: object):
+    folder = tmp_path / "edited"
+    folder.mkdir()
+    for name in ("masks.safetensors", "extras.safetensors"):
+        (folder / name).write_bytes((RELEASED[0] / name).read_bytes())
+    config = json.loads((RELEASED[0] / "config.json").read_text())
+    config["info"] = info
+    (folder / "config.json").write_text(json.dumps(config))
+    return read_artefact(folder)
+
+
+def test_what_was_not_measured_reads_as_a_dash(tmp_path: Path) -> None:
+    card = render_card(_edited(tmp_path))
+    assert "| dense base | – |" in card
+    assert "| **jackpot** | **–** |" in card
+    assert "model-index" not in _metadata(card)
+
+
+def test_free_text_of_an_artefact_cannot_write_into_the_card(tmp_path: Path) -> None:
+    evil = "x\n---\n<script>alert(1)</script>[a](javascript:b)`"
+    settings = {"dataset": evil, "lr\nrm": 1, "model": "$(rm -rf /)"}
+    card = render_card(_edited(tmp_path, results={"dataset": evil, "device": evil}, config=settings))
+    assert "<script>" not in card
+    assert "](javascript" not in card
+    assert "$(" not in card
+    assert card.count("\n---\n") == 1
+
+
+def test_the_command_names_what_differs_from_the_defaults(tmp_path: Path) -> None:
+    card = render_card(_edited(tmp_path, config={"preset": "paper", "lr": 0.1, "overwrite": True, "base": None}))
+    command = re.search(r"```bash\n(.*?)\n```", card, re.DOTALL)
+    assert command is not None
+    words = command[1].replace("\\\n", " ").split()
+    assert words == "accelerate launch -m timm_jackpot.search --preset paper --lr 0.1 --overwrite".split()
+
+
+def test_default_repo_name() -> None:
+    assert default_repo_name(read_artefact(RELEASED[0])) == "digits_resnet.sklearn-jackpot-0.9"
