@@ -58,7 +58,7 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     refresh_interval: int = Field(default=1, ge=1)
     """Steps between two recomputations of the masks from the scores."""
     distill_weight: float = Field(default=0.5, ge=0, le=1)
-    """Weight of self-distillation from the dense base; the rest is cross-entropy."""
+    """Weight of self-distillation from the dense base; the rest is cross-entropy. Off beside a new head."""
     temperature: float = Field(default=2.0, gt=0)
     """Temperature of the distillation."""
     output: str | None = None

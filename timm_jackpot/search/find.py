@@ -49,7 +49,8 @@ def start_of(config: SearchConfig, maskable: Maskable) -> Start:
         values = criteria.magnitude(maskable.weights)
     else:
         values = criteria.random(maskable.weights, seed=config.seed)
-    return Start(values, allocate(config.allocation, values, config.sparsity))
+    # One weight at least: a global threshold can empty a layer, and with it a network without shortcuts.
+    return Start(values, allocate(config.allocation, values, config.sparsity, minimum=1))
 
 
 def find_masks(
@@ -72,7 +73,8 @@ def find_masks(
         The final masks, exactly `start.kept` of each layer, the same on every rank. The model is plain again,
         its maskable weights untouched, its norm statistics and `trained` where the search left them.
     """
-    teacher = frozen_teacher(model) if config.distill_weight else None
+    # Beside a new head the base has no logits worth imitating.
+    teacher = frozen_teacher(model) if config.distill_weight and not trained else None
     if config.start == "two-level":
         scores = two_level_scores(start.criterion, start.kept, config.start_low)
     else:
