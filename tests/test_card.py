@@ -106,7 +106,17 @@ def test_the_command_names_what_differs_from_the_defaults(tmp_path: Path) -> Non
     command = re.search(r"```bash\n(.*?)\n```", card, re.DOTALL)
     assert command is not None
     words = command[1].replace("\\\n", " ").split()
-    assert words == "accelerate launch -m timm_jackpot.search --preset paper --lr 0.1 --overwrite".split()
+    assert words == [
+        "accelerate",
+        "launch",
+        "-m",
+        "timm_jackpot.search",
+        "--preset",
+        "paper",
+        "--lr",
+        "0.1",
+        "--overwrite",
+    ]
 
 
 def test_default_repo_name() -> None:

@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from timm_jackpot.cli import parse
+from timm_jackpot.recipes import package_folder, recipe_names
+from timm_jackpot.search import PRESETS, SearchConfig
+from timm_jackpot.training.pretrain import PretrainConfig
+
 VERBS = ["search", "evaluate", "inspect", "pretrain"]
 
 
@@ -124,9 +129,6 @@ def test_help_describes_every_flag(verb: str, tmp_path: Path) -> None:
 
 
 def test_flags_beat_recipe_beat_preset_beat_default(tmp_path: Path) -> None:
-    from timm_jackpot.cli import parse
-    from timm_jackpot.search import PRESETS, SearchConfig
-
     recipe = tmp_path / "r.yaml"
     recipe.write_text("preset: paper\nlr: 0.3\nsparsity: 0.8\n")
     words = ["--recipe", str(recipe), "--sparsity", "0.95", "-b", "7", "--model-kwargs", "a=1", "b=2"]
@@ -192,3 +194,15 @@ def test_the_wheel_carries_recipes_card_and_weights(tmp_path: Path) -> None:
     words = ["timm_jackpot.search", "--recipe", "digits", "--steps", "2", "--output", "w"]
     result = last_json(run(*words, cwd=tmp_path, PYTHONPATH=str(site)))
     assert result["steps"] == 2
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_a_valid_run_and_opens_with_its_command(name: str) -> None:
+    text = (package_folder("recipes") / f"{name}.yaml").read_text(encoding="utf-8")
+    verb, schema = ("pretrain", PretrainConfig) if name.endswith("pretrain") else ("search", SearchConfig)
+    words = ["--recipe", name] + (["--output", "x"] if verb == "pretrain" else [])
+    assert parse(schema, presets=PRESETS, recipes=True, argv=words) is not None
+    comment = text[: text.index("\nmodel:")]
+    assert f"timm_jackpot.{verb} --recipe {name}" in comment
+    assert "Cost:" in comment
+    assert "Expected:" in comment

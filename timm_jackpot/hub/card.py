@@ -50,10 +50,12 @@ def render_card(
     return template.render(
         metadata=_metadata(artefact, name, results, licence),
         name=name,
-        source=repr(repo_id or name),
+        source=repr(repo_id or "."),
+        published=repo_id is not None,
         checkpoint=", base_checkpoint=…" if config.base.source == "file" else "",
         base=config.base,
         report=report,
+        dense=_left_dense(report["dense"]),
         results={key: _cell(results.get(key)) for key in _RESULTS},
         n=_whole(results.get("test_images")),
         dataset=_text(results.get("dataset")) or "–",
@@ -113,6 +115,18 @@ def _registered_licence(base: BaseRef) -> str | None:
         return None
     cfg = get_pretrained_cfg(base.name, allow_unregistered=False)
     return cfg.license if cfg is not None else None
+
+
+def _left_dense(dense: list[dict[str, str]]) -> str:
+    """The weights left alone, grouped by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for weight in dense:
+        by_reason.setdefault(_text(weight["reason"]), []).append(f"`{weight['name']}`")
+    groups = [
+        f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''} ({reason})"
+        for reason, names in by_reason.items()
+    ]
+    return "; ".join(groups) or "nothing"
 
 
 def _command(artefact: Artefact, settings: Mapping[str, Any]) -> str:
