@@ -377,7 +377,7 @@ base/revision: "00000000000000000000000000000000000000000", "AAAAAAAAAAAAAAAAAAA
 base/revision: "000000000000000000000000000000000000000\n", "../../../../../../../../../../../../../x", 0, false
 base/num_classes: -1, 0, 1, 11, 1000, 1000000, 1000001, 2147483648, 9223372036854775808, <big>, 10.0, "10", true, null
 base/in_chans: 0, -3, 1, 4, 1024, 1025, 1000000000, <big>, 3.0, "3", null
-base/img_size: 0, -32, 32, 65536, 65537, 1000000000, <big>, 32.0, "32", [32, 32], true
+base/img_size: 0, -32, 65536, 65537, 1000000000, <big>, 32.0, "32", [32, 32], true
 base/digest: "", "<zeros>", "fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"
 base/digest: "fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff", "<UPPER>"
 base/digest: "gggggggggggggggggggggggggggggggggggggggggggggggggggggggggggggggg", 0, null
@@ -812,7 +812,7 @@ for _path, _values in {
     "head/labels": [[], ["a"] * 6, ["a"] * 8, [1] * 7, ["a" * 501] * 7, "abcdefg"],
     "head/names": [[], ["fc.weight"], ["fc.weight", "fc.weight"], ["fc.weight", "fc.bias", "fc.bias"]],
     "base/num_classes": [8, 10, 0, 10**5, 10**6],
-    "base/img_size": [32, 65536],
+    "base/img_size": [65536],
     "info/adapted": [[], ["fc.weight"], [FIRST, "fc.weight", "fc.bias"]],
 }.items():
     for _value in _values:

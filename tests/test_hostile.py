@@ -260,7 +260,7 @@ any_structure = given(changes=st.lists(CHANGES, min_size=1, max_size=4), ascii_o
 
 
 @any_bytes
-@settings(max_examples=200)
+@settings(max_examples=300)
 def test_changed_bytes_are_refused_or_harmless(
     root: Path, good_state: dict[str, torch.Tensor], name: str, edits: list[Any], sealed: bool
 ) -> None:
@@ -268,7 +268,7 @@ def test_changed_bytes_are_refused_or_harmless(
 
 
 @any_structure
-@settings(max_examples=200)
+@settings(max_examples=300)
 def test_changed_structure_is_refused_or_harmless(
     root: Path, good_state: dict[str, torch.Tensor], changes: list[Any], ascii_only: bool
 ) -> None:

@@ -13,6 +13,7 @@ from timm_jackpot.base import norm_statistics, tensor_ids
 from timm_jackpot.errors import BaseError, ConfigError, DataError, TrainingError
 from timm_jackpot.masks import kept_count, mask_overlap
 from timm_jackpot.search import PRESETS, SearchConfig, search_jackpot
+from timm_jackpot.search.equalise import equalise_gradients
 from timm_jackpot.search.scores import proportional_scores, two_level_scores
 from timm_jackpot.training import read_record
 
@@ -198,6 +199,20 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
 def test_scores_that_overflow_stop_the_run(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="scores are not numbers any more: lower --lr"):
         _search(tmp_path / "nan", lr=1e38)
+
+
+def test_equalised_gradients_have_one_rms_and_keep_their_direction() -> None:
+    scores = [torch.nn.Parameter(torch.zeros(n)) for n in (4, 5, 6)]
+    optimizer = torch.optim.SGD(scores, lr=1.0)
+    equalise_gradients(optimizer, scores)
+    gradients = [torch.randn(4) * 1e-3, torch.randn(5) * 10, torch.zeros(6)]
+    for parameter, gradient in zip(scores, gradients, strict=True):
+        parameter.grad = gradient.clone()
+    optimizer.step()
+    rms = [g.square().mean().sqrt() for g in gradients]
+    for parameter, gradient, size in zip(scores[:2], gradients[:2], rms[:2], strict=True):
+        torch.testing.assert_close(-parameter.data, gradient / size * (sum(rms) / 3))
+    assert not scores[2].any()  # a layer without gradient stays where it is
 
 
 def test_initial_scores() -> None:

@@ -21,6 +21,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "start": "two-level",
             "schedule": "constant",
             "refresh_interval": 1,
+            "equalise_layers": False,
             "distill_weight": 0.0,
             "lr": 0.1,
             "momentum": 0.9,
@@ -43,6 +44,8 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     """Where the search starts from."""
     allocation: Literal["global", "uniform", "erk"] = "global"
     """How the budget is shared out among layers."""
+    lr: float = Field(default=0.05, gt=0)
+    """Peak learning rate; cosine to zero over the run."""
     mask_classifier: bool = False
     """Mask the classifier too; by default it stays dense, as in the reference."""
     start: Literal["proportional", "two-level"] = "proportional"
@@ -57,6 +60,8 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     """Part of the run over which the cubic ramp reaches the final sparsity."""
     refresh_interval: int = Field(default=1, ge=1)
     """Steps between two recomputations of the masks from the scores."""
+    equalise_layers: bool = True
+    """Give the score gradients of all layers the same root mean square, so that all move at one pace."""
     distill_weight: float = Field(default=0.5, ge=0, le=1)
     """Weight of self-distillation from the dense base; the rest is cross-entropy. Off beside a new head."""
     temperature: float = Field(default=2.0, gt=0)

@@ -17,6 +17,7 @@ from timm_jackpot.evaluation import evaluate_accuracy
 from timm_jackpot.masks import MaskSet, allocate, keep_largest, scale_counts
 from timm_jackpot.processes import same_everywhere
 from timm_jackpot.search.config import SearchConfig
+from timm_jackpot.search.equalise import equalise_gradients
 from timm_jackpot.search.scores import proportional_scores, two_level_scores
 from timm_jackpot.training import (
     Objective,
@@ -104,11 +105,14 @@ def find_masks(
         total = sum(sizes.values())
         return {"sparsity": 1 - kept / total, "churn": int(churn) / total}
 
+    optimizer = make_optimizer(config, [*adapter.scores(), *trained])
+    if config.equalise_layers:
+        equalise_gradients(optimizer, adapter.scores())
     if steps:
         fit(
             accelerator=accelerator,
             model=model,
-            optimizer=make_optimizer(config, [*adapter.scores(), *trained]),
+            optimizer=optimizer,
             objective=Objective(config.label_smoothing, teacher, config.distill_weight, config.temperature),
             train=data.train,
             batch_size=config.batch_size,

@@ -1,0 +1,31 @@
+"""One pace for all layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def equalise_gradients(optimizer: torch.optim.Optimizer, scores: Sequence[nn.Parameter]) -> None:
+    """Before each step of `optimizer`, scale the gradient of every layer's scores to their common mean rms.
+
+    ∂L/∂s = ∂L/∂w_eff ⊙ w differs by orders of magnitude between layers, while a mask only sees the order of
+    scores within its own: without this, the layers with large gradients churn and those with small ones hardly
+    move. g_l ← g_l · mean_k rms(g_k) / rms(g_l); a layer without gradient is left alone. Nothing is remembered
+    from step to step.
+    """
+
+    @torch.no_grad()
+    def scale(*_: Any) -> None:
+        gradients = [s.grad for s in scores if s.grad is not None]
+        if not gradients:
+            return
+        rms = torch.stack([g.square().mean().sqrt() for g in gradients])
+        factors = torch.where(rms > 0, rms.mean() / rms, 1.0)
+        for gradient, factor in zip(gradients, factors.unbind(), strict=True):
+            gradient.mul_(factor)
+
+    optimizer.register_step_pre_hook(scale)
