@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import resource
 import shutil
 import signal
 import sys
@@ -946,7 +945,7 @@ def _replace(file: str, put: Callable[[Path], object]) -> Callable[[Path], None]
 _PLACES: dict[str, Callable[[Path], object]] = {
     "missing": lambda path: None,
     "a folder": lambda path: path.mkdir(),
-    "a pipe": os.mkfifo,
+    "a pipe": lambda path: os.mkfifo(path),
     "a link to /etc/passwd": lambda path: path.symlink_to("/etc/passwd"),
     "a link to a folder": lambda path: path.symlink_to("/"),
     "a link to nowhere": lambda path: path.symlink_to("nowhere"),
@@ -991,7 +990,8 @@ def status(field: str) -> int:
 
 def forget_peak() -> None:
     """Let the kernel count the peak anew; `ru_maxrss` cannot be, and starts with the parent's."""
-    Path("/proc/self/clear_refs").write_text("5")
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 _FORBIDDEN = (
@@ -1100,6 +1100,7 @@ class Tester:
 
     def __init__(self, root: Path) -> None:
         import pickle
+        import resource
 
         import huggingface_hub
         import torch
@@ -1116,7 +1117,8 @@ class Tester:
         self._watch.forbid(huggingface_hub, "hf_hub_download")
         # A hole shall end in a MemoryError, not take the machine down.
         resource.setrlimit(resource.RLIMIT_AS, (status("VmSize") + (4 << 30), resource.RLIM_INFINITY))
-        self._baseline = status("VmRSS")
+        forget_peak()
+        self._baseline = status("VmHWM")
 
     def __call__(self, folder: str, base: str) -> dict[str, Any]:
         given = arguments(self._root, base)

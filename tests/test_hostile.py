@@ -29,6 +29,8 @@ from timm_jackpot.masks import MaskSet, allocate, keep_largest
 
 SECONDS, BYTES = 2.0, 200 * 10**6
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pipes, sparse files, and /proc to measure memory")
+
 
 def make_jackpot(base: Base, head: tuple[str, ...] = ()) -> Jackpot:
     maskable = maskable_weights(base.model)
@@ -277,7 +279,7 @@ def test_changed_structure_is_refused_or_harmless(
 
 @pytest.mark.slow
 @any_bytes
-@settings(max_examples=10_000, derandomize=False)
+@settings(max_examples=5_000, derandomize=False)
 def test_changed_bytes_at_length(
     root: Path, good_state: dict[str, torch.Tensor], name: str, edits: list[Any], sealed: bool
 ) -> None:
@@ -286,7 +288,7 @@ def test_changed_bytes_at_length(
 
 @pytest.mark.slow
 @any_structure
-@settings(max_examples=10_000, derandomize=False)
+@settings(max_examples=5_000, derandomize=False)
 def test_changed_structure_at_length(
     root: Path, good_state: dict[str, torch.Tensor], changes: list[Any], ascii_only: bool
 ) -> None:
