@@ -354,7 +354,7 @@ base/tag: "no_such_tag", "", "sklearn.sklearn", "../sklearn", "x:y", "sklearn\n"
 base/model_kwargs: null, [], {"pretrained_cfg": {"file": "/etc/passwd"}}, {"pretrained_cfg": "x"}
 base/model_kwargs: {"pretrained_cfg_overlay": "x"}, {"pretrained": true}, {"file": "/etc/passwd"}
 base/model_kwargs: {"url": "https://example.org/weights.pth"}, {"checkpoint_path": "/etc/passwd"}
-base/model_kwargs: {"cache_dir": "/tmp"}, {"hf_hub_id": "evil/model"}, {"num_classes": 1000000}
+base/model_kwargs: {"cache_dir": "elsewhere"}, {"hf_hub_id": "evil/model"}, {"num_classes": 1000000}
 base/model_kwargs: {"channels": 1000000}, {"layers": 1000000}, {"width": 1000000}, {"embed_dim": 1000000}
 base/model_kwargs: {"block": "<bait>"}, {"norm_layer": null}, {"norm_layer": "<bait>"}
 base/model_kwargs: {"norm_layer": "torch.nn.Identity"}, {"norm_layer": ["batchnorm2d"]}
