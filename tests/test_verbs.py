@@ -69,7 +69,7 @@ def test_progress_is_on_stderr_in_plain_lines(searched) -> None:
 
 def test_no_path_of_this_machine_is_in_the_artefact(searched) -> None:
     folder, _ = searched
-    for path in (folder / "a").iterdir():
+    for path in (p for p in (folder / "a").rglob("*") if p.is_file()):
         assert str(folder).encode() not in path.read_bytes(), path.name
 
 

@@ -9,14 +9,23 @@ from typing import Any
 import torch
 from timm.data.config import resolve_model_data_config
 from timm.data.transforms_factory import create_transform
-from timm.models import get_pretrained_cfg, is_model
+from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from timm_jackpot.adapter import merge
 from timm_jackpot.artefact.locate import locate_artefact
 from timm_jackpot.artefact.read import Artefact, read_artefact
 from timm_jackpot.artefact.schema import Config
-from timm_jackpot.base import Base, base_digest, load_base, maskable_weights, tensor_ids
+from timm_jackpot.base import (
+    Base,
+    Maskable,
+    base_digest,
+    build_skeleton,
+    load_base,
+    maskable_weights,
+    norm_statistics,
+    tensor_ids,
+)
 from timm_jackpot.errors import ArtefactError, BaseMismatchError
 
 
@@ -51,12 +60,22 @@ def from_pretrained(
         BaseError, HubError: the base cannot be built or fetched.
     """
     hub: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-    artefact = read_artefact(locate_artefact(name, revision=revision, **hub))
+
+    def check(config: Config) -> None:
+        """What can be refused without the base's weights, before the artefact's own tensors are read."""
+        model = _skeleton(config, base_checkpoint, trust_base) if base is None else base
+        if model is not None:
+            _check_shapes(config, model)
+
+    artefact = read_artefact(locate_artefact(name, revision=revision, check=check, **hub), check=check)
+    config = artefact.config
     if base is None:
-        loaded = _build_base(artefact.config, base_checkpoint, trust_base, hub)
+        loaded = _build_base(config, base_checkpoint, trust_base, hub)
+        _check_built(config, loaded)
     else:
-        loaded = Base(base, artefact.config.base, tensor_ids(base), tuple(artefact.config.info.get("adapted", ())))
-    _check_base(artefact, loaded)
+        loaded = Base(base, config.base, tensor_ids(base), ())
+    _check_shapes(config, loaded.model)
+    _check_digest(config, loaded)
     model = apply_artefact(loaded.model, artefact)
     return model.to(device=device, dtype=dtype).eval()
 
@@ -78,7 +97,21 @@ def apply_artefact(model: nn.Module, artefact: Artefact) -> nn.Module:
     return model
 
 
-def _build_base(config: Config, checkpoint: str | Path | None, trust_base: bool, hub: dict[str, Any]) -> Base:
+def _skeleton(config: Config, checkpoint: str | Path | None, trust_base: bool) -> nn.Module | None:
+    """The base without weights; None for a Hub repo that timm has no entry for, which may alter the architecture."""
+    name, ref = _source(config, checkpoint, trust_base), config.base
+    if name.startswith("hf-hub:"):
+        return None
+    in_chans = ref.in_chans if _adapted(config) else None
+    return build_skeleton(name, ref.model_kwargs, num_classes=ref.num_classes, in_chans=in_chans, img_size=ref.img_size)
+
+
+def _source(config: Config, checkpoint: str | Path | None, trust_base: bool) -> str:
+    """The name to load the base by.
+
+    Raises:
+        ArtefactError: if the caller has to bring the base, or to trust it first.
+    """
     ref = config.base
     if ref.source == "module":
         raise ArtefactError(f"the base {ref.architecture} is a module of its author's own: pass it as base=module")
@@ -87,30 +120,53 @@ def _build_base(config: Config, checkpoint: str | Path | None, trust_base: bool,
             f"the base {ref.name} was loaded from a file: give the same file with --base-checkpoint "
             "(base_checkpoint=… in Python)"
         )
-    registered = get_pretrained_cfg(ref.name, allow_unregistered=False) if is_model(ref.architecture) else None
-    known = registered is not None and (registered.hf_hub_id or None) == ref.hub_id
-    if checkpoint is None and not (known or trust_base or (ref.hub_id or "").startswith("timm/")):
+    if checkpoint is not None:
+        return ref.architecture
+    if ref.hub_id is None or ref.hub_id == _registered_hub_id(ref.name):
+        return ref.name
+    if not (trust_base or ref.hub_id.startswith("timm/")):
         raise ArtefactError(
             f"the artefact names a base outside timm's own repos ({ref.hub_id}): say trust_base=True to build it"
         )
-    name = ref.architecture if checkpoint is not None else ref.name if known else f"hf-hub:{ref.hub_id}@{ref.revision}"
+    return f"hf-hub:{ref.hub_id}"  # at the recorded revision, which goes by itself
+
+
+def _registered_hub_id(name: str) -> str | None:
+    try:
+        cfg = get_pretrained_cfg(name)
+    except RuntimeError:  # an unknown tag; `load_base` says so
+        return None
+    return cfg.hf_hub_id if cfg else None
+
+
+def _build_base(config: Config, checkpoint: str | Path | None, trust_base: bool, hub: dict[str, Any]) -> Base:
+    ref = config.base
     with torch.random.fork_rng(devices=[]):
         return load_base(
-            name,
+            _source(config, checkpoint, trust_base),
             model_kwargs=ref.model_kwargs,
             base_checkpoint=checkpoint,
             num_classes=ref.num_classes if config.head else None,
-            in_chans=ref.in_chans if config.info.get("adapted") else None,
+            in_chans=ref.in_chans if _adapted(config) else None,
             img_size=ref.img_size,
             revision=ref.revision,
             **hub,
         )
 
 
-def _check_base(artefact: Artefact, base: Base) -> None:
-    """Names, shapes and values of the base must be those that the artefact was made on."""
-    config = artefact.config
-    maskable = maskable_weights(base.model, mask_classifier=_masks_classifier(config, base.model))
+def _check_built(config: Config, base: Base) -> None:
+    """What the artefact says of its base must be so of the one that was built from it."""
+    for what in ("architecture", "num_classes", "in_chans"):
+        said, found = getattr(config.base, what), getattr(base.ref, what)
+        if said != found:
+            raise BaseMismatchError(f"the artefact says {what} {said}, but the base {base.ref.name} has {found}")
+    if set(_adapted(config)) != set(base.adapted):
+        raise BaseMismatchError("info.adapted does not name the tensors of the base that had to be adapted")
+
+
+def _check_shapes(config: Config, model: nn.Module) -> None:
+    """Names, order and shapes must be those of the base, with or without weights."""
+    maskable = maskable_weights(model, mask_classifier=_masks_classifier(config))
     shapes = {layer.name: tuple(layer.shape) for layer in config.layers}
     if maskable.shapes != shapes:
         odd = next(n for n in {**shapes, **maskable.shapes} if shapes.get(n) != maskable.shapes.get(n))
@@ -120,33 +176,59 @@ def _check_base(artefact: Artefact, base: Base) -> None:
         )
     if maskable.aliases != config.aliases:
         raise BaseMismatchError(f"the base {config.base.name} built here ties other weights than the artefact says")
-    adapted = _adapted(config)
-    found = base_digest(base.tensors, adapted=adapted)
-    unlike = [n.name for n in config.layers if n.name not in adapted and base.tensors[n.name].sha256 != n.sha256]
+    if list(maskable.shapes) != list(shapes):
+        raise BaseMismatchError(f"the artefact lists the layers of {config.base.name} in another order")
+    if {weight.name for weight in maskable.dense} != {weight.name for weight in config.dense}:
+        raise BaseMismatchError(f"the base {config.base.name} built here leaves other weights dense")
+    if config.sparsity.all_parameters[1] != sum(parameter.numel() for parameter in model.parameters()):
+        raise BaseMismatchError(f"the base {config.base.name} built here has another number of parameters")
+    _check_extras(config, model, maskable)
+
+
+def _check_extras(config: Config, model: nn.Module, maskable: Maskable) -> None:
+    """An extra may replace what its role says, and nothing else: no mask reaches past it."""
+    parameters = dict(model.named_parameters())
+    classifier = tuple(w.name.rpartition(".")[0] + "." for w in maskable.dense if w.reason == "classifier")
+    weights = {*maskable.weights, *(weight.name for weight in maskable.dense)}
+    head = {name for name in parameters if name.startswith(classifier)}
+    vectors = {name for name, parameter in parameters.items() if parameter.dim() <= 1}
+    allowed = {
+        "norm_statistics": set(norm_statistics(model)),
+        "norm_affine": vectors - weights - head,
+        "head": head,
+    }
+    state = model.state_dict()
+    for extra in config.extras:
+        if extra.name not in allowed[extra.role] or tuple(state[extra.name].shape) != tuple(extra.shape):
+            raise ArtefactError(
+                f"extra tensor {extra.name} of shape {tuple(extra.shape)} does not fit the base as {extra.role}"
+            )
+
+
+def _check_digest(config: Config, base: Base) -> None:
+    """The values of the base must be those that the artefact was made on.
+
+    Of a module that was handed over nobody knows what was adapted, so all its masked layers must agree.
+    """
+    found = base_digest(base.tensors, adapted=_adapted(config))
+    unlike = [n.name for n in config.layers if n.name not in base.adapted and base.tensors[n.name].sha256 != n.sha256]
     if found != config.base.digest or unlike:
         raise BaseMismatchError(_first_difference(config, base, found))
-    for extra in config.extras:
-        tensor = base.tensors.get(extra.name)
-        if tensor is None or tensor.shape != tuple(extra.shape):
-            raise ArtefactError(f"extra tensor {extra.name} of shape {tuple(extra.shape)} does not fit the base")
 
 
-def _masks_classifier(config: Config, model: nn.Module) -> bool:
+def _masks_classifier(config: Config) -> bool:
     return not any(weight.reason == "classifier" for weight in config.dense)
 
 
 def _adapted(config: Config) -> list[str]:
-    adapted = config.info.get("adapted", [])
-    if not isinstance(adapted, list) or not all(isinstance(name, str) for name in adapted):
-        raise ArtefactError("config.json: info.adapted is not a list of tensor names")
-    return adapted
+    return config.info.get("adapted", [])
 
 
 def _first_difference(config: Config, base: Base, found: str) -> str:
     ref = config.base
     which = f"{ref.name}" + (f" at {ref.revision[:12]}" if ref.revision else "")
     for layer in config.layers:
-        if base.tensors[layer.name].sha256 != layer.sha256:
+        if layer.name not in base.adapted and base.tensors[layer.name].sha256 != layer.sha256:
             return (
                 f"this is not the base of the mask: {layer.name} differs first; expected {which} (digest "
                 f"{ref.digest[:12]}), found {base.ref.name} (digest {found[:12]})"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from timm_jackpot.artefact.read import read_artefact, read_config
-from timm_jackpot.artefact.schema import CONFIG
+from timm_jackpot.artefact.schema import CONFIG, Config
 from timm_jackpot.base.hub_files import download
 from timm_jackpot.errors import ArtefactError
 
@@ -18,8 +19,12 @@ def locate_artefact(
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    check: Callable[[Config], object] | None = None,
 ) -> Path:
     """The folder itself, or the client's cache folder after fetching every file that the config lists.
+
+    Args:
+        check: as in `read_artefact`; called before any file but the config is fetched.
 
     Raises:
         ArtefactError: if it is neither a folder nor a name that a Hub repo can have, or the repo holds no sound
@@ -33,17 +38,20 @@ def locate_artefact(
         raise ArtefactError(f"{name} is neither an artefact folder nor the name of a Hub repo (user/name)")
     hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     try:
-        return _fetch(name, revision, hub)
+        return _fetch(name, revision, hub, check)
     except ArtefactError:
         if local_files_only:
             raise
         # Bytes that arrived wrong stay in the client's cache under their right name: ask once more.
-        return _fetch(name, revision, {**hub, "force_download": True})
+        return _fetch(name, revision, {**hub, "force_download": True}, check)
 
 
-def _fetch(repo_id: str, revision: str | None, hub: dict[str, Any]) -> Path:
-    config, commit = download(repo_id, [CONFIG], revision=revision, **hub)
-    for file in read_config(config.parent).files:
+def _fetch(repo_id: str, revision: str | None, hub: dict[str, Any], check: Callable[[Config], object] | None) -> Path:
+    path, commit = download(repo_id, [CONFIG], revision=revision, **hub)
+    config = read_config(path.parent)
+    if check:
+        check(config)
+    for file in config.files:
         download(repo_id, [file], revision=commit, **hub)
-    read_artefact(config.parent)
-    return config.parent
+    read_artefact(path.parent)
+    return path.parent

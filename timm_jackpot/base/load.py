@@ -6,11 +6,13 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from timm.models import get_pretrained_cfg, is_model, split_model_name_tag
 from torch import nn
@@ -21,6 +23,7 @@ from timm_jackpot.base.tensors import TensorId, base_digest, tensor_ids
 from timm_jackpot.errors import BaseError, BaseMismatchError
 
 _WEIGHTS = "model.safetensors"
+_GROWTH, _ALLOWANCE = 4, 64 * 2**20  # how much larger than usual a stranger's numbers may make a model, in bytes
 
 
 @dataclass(frozen=True)
@@ -106,19 +109,50 @@ def load_base(
     model.eval()
     adapted = _adapted(model, source, native) if requested else []
     ids = tensor_ids(model)
-    ref = BaseRef(
-        source=source.kind,  # pyright: ignore[reportArgumentType]
-        architecture=source.architecture,
-        tag=source.tag,
-        model_kwargs=kwargs,
-        hub_id=source.hub_id,
-        revision=source.revision,
-        num_classes=int(model.num_classes),  # pyright: ignore[reportArgumentType]
-        in_chans=in_chans or int(model.pretrained_cfg["input_size"][0]),  # pyright: ignore
-        img_size=img_size,
-        digest=base_digest(ids, adapted=adapted),
-    )
+    try:
+        ref = BaseRef(
+            source=source.kind,  # pyright: ignore[reportArgumentType]
+            architecture=source.architecture,
+            tag=source.tag,
+            model_kwargs=kwargs,
+            hub_id=source.hub_id,
+            revision=source.revision,
+            num_classes=int(model.num_classes),  # pyright: ignore[reportArgumentType]
+            in_chans=in_chans or int(model.pretrained_cfg["input_size"][0]),  # pyright: ignore
+            img_size=img_size,
+            digest=base_digest(ids, adapted=adapted),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BaseError(f"no artefact could name this base: {first['loc'][0]}: {first['msg']}") from error
     return Base(model, ref, ids, tuple(adapted))
+
+
+def build_skeleton(name: str, model_kwargs: Mapping[str, Scalar], **changes: int | None) -> nn.Module:
+    """A registered model without its weights, on the meta device: names and shapes, at no cost in memory.
+
+    Args:
+        changes: num_classes, in_chans, img_size.
+
+    Raises:
+        BaseError: if it cannot be built, or the changes make it many times as large as it is.
+    """
+    requested: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
+    arguments: dict[str, Any] = dict(model_kwargs)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            model = _create(name, dict(requested), pretrained=False, **arguments)
+            size = _bytes(model)
+            usual = size if size < _ALLOWANCE else _bytes(timm.create_model(name, pretrained=False, **arguments))
+    except Exception as error:  # the arguments are a stranger's: anything can happen in a constructor
+        raise BaseError(f"{name} cannot be built with {arguments}: {repr(error)[:200]}") from error
+    if size > _GROWTH * usual + _ALLOWANCE:
+        raise BaseError(f"{name} with {requested} would take {size} bytes, usually it takes {usual}")
+    return model
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in chain(model.parameters(), model.buffers()))
 
 
 def parse_model_kwargs(pairs: Sequence[str]) -> dict[str, Scalar]:
