@@ -138,8 +138,8 @@ def test_model_kwargs_are_recorded_and_restored(shared: Path, tmp_path: Path) ->
 def test_an_existing_artefact_is_only_replaced_on_request(jackpot: Jackpot, folder: Path) -> None:
     with pytest.raises(ArtefactError, match="already holds a jackpot"):
         save_pretrained(jackpot, folder)
-    save_pretrained(jackpot, folder, attachments={"note.txt": b"x"}, overwrite=True)
-    assert (folder / "note.txt").read_bytes() == b"x"
+    save_pretrained(jackpot, folder, attachments={"audit.json": b"x"}, overwrite=True)
+    assert (folder / "audit.json").read_bytes() == b"x"
 
 
 @pytest.mark.parametrize("call", ["fsync", "rename"])

@@ -102,7 +102,7 @@ def test_free_text_of_an_artefact_cannot_write_into_the_card(tmp_path: Path) -> 
 
 
 def test_the_command_names_what_differs_from_the_defaults(tmp_path: Path) -> None:
-    card = render_card(_edited(tmp_path, config={"preset": "paper", "lr": 0.1, "overwrite": True, "base": None}))
+    card = render_card(_edited(tmp_path, config={"preset": "paper", "lr": 0.0, "mask_classifier": True, "base": None}))
     command = re.search(r"```bash\n(.*?)\n```", card, re.DOTALL)
     assert command is not None
     words = command[1].replace("\\\n", " ").split()
@@ -114,8 +114,8 @@ def test_the_command_names_what_differs_from_the_defaults(tmp_path: Path) -> Non
         "--preset",
         "paper",
         "--lr",
-        "0.1",
-        "--overwrite",
+        "0.0",
+        "--mask-classifier",
     ]
 
 

@@ -10,9 +10,9 @@ import torch
 
 from timm_jackpot.artefact import from_pretrained, read_artefact
 from timm_jackpot.base import norm_statistics, tensor_ids
-from timm_jackpot.errors import BaseError, ConfigError, DataError, TrainingError
+from timm_jackpot.errors import ArtefactError, BaseError, ConfigError, DataError, TrainingError
 from timm_jackpot.masks import kept_count, mask_overlap
-from timm_jackpot.search import PRESETS, SearchConfig, search_jackpot
+from timm_jackpot.search import SearchConfig, search_jackpot
 from timm_jackpot.search.equalise import equalise_gradients
 from timm_jackpot.search.scores import proportional_scores, two_level_scores
 from timm_jackpot.training import read_record
@@ -80,7 +80,7 @@ def test_the_artefact_says_what_the_summary_says(run) -> None:
 
 
 def test_paper_preset_is_the_seeds_search(tmp_path: Path) -> None:
-    result = _search(tmp_path / "p", preset="paper", **PRESETS["paper"])
+    result = _search(tmp_path / "p", preset="paper")
     assert result.jackpot.masks.kept == kept_count(result.jackpot.masks.total, "0.9")
     steps = list(read_record(tmp_path / "p" / "record.jsonl").of("step"))
     assert all(e["sparsity"] == pytest.approx(0.9, abs=1e-4) for e in steps)  # constant from the first step
@@ -167,11 +167,64 @@ def test_two_runs_without_output_get_two_folders(tmp_path: Path, monkeypatch: py
     assert all(from_pretrained(folder) is not None for folder in folders)
 
 
+def test_a_folder_with_somebodys_files_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "notes.txt").write_text("precious")
+    for overwrite in (False, True):
+        with pytest.raises(ArtefactError, match=r"holds notes\.txt, which is no part of a jackpot"):
+            _search(tmp_path / "results", steps=0, overwrite=overwrite)
+    assert (tmp_path / "results" / "notes.txt").read_text() == "precious"
+
+
+def test_a_new_head_and_a_masked_classifier_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="exclude each other"):
+        _search(tmp_path / "x", mask_classifier=True, num_classes=7, dataset="digits")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_model_arguments_of_a_folder_are_recorded_and_restored(tmp_path: Path) -> None:
+    import json
+
+    from safetensors.torch import save_file
+
+    from timm_jackpot import load_base
+
+    base = tmp_path / "base"
+    base.mkdir()
+    save_file(load_base("digits_resnet").model.state_dict(), base / "model.safetensors")
+    described = {"num_classes": 10, "input_size": [3, 32, 32], "first_conv": "conv1.0", "classifier": "fc"}
+    config = {"architecture": "digits_resnet", "pretrained_cfg": described, "model_args": {"act_layer": "gelu"}}
+    (base / "config.json").write_text(json.dumps(config))
+    result = _search(tmp_path / "j", steps=0, sparsity="0", model=f"local-dir:{base}", dataset="digits")
+    loaded = from_pretrained(tmp_path / "j", base_checkpoint=base / "model.safetensors")
+    images = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), result.jackpot.base.model.eval()(images))
+    assert str(tmp_path) not in (tmp_path / "j" / "config.json").read_text()
+    (base / "config.json").write_text(json.dumps({**config, "model_args": {"layers": [1, 1, 1, 1]}}))
+    with pytest.raises(BaseError, match="'layers', which an artefact cannot name"):
+        _search(tmp_path / "k", steps=0, model=f"local-dir:{base}", dataset="digits")
+
+
+def test_masks_are_in_force_by_the_end_of_the_ramp_whatever_the_interval(tmp_path: Path) -> None:
+    _search(tmp_path / "r", refresh_interval=1000, steps=21)
+    steps = list(read_record(tmp_path / "r" / "record.jsonl").of("step"))
+    assert steps[0]["sparsity"] == 0
+    assert steps[-1]["step"] == 20
+    assert steps[-1]["sparsity"] == pytest.approx(0.9, abs=1e-4)
+
+
+def test_the_magnitude_control_is_magnitude_whatever_the_criterion(run, tmp_path: Path) -> None:
+    result = _search(tmp_path / "m", steps=0, criterion="random", seed=5)
+    assert result.summary["magnitude_top1"] == run.summary["magnitude_top1"]
+    assert result.summary["jackpot_top1"] != result.summary["magnitude_top1"]
+
+
 def test_an_explicit_output_that_holds_a_jackpot_is_refused_unless_overwrite(run, tmp_path: Path) -> None:
     folder = tmp_path / "o"
     _search(folder, steps=0)
     before = (folder / "masks.safetensors").read_bytes()
-    with pytest.raises(ConfigError, match="already holds a jackpot"):
+    with pytest.raises(ArtefactError, match="already holds a jackpot"):
         _search(folder, steps=0, sparsity="0.5")
     assert (folder / "masks.safetensors").read_bytes() == before
     _search(folder, steps=0, sparsity="0.5", overwrite=True)

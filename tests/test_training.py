@@ -54,10 +54,10 @@ def test_cosine_is_half_way_in_the_middle() -> None:
     assert cosine(25, 100, peak=1) == pytest.approx((1 + math.sqrt(0.5)) / 2)
 
 
-def test_warm_up_rises_in_equal_steps_to_the_peak() -> None:
-    path = [cosine(step, 20, peak=1.0, warmup=4) for step in range(21)]
-    assert path[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert path[4:] == sorted(path[4:], reverse=True)
+def test_cosine_falls_from_the_peak_to_zero() -> None:
+    path = [cosine(step, 20, peak=1.0) for step in range(21)]
+    assert path[0] == 1.0
+    assert path == sorted(path, reverse=True)
     assert path[-1] == pytest.approx(0)
 
 

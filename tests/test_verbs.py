@@ -12,7 +12,7 @@ import pytest
 
 from timm_jackpot.cli import parse
 from timm_jackpot.recipes import package_folder, recipe_names
-from timm_jackpot.search import PRESETS, SearchConfig
+from timm_jackpot.search import SearchConfig
 from timm_jackpot.training.pretrain import PretrainConfig
 
 VERBS = ["search", "evaluate", "inspect", "pretrain"]
@@ -130,14 +130,15 @@ def test_help_describes_every_flag(verb: str, tmp_path: Path) -> None:
 
 def test_flags_beat_recipe_beat_preset_beat_default(tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
-    recipe.write_text("preset: paper\nlr: 0.3\nsparsity: 0.8\n")
+    recipe.write_text("preset: paper\nlr: 0.3\nsparsity: 0.8\nsteps: 10\n")
     words = ["--recipe", str(recipe), "--sparsity", "0.95", "-b", "7", "--model-kwargs", "a=1", "b=2"]
-    config = parse(SearchConfig, presets=PRESETS, recipes=True, argv=words)
+    config = parse(SearchConfig, recipes=True, argv=words)
     assert (config.start, config.lr, config.sparsity, config.batch_size) == ("two-level", 0.3, "0.95", 7)
     assert config.model_kwargs == ("a=1", "b=2")
     assert config.temperature == 2.0
+    assert parse(SearchConfig, recipes=True, argv=[*words, "--epochs", "2"]).steps is None
     words += ["--preset", "default"]
-    assert parse(SearchConfig, presets=PRESETS, recipes=True, argv=words).start == "proportional"
+    assert parse(SearchConfig, recipes=True, argv=words).start == "proportional"
 
 
 def test_an_unknown_setting_in_a_recipe_is_named(tmp_path: Path) -> None:
@@ -201,7 +202,7 @@ def test_every_recipe_is_a_valid_run_and_opens_with_its_command(name: str) -> No
     text = (package_folder("recipes") / f"{name}.yaml").read_text(encoding="utf-8")
     verb, schema = ("pretrain", PretrainConfig) if name.endswith("pretrain") else ("search", SearchConfig)
     words = ["--recipe", name] + (["--output", "x"] if verb == "pretrain" else [])
-    assert parse(schema, presets=PRESETS, recipes=True, argv=words) is not None
+    assert parse(schema, recipes=True, argv=words) is not None
     comment = text[: text.index("\nmodel:")]
     assert f"timm_jackpot.{verb} --recipe {name}" in comment
     assert "Cost:" in comment

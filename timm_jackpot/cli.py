@@ -28,11 +28,10 @@ C = TypeVar("C", bound=BaseModel)
 def parse(
     schema: type[C],
     *,
-    presets: Mapping[str, Mapping[str, Any]] | None = None,
     recipes: bool = False,
     argv: list[str] | None = None,
 ) -> C:
-    """Flags → `schema`. Precedence: default < preset < recipe < flag.
+    """Flags → `schema`. Precedence: default < preset (the schema's own) < recipe < flag.
 
     Raises:
         ConfigError: for an unknown flag or recipe, or a value outside its bounds.
@@ -51,9 +50,10 @@ def parse(
         _add_flag(parser, name, field)
     flags = vars(parser.parse_args(argv))
     recipe = read_recipe(flags.pop("recipe")) if "recipe" in flags else {}
-    preset = {**recipe, **flags}.get("preset")
+    if {"steps", "epochs"} & set(flags):  # either one overrides whichever of the two the recipe has
+        recipe = {key: value for key, value in recipe.items() if key not in ("steps", "epochs")}
     try:
-        return schema(**{**(presets or {}).get(str(preset), {}), **recipe, **flags})
+        return schema(**{**recipe, **flags})
     except ValidationError as error:
         raise ConfigError(_sentence(error)) from error
 

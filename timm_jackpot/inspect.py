@@ -11,7 +11,9 @@ from timm_jackpot.cli import parse, run_verb
 class InspectConfig(BaseModel):
     """What is in an artefact: layers, sparsity, bytes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
 
     artefact: str
     """An artefact folder, or the name of a Hub repo."""

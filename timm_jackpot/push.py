@@ -11,7 +11,7 @@ from timm_jackpot.hub import push_to_hub
 class PushConfig(BaseModel):
     """Publish an artefact on the Hugging Face Hub, with its card. Log in first: `hf auth login`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     artefact: str
     """The artefact folder."""

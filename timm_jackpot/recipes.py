@@ -41,7 +41,7 @@ def read_recipe(name: str) -> dict[str, Any]:
         raise ConfigError(f"there is no recipe {name!r}: {hint}")
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"recipe {path} is not readable as YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"recipe {path} is not a mapping of settings")

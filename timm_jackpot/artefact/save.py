@@ -19,6 +19,19 @@ from timm_jackpot.artefact.schema import CONFIG, EXTRAS, FORMAT, MASKS, Config
 from timm_jackpot.errors import ArtefactError
 from timm_jackpot.masks import pack
 
+# Everything that an artefact folder may hold; a folder with anything else in it is somebody's own.
+_OURS = {
+    CONFIG,
+    MASKS,
+    EXTRAS,
+    "README.md",
+    "plots",
+    "record.jsonl",
+    "record.partial.jsonl",
+    "recipe.yaml",
+    "audit.json",
+}
+
 
 def save_pretrained(
     jackpot: Jackpot,
@@ -29,8 +42,7 @@ def save_pretrained(
 ) -> Path:
     """Save `jackpot` in format 1.
 
-    The folder is written beside its final place, synced, and renamed: a reader sees the old content or the
-    new one.
+    The folder is written beside its final place, synced, and renamed: a reader never sees a part of it.
 
     Args:
         attachments: further files by name (card, record, recipe); never needed to load.
@@ -39,14 +51,30 @@ def save_pretrained(
     Raises:
         ArtefactError: if `folder` already holds an artefact, or cannot be written.
     """
-    folder = Path(folder)
-    if is_artefact(folder) and not overwrite:
-        raise ArtefactError(f"{folder} already holds a jackpot: name another folder, or say overwrite")
+    folder = Path(folder).resolve()
+    check_target(folder, overwrite=overwrite)
     return replace_folder(folder, {**dict(attachments or {}), **_files(jackpot)})
 
 
 def is_artefact(folder: Path) -> bool:
     return (folder / CONFIG).exists() and (folder / MASKS).exists()
+
+
+def check_target(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder whose content must not be replaced.
+
+    Raises:
+        ArtefactError: if it holds an artefact that may not be overwritten, or anything that is not ours.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ArtefactError(f"{folder} is not a folder")
+    if is_artefact(folder) and not overwrite:
+        raise ArtefactError(f"{folder} already holds a jackpot: name another folder, or say overwrite")
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in _OURS)
+    if foreign:
+        raise ArtefactError(f"{folder} holds {foreign[0]}, which is no part of a jackpot: name another folder")
 
 
 def replace_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
@@ -158,16 +186,18 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _swap(new: Path, folder: Path) -> None:
-    """Put `new` in the place of `folder`. What stood there is moved aside first and deleted last."""
+    """Put `new` in the place of `folder`. The old content is moved aside, and deleted only when the new is there."""
     if not folder.exists():
         new.rename(folder)
         return
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-    folder.rename(aside / folder.name)
+    old = aside / folder.name
     try:
+        folder.rename(old)
         new.rename(folder)
-    except OSError:
-        (aside / folder.name).rename(folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        aside.rmdir()  # empty, or else an error that leaves the old content where it is
         raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -8,7 +8,9 @@ from timm_jackpot.base.load import Base, load_base, parse_model_kwargs
 
 
 class BaseFlags(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
 
     model: str = "digits_resnet"
     """Any pre-trained model that timm takes: resnet50, resnet50.a1_in1k, hf-hub:user/repo, local-dir:folder."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class _Source:
     weights: Path
     hub_id: str | None = None
     revision: str | None = None
+    model_args: Mapping[str, Any] = field(default_factory=dict)  # what the source's own config sets
 
 
 def load_base(
@@ -89,6 +90,9 @@ def load_base(
         )
     hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     source = _find(name, None if base_checkpoint is None else Path(base_checkpoint), revision, hub)
+    # Recorded like flags: whoever loads the artefact may have no such config.
+    kwargs = {**_recordable(source), **kwargs}
+    img_size = img_size or source.model_args.get("img_size")
     changes = {"in_chans": in_chans, "img_size": img_size}
     requested: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
     overlay: dict[str, Any] = {"file": str(source.weights), "source": "file", "custom_load": False}
@@ -223,22 +227,40 @@ def _find_folder(name: str, folder: Path, checkpoint: Path | None) -> _Source:
     config = folder / "config.json"
     if not config.is_file():
         raise BaseError(f"{folder} holds no config.json: local-dir: takes a folder as timm saves it")
-    architecture, tag = _read_config(config, str(folder))
-    return _Source("file", name, architecture, tag, _existing(checkpoint or folder / _WEIGHTS))
+    architecture, tag, args = _read_config(config, str(folder))
+    return _Source("file", name, architecture, tag, _existing(checkpoint or folder / _WEIGHTS), model_args=args)
 
 
 def _find_repo(repo: str, revision: str | None, checkpoint: Path | None, hub: dict[str, Any]) -> _Source:
     config, commit = download(repo, ["config.json"], revision=revision, **hub)
-    architecture, tag = _read_config(config, repo)
+    architecture, tag, args = _read_config(config, repo)
     name = f"hf-hub:{repo}@{commit}"
     if checkpoint is not None:
-        return _Source("file", name, architecture, tag, _existing(checkpoint))
+        return _Source("file", name, architecture, tag, _existing(checkpoint), model_args=args)
     path, _ = download(repo, [_WEIGHTS], revision=commit, **hub)
-    return _Source("timm", name, architecture, tag, path, repo, commit)
+    return _Source("timm", name, architecture, tag, path, repo, commit, args)
 
 
-def _read_config(path: Path, where: str) -> tuple[str, str | None]:
-    """Architecture and tag from a config.json as timm saves it."""
+def _recordable(source: _Source) -> dict[str, Any]:
+    """The model arguments of a source's own config that an artefact can name.
+
+    Raises:
+        BaseError: if it sets others: a mask searched in such a model could not be loaded again.
+    """
+    by_themselves = {"num_classes", "in_chans", "img_size"}
+    args = {key: value for key, value in source.model_args.items() if key not in by_themselves and value is not None}
+    odd = [
+        key for key, value in args.items() if key not in MODEL_KWARGS or not isinstance(value, (bool, int, float, str))
+    ]
+    if odd:
+        raise BaseError(
+            f"the config of {source.name} sets the model argument {odd[0]!r}, which an artefact cannot name"
+        )
+    return args
+
+
+def _read_config(path: Path, where: str) -> tuple[str, str | None, dict[str, Any]]:
+    """Architecture, tag and model arguments from a config.json as timm saves it."""
     try:
         cfg = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -248,7 +270,8 @@ def _read_config(path: Path, where: str) -> tuple[str, str | None]:
     if not isinstance(architecture, str) or not is_model(architecture):
         raise BaseError(f"{where} is not a timm model: its config.json names no architecture that timm knows")
     tag = pretrained.get("tag") if isinstance(pretrained, dict) else None
-    return architecture, tag if isinstance(tag, str) else None
+    args = cfg.get("model_args")
+    return architecture, tag if isinstance(tag, str) else None, args if isinstance(args, dict) else {}
 
 
 def _existing(path: Path) -> Path:

@@ -28,7 +28,7 @@ from timm_jackpot.training import Objective, frozen_teacher
 class BenchConfig(BaseModel):
     """Time of the package's work over that of plain timm and torch doing the same without it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     what: tuple[str, ...] = ("search_step", "distill_step", "load")
     """Which benchmarks: search_step, distill_step (each over a dense training step of the same model, batch and

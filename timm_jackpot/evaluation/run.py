@@ -15,7 +15,9 @@ from timm_jackpot.processes import make_accelerator, say
 class EvaluateConfig(BaseFlags, DataFlags):
     """Top-1 and top-5 of a jackpot (--artefact) or of a dense base (--model) on a test split."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
 
     artefact: str | None = None
     """An artefact folder, or the name of a Hub repo."""

@@ -67,7 +67,6 @@ def render_card(
         command=_command(artefact, settings),
         statistics=any(extra.role == "norm_statistics" for extra in config.extras),
         head=config.head,
-        audited=False,
         pictures=pictures,
         licence=licence,
     )
@@ -132,15 +131,19 @@ def _left_dense(dense: list[dict[str, str]]) -> str:
 def _command(artefact: Artefact, settings: Mapping[str, Any]) -> str:
     """The command, with the settings that the artefact says were not the defaults."""
     words = ["accelerate launch -m timm_jackpot.search"]
-    if artefact.config.base.source == "file":
+    if artefact.config.base.source == "file" and not str(settings.get("model", "")).startswith("local-dir:"):
         words.append("--base-checkpoint FILE.safetensors")
     if _mapping(artefact.config.info.get("results")).get("dataset") == "folder":
         words.append("--data-dir FOLDER")
     for key, value in settings.items():
-        if not re.fullmatch(r"[a-z_]{1,40}", key) or value in (None, False, [], ""):
+        if not re.fullmatch(r"[a-z_]{1,40}", key) or value is None or value in ([], ""):
             continue
-        items = value if isinstance(value, list) else [value]
-        words.append(f"--{key.replace('_', '-')} {' '.join(map(_word, items))}" if value is not True else f"--{key}")
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            items = value if isinstance(value, list) else [value]
+            words.append(f"--{flag} {' '.join(map(_word, items))}")
     return " \\\n    ".join(words)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from timm_jackpot.cli import parse, run_verb
-from timm_jackpot.search import PRESETS, SearchConfig, search_jackpot
+from timm_jackpot.search import SearchConfig, search_jackpot
 from timm_jackpot.search.table import comparison_table
 
 
 def main() -> dict[str, object]:
-    config = parse(SearchConfig, presets=PRESETS, recipes=True)
+    config = parse(SearchConfig, recipes=True)
     result = search_jackpot(config)
     if "artefact" in result.summary:  # the main process
         print(comparison_table(result, config))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from timm_jackpot.base import BaseFlags
 from timm_jackpot.data import DataFlags
@@ -34,7 +34,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     """Settings of one search. Precedence: default < preset < recipe < flag."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
 
     preset: Literal["default", "paper"] = "default"
     """default: the best search we know. paper: the seeds' own."""
@@ -70,6 +72,13 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     """Folder for the artefact. Default: a fresh one under runs/."""
     overwrite: bool = False
     """Replace an artefact that --output already holds."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_the_preset(cls, values: object) -> object:
+        if isinstance(values, dict):
+            return {**PRESETS.get(str(values.get("preset")), {}), **values}
+        return values
 
     @field_validator("sparsity", mode="before")
     @classmethod

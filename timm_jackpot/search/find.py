@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 from accelerate import Accelerator
@@ -83,6 +84,8 @@ def find_masks(
     sizes = {name: values.numel() for name, values in start.criterion.items()}
     fraction = config.schedule_fraction if config.schedule == "cubic" else 0.0
 
+    ramp_end = ceil(fraction * steps)  # from here on the final counts hold, whatever the interval
+
     def counts(step: int) -> dict[str, int]:
         return scale_counts(sizes, start.kept, cubic_ramp(step, steps, fraction=fraction))
 
@@ -92,7 +95,7 @@ def find_masks(
 
     def before_step(step: int) -> None:
         nonlocal churn, expected
-        if step and step % config.refresh_interval == 0:
+        if step and (step % config.refresh_interval == 0 or step == ramp_end):
             churn = adapter.refresh(counts(step))
             expected = sum(counts(step).values())
         if data.val is not None and step and step % max(1, steps // 4) == 0:

@@ -19,8 +19,8 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from timm_jackpot.adapter import merge
-from timm_jackpot.artefact import Extra, Jackpot, artefact_report, is_artefact, read_artefact, save_pretrained
-from timm_jackpot.base import Base, copy_tensors, maskable_weights, norm_statistics
+from timm_jackpot.artefact import Extra, Jackpot, artefact_report, check_target, read_artefact, save_pretrained
+from timm_jackpot.base import Base, Maskable, copy_tensors, maskable_weights, norm_statistics
 from timm_jackpot.data import Data, default_data_notice, open_data, steps_per_epoch
 from timm_jackpot.errors import BaseError, ConfigError
 from timm_jackpot.evaluation import Accuracy, evaluate_accuracy
@@ -29,7 +29,7 @@ from timm_jackpot.masks import MaskSet
 from timm_jackpot.plots import search_figure
 from timm_jackpot.processes import make_accelerator, say, shard_of
 from timm_jackpot.search.config import SearchConfig
-from timm_jackpot.search.find import Start, find_masks, start_of
+from timm_jackpot.search.find import find_masks, start_of
 from timm_jackpot.training import (
     Record,
     frozen_teacher,
@@ -38,7 +38,7 @@ from timm_jackpot.training import (
 )
 
 _DEFAULT_EPOCHS = 30
-_CALIBRATION_IMAGES = 10_000
+_CALIBRATION_IMAGES, _CALIBRATION_SEED = 10_000, 2021
 _RECORD, _RUNNING = "record.jsonl", "record.partial.jsonl"
 _PICTURE = "plots/search.png"
 _PRIVATE = {"output", "overwrite", "base_checkpoint", "data_dir"}  # paths of one machine: never published
@@ -79,6 +79,11 @@ def search_jackpot(config: SearchConfig) -> SearchResult:
 
     with accelerator.main_process_first():
         base = config.load()
+        head = _new_head(base)
+        if head and config.mask_classifier:
+            raise ConfigError(
+                "--mask-classifier and a new head exclude each other: a mask covers pre-trained weights only"
+            )
         say(default_data_notice(config, base.model, steps=steps_of), accelerator)
         data = open_data(config, base.model, device=accelerator.device, img_size=config.img_size)
     maskable = maskable_weights(base.model, mask_classifier=config.mask_classifier)
@@ -90,7 +95,6 @@ def search_jackpot(config: SearchConfig) -> SearchResult:
     model = base.model.requires_grad_(False).to(accelerator.device)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    head = _new_head(base)
     for parameter in head.values():
         parameter.requires_grad_(True)
     dense = frozen_teacher(model)  # the base as it came, to compare with at the end
@@ -111,7 +115,7 @@ def search_jackpot(config: SearchConfig) -> SearchResult:
         record.write("layers", names=list(kept), kept=list(kept.values()), total=[m.numel() for m in masks.values()])
         moved = [*norm_statistics(model), *head]
         extras = copy_tensors(model, moved)
-        comparison = _compare(model, dense, masks, start, data, config, accelerator, new_head=bool(head))
+        comparison = _compare(model, dense, masks, maskable, data, config, accelerator, new_head=bool(head))
         jackpot = Jackpot(
             base=base,
             maskable=maskable,
@@ -121,6 +125,7 @@ def search_jackpot(config: SearchConfig) -> SearchResult:
             allocation=config.allocation,
             data=data.config,
         )
+        model.eval()
         summary = _summary(jackpot, comparison, data, config, accelerator, steps, time.monotonic() - started)
         record.write("result", **summary)
         summary |= _save(jackpot, summary, output, record, config, accelerator)
@@ -132,12 +137,8 @@ def search_jackpot(config: SearchConfig) -> SearchResult:
 def _choose_output(config: SearchConfig, accelerator: Accelerator) -> Path:
     """The output folder, the same on every rank; refused before anything is loaded if it may not be used."""
     if config.output:
-        folder = Path(config.output)
-        if is_artefact(folder) and not config.overwrite:
-            raise ConfigError(f"{folder} already holds a jackpot: name another --output, or say --overwrite")
-        if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"--output {folder} is not a folder")
-        return folder
+        check_target(Path(config.output), overwrite=config.overwrite)
+        return Path(config.output)
     model = config.model.rpartition("/")[2].rpartition(":")[2]
     stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
     fresh = Path("runs") / f"{model}-{config.sparsity}-{stamp}"
@@ -164,7 +165,7 @@ def _open_record(output: Path, config: SearchConfig, accelerator: Accelerator, s
         raise ConfigError(f"--output {output} cannot be written: {error.strerror}") from error
     record.write(
         "start",
-        config=config.model_dump(exclude=_PRIVATE),
+        config=_published(config),
         steps=steps,
         processes=accelerator.num_processes,
         distributed_type=accelerator.distributed_type.value,
@@ -180,7 +181,7 @@ def _compare(
     model: nn.Module,
     dense: nn.Module,
     masks: MaskSet,
-    start: Start,
+    maskable: Maskable,
     data: Data,
     config: SearchConfig,
     accelerator: Accelerator,
@@ -195,18 +196,19 @@ def _compare(
     jackpot = accuracy(merge(deepcopy(model), masks))
     if new_head:
         return Comparison(jackpot, None, None, None)
-    one_shot = merge(deepcopy(dense), start.masks)
+    magnitude_masks = start_of(config.model_copy(update={"criterion": "magnitude"}), maskable).masks
+    one_shot = merge(deepcopy(dense), magnitude_masks)
     magnitude = accuracy(one_shot)
     calibrate(one_shot, data, config.batch_size, accelerator)
     return Comparison(jackpot, accuracy(dense), magnitude, accuracy(one_shot))
 
 
 def calibrate(model: nn.Module, data: Data, batch_size: int, accelerator: Accelerator) -> None:
-    """Re-estimate norm statistics on up to 10,000 training images, not augmented."""
+    """Re-estimate norm statistics on up to 10,000 training images, in the order of a training epoch of its own."""
     shard = shard_of(accelerator)
     count = max(1, _CALIBRATION_IMAGES // (batch_size * shard.count))
-    batches = itertools.islice(data.train.eval_batches(batch_size=batch_size, shard=shard), count)
-    reestimate_norm_statistics(model, (batch.images for batch in batches), accelerator)
+    batches = data.train.train_batches(seed=_CALIBRATION_SEED, epoch=0, batch_size=batch_size, shard=shard)
+    reestimate_norm_statistics(model, (batch.images for batch in itertools.islice(batches, count)), accelerator)
 
 
 def _summary(
@@ -242,6 +244,14 @@ def _summary(
     }
 
 
+def _published(config: SearchConfig, *, exclude_defaults: bool = False) -> dict[str, Any]:
+    """The settings without this machine's paths."""
+    settings = config.model_dump(mode="json", exclude=_PRIVATE, exclude_defaults=exclude_defaults)
+    if config.model.startswith("local-dir:"):
+        settings["model"] = "local-dir:FOLDER"
+    return settings
+
+
 def _save(
     jackpot: Jackpot,
     summary: dict[str, Any],
@@ -253,11 +263,11 @@ def _save(
     if not accelerator.is_main_process:
         return {}
     # The settings that differ from the defaults; recipe.yaml has all of them.
-    settings = config.model_dump(mode="json", exclude=_PRIVATE, exclude_defaults=True)
+    settings = _published(config, exclude_defaults=True)
     jackpot.info.update(results=summary, config=settings)
     attachments = {
         _RECORD: record.lines().encode(),
-        "recipe.yaml": yaml.safe_dump(config.model_dump(mode="json", exclude=_PRIVATE), sort_keys=False).encode(),
+        "recipe.yaml": yaml.safe_dump(_published(config), sort_keys=False).encode(),
     }
     if find_spec("matplotlib"):
         attachments[_PICTURE] = search_figure(record)

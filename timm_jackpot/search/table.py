@@ -13,8 +13,8 @@ def comparison_table(result: SearchResult, config: SearchConfig) -> str:
     dense_bytes = 4 * result.jackpot.kept_of_all[1]
     rows = {
         "dense": comparison.dense,
-        f"{config.criterion} one-shot": comparison.magnitude,
-        f"{config.criterion}, norm statistics re-estimated": comparison.magnitude_recalibrated,
+        "magnitude one-shot": comparison.magnitude,
+        "magnitude, norm statistics re-estimated": comparison.magnitude_recalibrated,
         "jackpot": comparison.jackpot,
     }
     width = max(map(len, rows))
@@ -40,4 +40,7 @@ def _cell(accuracy: Accuracy | None) -> str:
 
 
 def _checkpoint_argument(config: SearchConfig) -> str:
-    return f", base_checkpoint={config.base_checkpoint!r}" if config.base_checkpoint else ""
+    checkpoint = config.base_checkpoint
+    if checkpoint is None and config.model.startswith("local-dir:"):
+        checkpoint = f"{config.model.removeprefix('local-dir:')}/model.safetensors"
+    return f", base_checkpoint={checkpoint!r}" if checkpoint else ""

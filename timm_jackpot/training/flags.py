@@ -12,7 +12,9 @@ from timm_jackpot.errors import ConfigError
 
 
 class TrainFlags(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
 
     opt: Literal["sgd", "adam"] = "sgd"
     """Optimizer: SGD with momentum, or Adam."""

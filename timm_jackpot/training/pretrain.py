@@ -30,7 +30,9 @@ from timm_jackpot.training.schedule import cosine
 class PretrainConfig(DataFlags, TrainFlags):
     """Settings of one dense training run from random weights."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
 
     model: str = "cifar_resnet20"
     """A timm architecture, without tag."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 from math import cos, pi
 
 
-def cosine(step: int, steps: int, *, peak: float, warmup: int = 0) -> float:
-    """Half a cosine from `peak` at the end of a linear warm-up to 0 at `steps` (Loshchilov & Hutter 2017)."""
-    if step < warmup:
-        return peak * (step + 1) / (warmup + 1)
-    return peak * 0.5 * (1 + cos(pi * (step - warmup) / max(1, steps - warmup)))
+def cosine(step: int, steps: int, *, peak: float) -> float:
+    """Half a cosine from `peak` to 0 at `steps` (Loshchilov & Hutter 2017)."""
+    return peak * 0.5 * (1 + cos(pi * step / max(1, steps)))
 
 
 def cubic_ramp(step: int, steps: int, *, fraction: float) -> float:
