@@ -70,7 +70,7 @@ def test_metadata_is_what_the_hub_reads() -> None:
     result = metadata["model-index"][0]["results"][0]["metrics"][0]
     assert result["value"] == round(read_artefact(RELEASED[0]).config.info["results"]["jackpot_top1"], 2)
     assert "base_model" not in metadata  # the digits network is on no Hub
-    assert "from_pretrained('alice/x')" in card
+    assert 'from_pretrained("alice/x")' in card
 
 
 def _edited(tmp_path: Path, **info: object):

@@ -111,7 +111,7 @@ def test_the_card_inherits_the_licence_and_names_base_and_results(hub: TestHub, 
     assert f"base_model: {BASE}" in card
     assert "base_model_relation: adapter" in card
     assert "library_name: timm-jackpot" in card
-    assert f"from_pretrained('{REPO}')" in card
+    assert f'from_pretrained("{REPO}")' in card
     assert "has not been audited" in card
     assert "| dense base | – |" in card  # a new head: nothing to compare with
     assert str(work) not in card

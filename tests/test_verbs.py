@@ -104,6 +104,8 @@ def test_inspect_prints_the_table_or_json_alone(searched) -> None:
         (["search", "--recipe", "nonsense"], "there is no recipe 'nonsense'"),
         (["search", "--model", "resnet50"], "not in the local cache"),
         (["inspect"], "--artefact is required"),
+        (["evaluate", "--artefact", "a", "--num-classes", "5"], "--num-classes goes with --model"),
+        (["search", "--lr", "inf"], "--lr inf"),
         (["evaluate", "--artefact", "nowhere"], "neither an artefact folder nor"),
         (["pretrain", "--model", "nonsense", "--output", "x"], "unknown architecture 'nonsense'"),
     ],

@@ -1,7 +1,7 @@
 """Bases: pre-trained timm models, where they came from, and which of their weights a mask may cover."""
 
 from timm_jackpot.base.flags import BaseFlags
-from timm_jackpot.base.load import Base, build_skeleton, load_base, parse_model_kwargs
+from timm_jackpot.base.load import Base, build_skeleton, create_timm_model, load_base, parse_model_kwargs
 from timm_jackpot.base.maskable import DenseWeight, Maskable, maskable_weights
 from timm_jackpot.base.ref import BaseRef
 from timm_jackpot.base.tensors import (
@@ -23,6 +23,7 @@ __all__ = [
     "base_digest",
     "build_skeleton",
     "copy_tensors",
+    "create_timm_model",
     "load_base",
     "maskable_weights",
     "norm_layers",

@@ -21,7 +21,7 @@ class BaseFlags(BaseModel):
     base_revision: str | None = None
     """Branch, tag or commit of the base's Hub repo."""
     num_classes: int | None = Field(default=None, ge=1)
-    """Classes of a new head, where the data's differ from the base's."""
+    """Classes of a new head, where the data's differ from the base's; a head with as many classes is kept."""
     in_chans: int | None = Field(default=None, ge=1)
     """Input channels, where they differ from the base's."""
     img_size: int | None = Field(default=None, ge=1)

@@ -101,7 +101,7 @@ def load_base(
         overlay["num_classes"] = classes
     native = {**kwargs, **({} if classes is None else {"num_classes": classes})}
     try:
-        model = _create(source.name, requested, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
+        model = create_timm_model(source.name, requested, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
     except TypeError as error:
         raise BaseError(f"{source.architecture} does not take these arguments: {error}") from error
     except (RuntimeError, SafetensorError, AssertionError, KeyError) as error:
@@ -145,7 +145,7 @@ def build_skeleton(name: str, model_kwargs: Mapping[str, Scalar], **changes: int
     arguments: dict[str, Any] = dict(model_kwargs)
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            model = _create(name, dict(requested), pretrained=False, **arguments)
+            model = create_timm_model(name, dict(requested), pretrained=False, **arguments)
             size = _bytes(model)
             usual = size if size < _ALLOWANCE else _bytes(timm.create_model(name, pretrained=False, **arguments))
     except Exception as error:  # the arguments are a stranger's: anything can happen in a constructor
@@ -178,8 +178,12 @@ def parse_model_kwargs(pairs: Sequence[str]) -> dict[str, Scalar]:
     return kwargs
 
 
-def _create(name: str, requested: dict[str, Any], **arguments: Any) -> nn.Module:
-    """Build a model. Those that take images of any size have no argument img_size: it then is the data's alone."""
+def create_timm_model(name: str, requested: dict[str, Any], **arguments: Any) -> nn.Module:
+    """Build a timm model with what is `requested` of num_classes, in_chans, img_size.
+
+    Models that take images of any size have no argument img_size: it then is the data's alone, and is taken out of
+    `requested`.
+    """
     try:
         return timm.create_model(name, **requested, **arguments)
     except TypeError as error:

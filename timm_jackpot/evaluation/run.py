@@ -37,8 +37,8 @@ def evaluate_artefact(config: EvaluateConfig) -> dict[str, object]:
     with accelerator.main_process_first():
         if config.artefact is None:
             name, model = config.model, config.load().model
-        elif "model" in config.model_fields_set and config.model != "digits_resnet":
-            raise ConfigError("give --artefact or --model, not both")
+        elif odd := sorted(config.model_fields_set & set(BaseFlags.model_fields) - {"base_checkpoint", "img_size"}):
+            raise ConfigError(f"--{odd[0].replace('_', '-')} goes with --model: an artefact names its own base")
         else:
             name = config.artefact
             model = from_pretrained(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -50,7 +51,7 @@ def render_card(
     return template.render(
         metadata=_metadata(artefact, name, results, licence),
         name=name,
-        source=repr(repo_id or "."),
+        source=json.dumps(repo_id or "."),
         published=repo_id is not None,
         checkpoint=", base_checkpoint=…" if config.base.source == "file" else "",
         base=config.base,

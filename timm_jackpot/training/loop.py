@@ -7,7 +7,7 @@ from math import isfinite
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from timm_jackpot.data import Batch, ImageSource
 from timm_jackpot.errors import TrainingError
@@ -60,7 +60,7 @@ def fit(
                     images = images.contiguous(memory_format=torch.channels_last)
                 with accelerator.accumulate(wrapped):
                     with accelerator.autocast():
-                        part = objective(wrapped, images, labels)
+                        part = _loss(objective, wrapped, images, labels)
                     accelerator.backward(part)
                     prepared.step()
                     prepared.zero_grad()
@@ -81,6 +81,15 @@ def fit(
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     vars(model).pop("forward", None)
     accelerator.free_memory()
+
+
+def _loss(objective: Objective, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    try:
+        return objective(model, images, labels)
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):  # torch's batch norm
+            raise TrainingError("batch norm needs more than one image per process: raise --batch-size") from error
+        raise
 
 
 def _endless(train: ImageSource, batch_size: int, seed: int, shard: Shard) -> Iterator[Batch]:

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import yaml
 from pydantic import ConfigDict, Field
@@ -14,7 +13,7 @@ from safetensors.torch import save_file
 from timm.models import is_model
 from timm.models._hub import save_config_for_hf
 
-from timm_jackpot.base import parse_model_kwargs
+from timm_jackpot.base import create_timm_model, parse_model_kwargs
 from timm_jackpot.data import DataFlags, default_data_notice, open_data, steps_per_epoch
 from timm_jackpot.errors import BaseError, ConfigError
 from timm_jackpot.evaluation import evaluate_accuracy
@@ -124,9 +123,12 @@ def _build(config: PretrainConfig) -> torch.nn.Module:
     if not is_model(config.model):
         raise BaseError(f"unknown architecture {config.model!r}: see timm.list_models() for the names")
     changes = {"num_classes": config.num_classes, "img_size": config.img_size}
-    arguments: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
-    arguments |= parse_model_kwargs(config.model_kwargs)
+    requested: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
     try:
-        return timm.create_model(config.model, pretrained=False, **arguments)
+        model = create_timm_model(config.model, requested, pretrained=False, **parse_model_kwargs(config.model_kwargs))
     except TypeError as error:
         raise BaseError(f"{config.model} does not take these arguments: {error}") from error
+    if config.img_size is not None:  # saved with the weights: what is searched in them later sees the same images
+        channels = model.pretrained_cfg["input_size"][0]  # pyright: ignore
+        model.pretrained_cfg["input_size"] = (channels, config.img_size, config.img_size)  # pyright: ignore
+    return model
