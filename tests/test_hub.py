@@ -285,3 +285,26 @@ def test_push_to_a_branch_and_as_a_pull_request(hub: TestHub, home: Path, work: 
     done = verb(hub, home, *words[:4], result["repo_id"], "--create-pr", cwd=work, token="hf_alice")
     assert done.returncode == 0, done.stderr
     assert "masks.safetensors" in hub.files(result["repo_id"], "refs/pr/1")
+
+
+@pytest.mark.slow
+def test_a_hub_that_is_down_is_one_sentence(hub: TestHub, pushed: dict, ask_errors) -> None:
+    hub.down = True  # the client tries again for about 20 seconds
+    try:
+        answers = ask_errors({"down": f"from_pretrained({REPO!r})"})
+    finally:
+        hub.heal()
+    assert answers["down"][0] == "HubError"
+    assert "\n" not in answers["down"][1]
+
+
+def test_a_base_named_by_its_repo_is_loaded_at_one_commit(hub: TestHub, tmp_path: Path) -> None:
+    code = f"""
+        import json
+        from timm_jackpot import load_base
+        base = load_base("hf-hub:{BASE}")
+        print(json.dumps([base.ref.source, base.ref.architecture, base.ref.hub_id, base.ref.revision]))
+    """
+    done = run_python(code, hub_environment(hub, tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == ["timm", "test_resnet", BASE, hub.commits(BASE, "main")[-1]]
