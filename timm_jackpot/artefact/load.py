@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from timm_jackpot.artefact.schema import Config
 from timm_jackpot.base import (
     Base,
     Maskable,
+    SkipInit,
     base_digest,
     build_skeleton,
     load_base,
@@ -141,7 +143,9 @@ def _registered_hub_id(name: str) -> str | None:
 
 def _build_base(config: Config, checkpoint: str | Path | None, trust_base: bool, hub: dict[str, Any]) -> Base:
     ref = config.base
-    with torch.random.fork_rng(devices=[]):
+    # Where nothing was adapted the digest covers every tensor: what a loader left out could not pass for a weight.
+    unadapted = not _adapted(config) and ref.img_size is None
+    with torch.random.fork_rng(devices=[]), SkipInit() if unadapted else nullcontext():
         return load_base(
             _source(config, checkpoint, trust_base),
             model_kwargs=ref.model_kwargs,
@@ -198,6 +202,9 @@ def _check_extras(config: Config, model: nn.Module, maskable: Maskable) -> None:
         "head": head,
     }
     state = model.state_dict()
+    missing = head - {extra.name for extra in config.extras} if config.head else ()
+    if missing:
+        raise ArtefactError(f"the artefact has a new head, but not its {sorted(missing)[0]}")
     for extra in config.extras:
         if extra.name not in allowed[extra.role] or tuple(state[extra.name].shape) != tuple(extra.shape):
             raise ArtefactError(

@@ -4,6 +4,7 @@ from timm_jackpot.base.flags import BaseFlags
 from timm_jackpot.base.load import Base, build_skeleton, create_timm_model, load_base, parse_model_kwargs
 from timm_jackpot.base.maskable import DenseWeight, Maskable, maskable_weights
 from timm_jackpot.base.ref import BaseRef
+from timm_jackpot.base.skip_init import SkipInit
 from timm_jackpot.base.tensors import (
     TensorId,
     base_digest,
@@ -19,6 +20,7 @@ __all__ = [
     "BaseRef",
     "DenseWeight",
     "Maskable",
+    "SkipInit",
     "TensorId",
     "base_digest",
     "build_skeleton",

@@ -19,6 +19,7 @@ from torch import nn
 
 from timm_jackpot.base.hub_files import download
 from timm_jackpot.base.ref import MODEL_KWARGS, BaseRef, Scalar
+from timm_jackpot.base.skip_init import SkipInit
 from timm_jackpot.base.tensors import TensorId, base_digest, tensor_ids
 from timm_jackpot.errors import BaseError, BaseMismatchError
 
@@ -144,10 +145,12 @@ def build_skeleton(name: str, model_kwargs: Mapping[str, Scalar], **changes: int
     requested: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
     arguments: dict[str, Any] = dict(model_kwargs)
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        with torch.random.fork_rng(devices=[]), torch.device("meta"), SkipInit():
             model = create_timm_model(name, dict(requested), pretrained=False, **arguments)
             size = _bytes(model)
-            usual = size if size < _ALLOWANCE else _bytes(timm.create_model(name, pretrained=False, **arguments))
+            if size <= _ALLOWANCE or set(requested) <= {"num_classes"}:  # classes are bounded by themselves
+                return model
+            usual = _bytes(timm.create_model(name, pretrained=False, **arguments))
     except Exception as error:  # the arguments are a stranger's: anything can happen in a constructor
         raise BaseError(f"{name} cannot be built with {arguments}: {repr(error)[:200]}") from error
     if size > _GROWTH * usual + _ALLOWANCE:
