@@ -73,21 +73,10 @@ def test_maskable_weights_of_a_vision_transformer() -> None:
         "blocks.0.attn.proj.weight",
     ]
     assert len(maskable.weights) == 1 + 4 * len(model.blocks)  # pyright: ignore
-    assert [name for name, _ in maskable.dense] == ["head.weight"]
-
-
-class Attention(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(8, 2)
-        self.mlp = nn.Linear(8, 8)
-
-
-def test_a_packed_attention_projection_is_left_dense_with_its_reason() -> None:
-    maskable = maskable_weights(Attention())
-    assert list(maskable.weights) == ["attention.out_proj.weight", "mlp.weight"]
-    assert [name for name, _ in maskable.dense] == ["attention.in_proj_weight"]
-    assert "packed attention projection" in maskable.dense[0].reason
+    assert maskable.dense == [
+        ("pos_embed", "pos_embed of VisionTransformer, not the weight of a conv or linear layer"),
+        ("head.weight", "classifier"),
+    ]
 
 
 def test_weight_standardised_convs_are_left_dense_with_their_reason() -> None:

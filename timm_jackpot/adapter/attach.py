@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ from torch.nn.utils import parametrize
 from timm_jackpot.adapter.score_mask import ScoreMask
 from timm_jackpot.errors import BaseError
 from timm_jackpot.masks import MaskSet
+
+# What timm calls to make one layer of several (RepVGG, MobileOne, LeViT …).
+_FUSE = ("fuse", "reparameterize", "switch_to_deploy")
 
 
 class ScoreAdapter(Mapping[str, ScoreMask]):
@@ -80,26 +84,59 @@ def attach(model: nn.Module, scores: Mapping[str, Tensor], kept: Mapping[str, in
         layers[name] = ScoreMask(weight, initial, kept[name])
         # Tied weights: one ScoreMask on every module that owns the same parameter.
         for module, attribute in owners[name]:
+            places = list(module._parameters)
             parametrize.register_parametrization(module, attribute, layers[name], unsafe=True)
+            # An empty place among the module's parameters, where `detach` puts the weight back.
+            _reorder(module, dict.fromkeys(places) | module._parameters)
+    for module in model.modules():
+        for method in _FUSE:
+            if callable(getattr(module, method, None)):
+                vars(module)[method] = partial(_refuse_to_fuse, type(module).__name__, method)
     return ScoreAdapter(layers)
 
 
 def detach(model: nn.Module) -> None:
-    """Remove every `ScoreMask`: weights are again what they were before `attach`, bit for bit."""
+    """Remove every `ScoreMask`: weights are again what they were before `attach`, bit for bit and place by place."""
     for module in list(model.modules()):
+        for method in _FUSE:
+            if isinstance(vars(module).get(method), partial):
+                del vars(module)[method]
         if not parametrize.is_parametrized(module):
             continue
         for attribute in list(module.parametrizations):  # pyright: ignore[reportArgumentType]
             if any(isinstance(p, ScoreMask) for p in module.parametrizations[attribute]):  # pyright: ignore
-                original = module.parametrizations[attribute].original  # pyright: ignore
                 # torch takes the property off the class, which deep copies of the module share: off a class of our own.
                 shared = type(module)
                 module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))  # pyright: ignore
                 parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
-                # A tied weight must stay one tensor, and `weight` must stay in front of `bias`.
-                others = {k: v for k, v in module._parameters.items() if k != attribute}
-                module._parameters.clear()
-                module._parameters.update({attribute: original, **others})
+
+
+def adapter_of(model: nn.Module) -> ScoreAdapter:
+    """The adapter of a model that carries score masks: of a deep copy, or of the EMA of an attached one.
+
+    Raises:
+        BaseError: if the model carries none.
+    """
+    layers: dict[str, ScoreMask] = {}
+    for prefix, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            for attribute, chain in module.parametrizations.items():  # pyright: ignore
+                found = next((p for p in chain if isinstance(p, ScoreMask)), None)
+                if found is not None and all(found is not layer for layer in layers.values()):
+                    layers[f"{prefix}.{attribute}" if prefix else attribute] = found
+    if not layers:
+        raise BaseError("the model carries no score masks: attach them first")
+    return ScoreAdapter(layers)
+
+
+def _refuse_to_fuse(owner: str, method: str) -> None:
+    raise BaseError(f"{owner}.{method}() would sum masked branches and lose their zeros: detach the masks first")
+
+
+def _reorder(module: nn.Module, parameters: Mapping[str, nn.Parameter | None]) -> None:
+    ordered = dict(parameters)
+    module._parameters.clear()
+    module._parameters.update(ordered)
 
 
 def _is_parametrized(model: nn.Module, name: str) -> bool:

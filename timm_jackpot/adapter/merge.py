@@ -1,10 +1,11 @@
-"""Write masks into weights: the plain model that people run."""
+"""Write masks into weights: the plain model that people run, and how sparse it is."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
+from timm_jackpot.base import maskable_weights
 from timm_jackpot.errors import BaseError
 from timm_jackpot.masks import MaskSet
 
@@ -30,3 +31,13 @@ def merge(model: nn.Module, masks: MaskSet) -> nn.Module:
     for name, mask in masks.items():
         parameters[name].mul_(mask.to(parameters[name].device))
     return model
+
+
+def zero_fractions(model: nn.Module) -> dict[str, float]:
+    """Fraction of zeros in each conv and linear weight of a plain model, the classifier's too.
+
+    What is left of a mask after something else changed the weights: `timm.models.reparameterize_model` sums the
+    branches of a block, and a zero stays only where every branch has one.
+    """
+    weights = maskable_weights(model, mask_classifier=True).weights
+    return {name: 1 - int(weight.count_nonzero()) / weight.numel() for name, weight in weights.items()}

@@ -19,10 +19,10 @@ from timm_jackpot.artefact.read import Artefact, read_artefact
 from timm_jackpot.artefact.schema import Config
 from timm_jackpot.base import (
     Base,
-    Maskable,
     SkipInit,
     base_digest,
     build_skeleton,
+    classifier_parameters,
     load_base,
     maskable_weights,
     norm_statistics,
@@ -94,8 +94,8 @@ def apply_artefact(model: nn.Module, artefact: Artefact) -> nn.Module:
     with torch.no_grad():
         for name, tensor in artefact.extras.items():
             state[name].copy_(tensor)
-    if isinstance(getattr(model, "pretrained_cfg", None), dict):
-        model.pretrained_cfg = {**model.pretrained_cfg, **artefact.config.data.model_dump()}  # pyright: ignore
+    described = getattr(model, "pretrained_cfg", None) or {}
+    model.pretrained_cfg = {**described, **artefact.config.data.model_dump()}  # pyright: ignore
     return model
 
 
@@ -169,42 +169,50 @@ def _check_built(config: Config, base: Base) -> None:
 
 
 def _check_shapes(config: Config, model: nn.Module) -> None:
-    """Names, order and shapes must be those of the base, with or without weights."""
-    maskable = maskable_weights(model, mask_classifier=_masks_classifier(config))
+    """Names, order and shapes must be those of the base, with or without weights.
+
+    Any weight that could be masked may have been left dense instead; it is listed then.
+    """
+    maskable = maskable_weights(model, mask_classifier=True)
+    name = config.base.name
     shapes = {layer.name: tuple(layer.shape) for layer in config.layers}
-    if maskable.shapes != shapes:
-        odd = next(n for n in {**shapes, **maskable.shapes} if shapes.get(n) != maskable.shapes.get(n))
+    odd = next((n for n, shape in shapes.items() if maskable.shapes.get(n) != shape), None)
+    if odd is not None:
         raise BaseMismatchError(
-            f"the mask covers {odd} as {shapes.get(odd)}, but the base {config.base.name} built here has it as "
+            f"the mask covers {odd} as {shapes[odd]}, but the base {name} built here has it as "
             f"{maskable.shapes.get(odd)}"
         )
-    if maskable.aliases != config.aliases:
-        raise BaseMismatchError(f"the base {config.base.name} built here ties other weights than the artefact says")
-    if list(maskable.shapes) != list(shapes):
-        raise BaseMismatchError(f"the artefact lists the layers of {config.base.name} in another order")
-    if {weight.name for weight in maskable.dense} != {weight.name for weight in config.dense}:
-        raise BaseMismatchError(f"the base {config.base.name} built here leaves other weights dense")
+    if [n for n in maskable.shapes if n in shapes] != list(shapes):
+        raise BaseMismatchError(f"the artefact lists the layers of {name} in another order")
+    tied = {second: first for second, first in maskable.aliases.items() if first in shapes}
+    if tied != config.aliases:
+        raise BaseMismatchError(f"the base {name} built here ties other weights than the artefact says")
+    dense = {weight.name for weight in maskable.dense} | (set(maskable.aliases) - set(tied))
+    dense |= set(maskable.shapes) - set(shapes)
+    if dense != {weight.name for weight in config.dense}:
+        odd = min(dense ^ {weight.name for weight in config.dense})
+        raise BaseMismatchError(
+            f"the base {name} built here has other weights beside the masked ones than the artefact says: {odd}"
+        )
     if config.sparsity.all_parameters[1] != sum(parameter.numel() for parameter in model.parameters()):
-        raise BaseMismatchError(f"the base {config.base.name} built here has another number of parameters")
-    _check_extras(config, model, maskable)
+        raise BaseMismatchError(f"the base {name} built here has another number of parameters")
+    _check_extras(config, model)
 
 
-def _check_extras(config: Config, model: nn.Module, maskable: Maskable) -> None:
+def _check_extras(config: Config, model: nn.Module) -> None:
     """An extra may replace what its role says, and nothing else: no mask reaches past it."""
-    parameters = dict(model.named_parameters())
-    classifier = tuple(w.name.rpartition(".")[0] + "." for w in maskable.dense if w.reason == "classifier")
-    weights = {*maskable.weights, *(weight.name for weight in maskable.dense)}
-    head = {name for name in parameters if name.startswith(classifier)}
-    vectors = {name for name, parameter in parameters.items() if parameter.dim() <= 1}
+    weights = {layer.name for layer in config.layers} | {weight.name for weight in config.dense}
+    head = set(classifier_parameters(model))
+    vectors = {name for name, parameter in model.named_parameters() if parameter.dim() <= 1}
     allowed = {
         "norm_statistics": set(norm_statistics(model)),
         "norm_affine": vectors - weights - head,
-        "head": head,
+        "head": head - {layer.name for layer in config.layers},
     }
     state = model.state_dict()
     missing = head - {extra.name for extra in config.extras} if config.head else ()
     if missing:
-        raise ArtefactError(f"the artefact has a new head, but not its {sorted(missing)[0]}")
+        raise ArtefactError(f"the artefact has a new head, but not its {min(missing)}")
     for extra in config.extras:
         if extra.name not in allowed[extra.role] or tuple(state[extra.name].shape) != tuple(extra.shape):
             raise ArtefactError(
@@ -221,10 +229,6 @@ def _check_digest(config: Config, base: Base) -> None:
     unlike = [n.name for n in config.layers if n.name not in base.adapted and base.tensors[n.name].sha256 != n.sha256]
     if found != config.base.digest or unlike:
         raise BaseMismatchError(_first_difference(config, base, found))
-
-
-def _masks_classifier(config: Config) -> bool:
-    return not any(weight.reason == "classifier" for weight in config.dense)
 
 
 def _adapted(config: Config) -> list[str]:

@@ -103,6 +103,8 @@ def _check_names(config: Config) -> None:
 
 
 def _check_counts(config: Config) -> None:
+    if not config.layers:
+        raise ArtefactError(f"{CONFIG} lists no masked layer")
     sizes = [prod(layer.shape) for layer in config.layers]
     if any(layer.kept > size for layer, size in zip(config.layers, sizes, strict=True)):
         raise ArtefactError(f"{CONFIG} keeps more weights of a layer than it has")

@@ -55,7 +55,7 @@ class Layer(_Strict):
 
 class Dense(_Strict):
     name: Name
-    reason: Text
+    reason: Annotated[Text, Field(min_length=1)]
 
 
 class ExtraEntry(_Strict):

@@ -2,7 +2,8 @@
 
 from timm_jackpot.base.flags import BaseFlags
 from timm_jackpot.base.load import Base, build_skeleton, create_timm_model, load_base, parse_model_kwargs
-from timm_jackpot.base.maskable import DenseWeight, Maskable, maskable_weights
+from timm_jackpot.base.maskable import DenseWeight, Maskable, classifier_parameters, maskable_weights
+from timm_jackpot.base.module import base_from_module
 from timm_jackpot.base.ref import BaseRef
 from timm_jackpot.base.skip_init import SkipInit
 from timm_jackpot.base.tensors import (
@@ -23,7 +24,9 @@ __all__ = [
     "SkipInit",
     "TensorId",
     "base_digest",
+    "base_from_module",
     "build_skeleton",
+    "classifier_parameters",
     "copy_tensors",
     "create_timm_model",
     "load_base",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from math import prod
 from typing import NamedTuple
 
@@ -11,11 +14,14 @@ from timm.layers.std_conv import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from timm_jackpot.base.reads import altered_reads
+from timm_jackpot.errors import BaseError
+
 _WEIGHT_STANDARDISED = (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)
 
 
 class DenseWeight(NamedTuple):
-    """A conv or linear weight that is left alone, and why."""
+    """A weight that is left alone, and why."""
 
     name: str
     reason: str
@@ -38,74 +44,115 @@ class Maskable:
         return {name: prod(shape) for name, shape in self.shapes.items()}
 
 
-def maskable_weights(model: nn.Module, *, mask_classifier: bool = False) -> Maskable:
+def maskable_weights(
+    model: nn.Module,
+    *,
+    mask_classifier: bool = False,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    images: Tensor | None = None,
+) -> Maskable:
     """Find the weights that a mask may cover: conv and linear weights except the classifier.
 
     Args:
         model: a timm model, or any other module.
         mask_classifier: cover the classifier too (the reference leaves it dense).
+        include: shell patterns (`stages.3.*`); where given, only weights whose name matches one are covered.
+        exclude: shell patterns of weights to leave dense.
+        images: a batch [b, c, h, w]. Where given, a forward pass checks that a zero in each weight is a zero in the
+            computation; a weight of which that is not so is left dense (`altered_reads`).
 
     Returns:
         Names (as in the state dict) with their parameters, the weights left dense with the reason for each,
         and the second names of tied weights.
+
+    Raises:
+        BaseError: for a pattern that matches no maskable weight; names the nearest.
     """
-    classifiers = set() if mask_classifier else set(_classifier_weights(model))
+    classifier = set() if mask_classifier else {id(p) for p in classifier_parameters(model).values()}
     weights: dict[str, nn.Parameter] = {}
-    dense: list[DenseWeight] = []
+    reasons: dict[str, str] = {}
     aliases: dict[str, str] = {}
     first_name: dict[int, str] = {}
-    for name, module, weight in _candidates(model):
-        if id(weight) in first_name:
-            if first_name[id(weight)] in weights:
-                aliases[name] = first_name[id(weight)]
-            else:
-                dense.append(DenseWeight(name, f"tied to {first_name[id(weight)]}"))
-            continue
-        first_name[id(weight)] = name
-        reason = _reason_to_leave_dense(module, weight, id(weight) in classifiers)
-        if reason:
-            dense.append(DenseWeight(name, reason))
-        else:
+    for name, module, attribute, weight in _candidates(model):
+        first = first_name.setdefault(id(weight), name)
+        if first == name:
             weights[name] = weight
-    return Maskable(weights, dense, aliases)
+        else:
+            aliases[name] = first
+        # A tied weight is masked for all its owners or for none.
+        reason = _reason_to_leave_dense(module, attribute, weight, id(weight) in classifier)
+        if reason:
+            reasons.setdefault(first, reason)
+    reasons |= _left_by_name({name for name in weights if name not in reasons}, aliases, reasons, include, exclude)
+    if images is not None:
+        reasons |= altered_reads(model, {n: w for n, w in weights.items() if n not in reasons}, images)
+    dense = [DenseWeight(name, reasons[name]) for name in weights if name in reasons]
+    dense += [DenseWeight(second, f"tied to {first}") for second, first in aliases.items() if first in reasons]
+    return Maskable(
+        {name: weight for name, weight in weights.items() if name not in reasons},
+        dense,
+        {second: first for second, first in aliases.items() if first not in reasons},
+    )
 
 
-def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
+def classifier_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters of the classifier, or of several, by timm's own account of where it is (empty if it gives none)."""
+    modules: list[object] = []
+    named = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+    for name in (named,) if isinstance(named, str) else named:
+        with suppress(AttributeError):
+            modules.append(model.get_submodule(name))
+    if hasattr(model, "get_classifier"):
+        found = model.get_classifier()  # pyright: ignore[reportCallIssue]
+        modules += found if isinstance(found, (tuple, list)) else (found,)
+    theirs = {id(p) for module in modules if isinstance(module, nn.Module) for p in module.parameters()}
+    return {name: p for name, p in model.named_parameters() if id(p) in theirs}
+
+
+def _left_by_name(
+    free: set[str], aliases: dict[str, str], dense: dict[str, str], include: Sequence[str], exclude: Sequence[str]
+) -> dict[str, str]:
+    """Reasons by the user's own patterns, on the names that are `free` to be masked."""
+    included = {name for pattern in include for name in _matches(pattern, "--include", free, aliases, dense)}
+    excluded = {name for pattern in exclude for name in _matches(pattern, "--exclude", free, aliases, dense)}
+    left = dict.fromkeys(free - included, "not included") if include else {}
+    return {**left, **dict.fromkeys(excluded, "excluded")}
+
+
+def _matches(pattern: str, flag: str, free: set[str], aliases: dict[str, str], dense: dict[str, str]) -> set[str]:
+    names = {name: name for name in free} | {second: first for second, first in aliases.items() if first in free}
+    found = {first for name, first in names.items() if fnmatchcase(name, pattern)}
+    if not found:
+        left = sorted(name for name in dense if fnmatchcase(name, pattern))
+        if left:
+            hint = f"{left[0]} is left dense anyway ({dense[left[0]]})"
+        else:
+            near = difflib.get_close_matches(pattern, sorted(names), n=3, cutoff=0.0)
+            hint = f"the nearest are {', '.join(near)}" if near else "there is none"
+        raise BaseError(f"{flag} {pattern!r} matches no maskable weight: {hint}")
+    return found
+
+
+def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
+    """Weights that are matrices, in the order of the module tree, under every name that each has."""
     for prefix, module in model.named_modules(remove_duplicate=False):
-        for attribute in _attributes(module):
-            weight = getattr(module, attribute, None)
-            if isinstance(weight, nn.Parameter):
-                yield (f"{prefix}.{attribute}" if prefix else attribute), module, weight
+        for attribute, weight in module._parameters.items():
+            if weight is not None and (_is_weight(module, attribute) or weight.numel() > max((1, *weight.shape))):
+                yield (f"{prefix}.{attribute}" if prefix else attribute), module, attribute, weight
 
 
-def _attributes(module: nn.Module) -> tuple[str, ...]:
+def _is_weight(module: nn.Module, attribute: str) -> bool:
     if isinstance(module, nn.MultiheadAttention):
-        return ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-    return ("weight",) if isinstance(module, (_ConvNd, nn.Linear)) else ()
+        return attribute in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+    return attribute == "weight" and isinstance(module, (_ConvNd, nn.Linear))
 
 
-def _reason_to_leave_dense(module: nn.Module, weight: Tensor, is_classifier: bool) -> str | None:
+def _reason_to_leave_dense(module: nn.Module, attribute: str, weight: Tensor, is_classifier: bool) -> str | None:
+    if not _is_weight(module, attribute):
+        return f"{attribute} of {type(module).__name__}, not the weight of a conv or linear layer"
     if is_classifier:
         return "classifier"
     if isinstance(module, _WEIGHT_STANDARDISED):
         return "weight-standardised: its zeros would not stay zero"
-    if isinstance(module, nn.MultiheadAttention):
-        return "packed attention projection, not the weight of a conv or linear layer"
-    if weight.numel() == 0:
-        return "empty"
-    return None
-
-
-def _classifier_weights(model: nn.Module) -> Iterator[int]:
-    """Identities of the classifier's weights, by timm's own account of where the classifier is."""
-    named = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
-    for name in (named,) if isinstance(named, str) else named:
-        try:
-            yield from (id(p) for p in model.get_submodule(name).parameters())
-        except AttributeError:
-            continue
-    if hasattr(model, "get_classifier"):
-        found = model.get_classifier()  # pyright: ignore[reportCallIssue]
-        for module in found if isinstance(found, (tuple, list)) else (found,):
-            if isinstance(module, nn.Module):
-                yield from (id(p) for p in module.parameters())
+    return "empty" if weight.numel() == 0 else None

@@ -31,6 +31,10 @@ class DataFlags(BaseModel):
     """Images per process and forward pass."""
     workers: int = Field(default=2, ge=0, json_schema_extra={"flags": ["-j"]})
     """Loading processes (images larger than 64 px only; smaller ones stay in memory)."""
+    mean: tuple[float, ...] | None = None
+    """Normalisation of the images, one number for each channel (of [0, 1]), where it differs from the base's."""
+    std: tuple[float, ...] | None = None
+    """As mean."""
     hflip: float | None = Field(default=None, ge=0, le=1)
     """Probability of a horizontal flip. Default: 0.5; digits: 0."""
     crop_padding: int | None = Field(default=None, ge=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ def open_data(flags: DataFlags, model: nn.Module, *, device: torch.device, img_s
             those of the model's head.
     """
     name = dataset_name(flags, model)
-    config = data_config(model, img_size)
+    config = data_config(model, img_size, mean=flags.mean, std=flags.std)
     test_split = flags.test_split or first_split(name, flags, ("test", "validation"), "test-split")
     val_split = flags.val_split
     if val_split is None:
@@ -93,8 +93,9 @@ def open_split(
     """
     name = dataset_name(flags, model)
     split = split or flags.test_split or first_split(name, flags, ("test", "validation"), "test-split")
+    config = data_config(model, img_size, mean=flags.mean, std=flags.std)
     reader = _match_head(model, name, {split: read_split(name, flags, split, "test-split")})[split]
-    return _bind(reader, None, flags, data_config(model, img_size), device, name)
+    return _bind(reader, None, flags, config, device, name)
 
 
 def hold_out(n: int, fraction: float) -> tuple[Tensor, Tensor]:
@@ -104,11 +105,20 @@ def hold_out(n: int, fraction: float) -> tuple[Tensor, Tensor]:
     return order[cut:].sort().values, order[:cut].sort().values
 
 
-def data_config(model: nn.Module, img_size: int | None = None) -> dict[str, Any]:
+def data_config(
+    model: nn.Module,
+    img_size: int | None = None,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> dict[str, Any]:
     """timm's data config of a model: input_size, mean, std, interpolation, crop_pct, crop_mode.
 
+    Args:
+        img_size, mean, std: what differs from the model's own.
+
     Raises:
-        DataError: the model takes neither grey nor RGB images.
+        DataError: the model takes neither grey nor RGB images, or mean and std are not one number for each channel.
     """
     cfg = resolve_data_config({}, model=model)
     channels = _in_chans(model) or cfg["input_size"][0]
@@ -119,6 +129,11 @@ def data_config(model: nn.Module, img_size: int | None = None) -> dict[str, Any]
         cfg["mean"], cfg["std"] = ((sum(cfg[key]) / len(cfg[key]),) * channels for key in ("mean", "std"))
     if img_size is not None:
         cfg["input_size"] = (cfg["input_size"][0], img_size, img_size)
+    for key, given in (("mean", mean), ("std", std)):
+        if given is not None:
+            if len(given) != channels or (key == "std" and min(given) <= 0):
+                raise DataError(f"--{key} {' '.join(map(str, given))}: give {channels} numbers, one for each channel")
+            cfg[key] = tuple(given)
     return cfg
 
 

@@ -15,6 +15,7 @@ from timm_jackpot.base import BaseRef
 from timm_jackpot.recipes import package_folder
 
 _TAGS = ["timm", "image-classification", "pruning", "sparsity", "lottery-ticket", "lottery-jackpot"]
+_ARGUMENT = {"file": ", base_checkpoint=…", "module": ", base=module"}  # what a reader has to bring
 # What the search's data names are called on the Hub; for others no data set is claimed.
 _HUB_DATASETS = {"torch/cifar10": "uoft-cs/cifar10", "torch/cifar100": "uoft-cs/cifar100"}
 
@@ -53,7 +54,7 @@ def render_card(
         name=name,
         source=json.dumps(repo_id or "."),
         published=repo_id is not None,
-        checkpoint=", base_checkpoint=…" if config.base.source == "file" else "",
+        argument=_ARGUMENT.get(config.base.source, ""),
         base=config.base,
         report=report,
         dense=_left_dense(report["dense"]),
@@ -131,6 +132,8 @@ def _left_dense(dense: list[dict[str, str]]) -> str:
 
 def _command(artefact: Artefact, settings: Mapping[str, Any]) -> str:
     """The command, with the settings that the artefact says were not the defaults."""
+    if artefact.config.base.source == "module":
+        return "# in Python: search_jackpot(SearchConfig(…), base=base_from_module(module, …))"
     words = ["accelerate launch -m timm_jackpot.search"]
     if artefact.config.base.source == "file" and not str(settings.get("model", "")).startswith("local-dir:"):
         words.append("--base-checkpoint FILE.safetensors")

@@ -46,6 +46,10 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     """Where the search starts from."""
     allocation: Literal["global", "uniform", "erk"] = "global"
     """How the budget is shared out among layers."""
+    include: tuple[str, ...] = ()
+    """Shell patterns of weight names, as stages.3.*: mask these only."""
+    exclude: tuple[str, ...] = ()
+    """Shell patterns of weight names to leave dense."""
     lr: float = Field(default=0.05, gt=0)
     """Peak learning rate; cosine to zero over the run."""
     mask_classifier: bool = False

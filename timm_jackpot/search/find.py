@@ -126,6 +126,7 @@ def find_masks(
             title="search",
             before_step=before_step,
             figures=figures,
+            torchcompile=config.torchcompile,
             channels_last=config.channels_last,
         )
     adapter.refresh(start.kept)

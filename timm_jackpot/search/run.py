@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import platform
 import time
+from collections import Counter
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -20,7 +21,15 @@ from torch import nn
 
 from timm_jackpot.adapter import merge
 from timm_jackpot.artefact import Extra, Jackpot, artefact_report, check_target, read_artefact, save_pretrained
-from timm_jackpot.base import Base, Maskable, copy_tensors, maskable_weights, norm_statistics
+from timm_jackpot.base import (
+    Base,
+    BaseFlags,
+    Maskable,
+    classifier_parameters,
+    copy_tensors,
+    maskable_weights,
+    norm_statistics,
+)
 from timm_jackpot.data import Data, default_data_notice, open_data, steps_per_epoch
 from timm_jackpot.errors import BaseError, ConfigError
 from timm_jackpot.evaluation import Accuracy, evaluate_accuracy
@@ -33,6 +42,7 @@ from timm_jackpot.search.find import find_masks, start_of
 from timm_jackpot.training import (
     Record,
     frozen_teacher,
+    prepare_model,
     reestimate_norm_statistics,
     total_steps,
 )
@@ -61,15 +71,21 @@ class SearchResult:
     summary: dict[str, Any]  # what the verb prints as its last line
 
 
-def search_jackpot(config: SearchConfig) -> SearchResult:
+def search_jackpot(config: SearchConfig, base: Base | None = None) -> SearchResult:
     """Search, measure and save one jackpot, on every process that the launcher started.
 
     The artefact goes to `config.output` (a fresh folder under runs/ by default), written by the main process.
+
+    Args:
+        base: a base of your own (`base_from_module`) instead of the one that `config` names; its model is moved to
+            the device of the run and its norm statistics change.
 
     Raises:
         JackpotError: for anything wrong with model, data or flags, before any training.
     """
     started = time.monotonic()
+    if base is not None:
+        config = _without_base(config, base)
     accelerator = make_accelerator(seed=config.seed, grad_accum_steps=config.grad_accum_steps)
     output = _choose_output(config, accelerator)
     shard = shard_of(accelerator)
@@ -78,7 +94,7 @@ def search_jackpot(config: SearchConfig) -> SearchResult:
         return total_steps(config, steps_per_epoch(images, config.batch_size, shard), default_epochs=_DEFAULT_EPOCHS)
 
     with accelerator.main_process_first():
-        base = config.load()
+        base = base or config.load()
         head = _new_head(base)
         if head and config.mask_classifier:
             raise ConfigError(
@@ -86,15 +102,21 @@ def search_jackpot(config: SearchConfig) -> SearchResult:
             )
         say(default_data_notice(config, base.model, steps=steps_of), accelerator)
         data = open_data(config, base.model, device=accelerator.device, img_size=config.img_size)
-    maskable = maskable_weights(base.model, mask_classifier=config.mask_classifier)
+    maskable = maskable_weights(
+        base.model,
+        mask_classifier=config.mask_classifier,
+        include=config.include,
+        exclude=config.exclude,
+        images=torch.zeros(2, *data.config["input_size"]),
+    )
     if not maskable.weights:
         reasons = sorted({weight.reason for weight in maskable.dense}) or ["it has no conv or linear layer"]
         raise BaseError(f"{base.ref.name} has nothing to mask: {'; '.join(reasons)}")
+    say(_coverage_notice(base, maskable), accelerator)
     steps = steps_of(len(data.train))
 
     model = base.model.requires_grad_(False).to(accelerator.device)
-    if config.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    prepare_model(config, model)
     for parameter in head.values():
         parameter.requires_grad_(True)
     dense = frozen_teacher(model)  # the base as it came, to compare with at the end
@@ -134,6 +156,24 @@ def search_jackpot(config: SearchConfig) -> SearchResult:
     return SearchResult(jackpot, comparison, summary)
 
 
+def _without_base(config: SearchConfig, base: Base) -> SearchConfig:
+    """The settings of a search whose base was handed over, named as the base is."""
+    twice = sorted(config.model_fields_set & set(BaseFlags.model_fields))
+    if twice:
+        raise ConfigError(f"a base was handed over, and the settings name one too ({twice[0]}): leave one of them out")
+    return config.model_copy(update={"model": base.ref.architecture})
+
+
+def _coverage_notice(base: Base, maskable: Maskable) -> str | None:
+    """A word where the masks reach less than half of the parameters."""
+    covered, total = sum(maskable.sizes.values()), sum(p.numel() for p in base.model.parameters())
+    if 2 * covered >= total:
+        return None
+    reasons = Counter(weight.reason for weight in maskable.dense)
+    why = "; ".join(f"{reason} ({n})" for reason, n in reasons.most_common(3))
+    return f"note: masks cover {100 * covered / total:.1f} % of the parameters of {base.ref.name}; left dense: {why}"
+
+
 def _choose_output(config: SearchConfig, accelerator: Accelerator) -> Path:
     """The output folder, the same on every rank; refused before anything is loaded if it may not be used."""
     if config.output:
@@ -149,10 +189,7 @@ def _choose_output(config: SearchConfig, accelerator: Accelerator) -> Path:
 
 def _new_head(base: Base) -> dict[str, nn.Parameter]:
     """Parameters of a re-initialised head: the adapted ones that belong to the classifier."""
-    classifier = {weight.name for weight in maskable_weights(base.model).dense if weight.reason == "classifier"}
-    prefixes = tuple(name.rpartition(".")[0] + "." for name in classifier)
-    parameters = dict(base.model.named_parameters())
-    return {name: parameters[name] for name in base.adapted if name in parameters and name.startswith(prefixes)}
+    return {name: p for name, p in classifier_parameters(base.model).items() if name in base.adapted}
 
 
 def _open_record(output: Path, config: SearchConfig, accelerator: Accelerator, steps: int) -> Record:

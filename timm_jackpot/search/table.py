@@ -30,7 +30,7 @@ def comparison_table(result: SearchResult, config: SearchConfig) -> str:
         f"(dense float32 parameters: {dense_bytes} bytes)",
         "",
         "from timm_jackpot import from_pretrained",
-        f"model = from_pretrained({summary['artefact']!r}{_checkpoint_argument(config)})",
+        f"model = from_pretrained({summary['artefact']!r}{_base_argument(result, config)})",
     ]
     return "\n".join(lines)
 
@@ -39,7 +39,9 @@ def _cell(accuracy: Accuracy | None) -> str:
     return "    –" if accuracy is None else f"{accuracy.top1:6.2f}"
 
 
-def _checkpoint_argument(config: SearchConfig) -> str:
+def _base_argument(result: SearchResult, config: SearchConfig) -> str:
+    if result.jackpot.base.ref.source == "module":
+        return ", base=module"
     checkpoint = config.base_checkpoint
     if checkpoint is None and config.model.startswith("local-dir:"):
         checkpoint = f"{config.model.removeprefix('local-dir:')}/model.safetensors"

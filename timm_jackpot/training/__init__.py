@@ -1,6 +1,6 @@
 """The only training loop, and what goes into it: schedules, objectives, norm statistics, the run record."""
 
-from timm_jackpot.training.flags import TrainFlags, make_optimizer, total_steps
+from timm_jackpot.training.flags import TrainFlags, make_optimizer, prepare_model, total_steps
 from timm_jackpot.training.loop import fit
 from timm_jackpot.training.norm_statistics import average_norm_statistics, reestimate_norm_statistics
 from timm_jackpot.training.objective import Objective, frozen_teacher
@@ -17,6 +17,7 @@ __all__ = [
     "fit",
     "frozen_teacher",
     "make_optimizer",
+    "prepare_model",
     "read_record",
     "reestimate_norm_statistics",
     "total_steps",

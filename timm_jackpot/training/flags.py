@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
 
 from timm_jackpot.errors import ConfigError
 
@@ -34,6 +35,10 @@ class TrainFlags(BaseModel):
     """Share of the target that is spread over all classes."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of everything that is random."""
+    torchcompile: bool = False
+    """Compile the model with torch.compile (before it is wrapped for several processes)."""
+    grad_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
     channels_last: bool = False
     """Keep images and weights in channels_last memory format (faster on recent GPUs)."""
 
@@ -53,6 +58,23 @@ def total_steps(flags: TrainFlags, steps_per_epoch: int, *, default_epochs: floa
     if flags.steps is not None:
         return flags.steps
     return max(1, round((flags.epochs or default_epochs) * (steps_per_epoch // flags.grad_accum_steps)))
+
+
+def prepare_model(flags: TrainFlags, model: nn.Module) -> None:
+    """Bring `model`, in place, to the memory format and checkpointing of activations that the flags ask for.
+
+    Raises:
+        ConfigError: if the model cannot checkpoint activations.
+    """
+    if flags.grad_checkpointing:
+        try:
+            model.set_grad_checkpointing(True)  # pyright: ignore[reportCallIssue]
+        except (AttributeError, AssertionError, NotImplementedError) as error:
+            raise ConfigError(
+                f"{type(model).__name__} cannot recompute activations: leave --grad-checkpointing out"
+            ) from error
+    if flags.channels_last:
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def make_optimizer(flags: TrainFlags, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:

@@ -34,6 +34,7 @@ def fit(
     title: str,
     before_step: Hook = lambda step: None,
     figures: Callable[[], dict[str, float]] = dict,
+    torchcompile: bool = False,
     channels_last: bool = False,
     log_every: int = 10,
 ) -> None:
@@ -45,7 +46,9 @@ def fit(
     Raises:
         TrainingError: when the loss is not a number, with the step and what to lower.
     """
-    wrapped, prepared = accelerator.prepare(model, optimizer)
+    # Compiled after DDP, parametrized modules break.
+    runnable = torch.compile(model) if torchcompile else model
+    wrapped, prepared = accelerator.prepare(runnable, optimizer)
     wrapped.train()
     batches = _endless(train, batch_size, seed, shard_of(accelerator))
     with Progress(steps, title, enabled=accelerator.is_main_process) as progress:

@@ -18,7 +18,7 @@ from timm_jackpot.data import DataFlags, default_data_notice, open_data, steps_p
 from timm_jackpot.errors import BaseError, ConfigError
 from timm_jackpot.evaluation import evaluate_accuracy
 from timm_jackpot.processes import make_accelerator, say, shard_of
-from timm_jackpot.training.flags import TrainFlags, make_optimizer, total_steps
+from timm_jackpot.training.flags import TrainFlags, make_optimizer, prepare_model, total_steps
 from timm_jackpot.training.loop import fit
 from timm_jackpot.training.norm_statistics import average_norm_statistics
 from timm_jackpot.training.objective import Objective
@@ -63,9 +63,7 @@ def pretrain_base(config: PretrainConfig) -> dict[str, Any]:
         say(default_data_notice(config, model, steps=steps_of), accelerator)
         data = open_data(config, model, device=accelerator.device, img_size=config.img_size)
     steps = steps_of(len(data.train))
-    model.to(accelerator.device)
-    if config.channels_last:
-        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    prepare_model(config, model.to(accelerator.device))
     folder = Path(config.output)
     if accelerator.is_main_process:
         try:
@@ -86,6 +84,7 @@ def pretrain_base(config: PretrainConfig) -> dict[str, Any]:
             lr_at=lambda step: cosine(step, steps, peak=config.lr),
             record=record,
             title="pretrain",
+            torchcompile=config.torchcompile,
             channels_last=config.channels_last,
         )
         average_norm_statistics(model, accelerator)

@@ -1,0 +1,73 @@
+"""`base_from_module`: any torch module as a base, without timm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from torch import nn
+
+from timm_jackpot.base.load import Base
+from timm_jackpot.base.ref import BaseRef
+from timm_jackpot.base.tensors import base_digest, tensor_ids
+from timm_jackpot.errors import BaseError
+
+
+def base_from_module(
+    model: nn.Module,
+    name: str,
+    *,
+    num_classes: int,
+    input_size: Sequence[int] = (3, 224, 224),
+    mean: Sequence[float] = (0.485, 0.456, 0.406),
+    std: Sequence[float] = (0.229, 0.224, 0.225),
+    classifier: str | Sequence[str] = (),
+) -> Base:
+    """A pre-trained module of your own (torchvision's, or any other) as a base.
+
+    What a timm model says about itself is said here instead, and kept as timm keeps it: in `model.pretrained_cfg`
+    and `model.num_classes`. Whoever loads the artefact brings the same module: `from_pretrained(…, base=module)`.
+
+    Args:
+        model: the module with its trained weights; it takes images [b, c, h, w] and gives logits [b, num_classes].
+        name: what the artefact calls it: letters, digits and underscores.
+        input_size: channels, height and width of its images.
+        mean, std: normalisation of each channel.
+        classifier: name of its last layer (or layers), which stays dense: `fc`, `heads.head`.
+
+    Raises:
+        BaseError: for a classifier that the module has not, or a name or sizes that no artefact could hold.
+    """
+    named = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    modules = dict(model.named_modules())
+    missing = next((layer for layer in named if layer not in modules), None)
+    if missing is not None:
+        raise BaseError(f"the module has no layer {missing!r} that could be its classifier")
+    ids = tensor_ids(model)
+    try:
+        ref = BaseRef(
+            source="module",
+            architecture=name,
+            tag=None,
+            model_kwargs={},
+            hub_id=None,
+            revision=None,
+            num_classes=num_classes,
+            in_chans=input_size[0],
+            img_size=None,
+            digest=base_digest(ids),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BaseError(f"no artefact could name this base: {first['loc'][0]}: {first['msg']}") from error
+    described: dict[str, Any] = {
+        "input_size": tuple(input_size),
+        "mean": tuple(mean),
+        "std": tuple(std),
+        "num_classes": num_classes,
+        "classifier": named,
+    }
+    model.pretrained_cfg = described  # pyright: ignore[reportArgumentType]
+    model.num_classes = num_classes  # pyright: ignore[reportArgumentType]
+    return Base(model.eval(), ref, ids, ())

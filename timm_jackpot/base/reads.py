@@ -1,0 +1,105 @@
+"""How a forward pass reads each weight: whether a zero in it is a zero in the computation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils._pytree import tree_leaves
+
+# Products with the weight as one factor: a zero contributes nothing.
+_PRODUCTS = {
+    *(F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__),
+    *(torch.mm, Tensor.mm, torch.bmm, Tensor.bmm, torch.addmm, Tensor.addmm, torch.baddbmm, Tensor.baddbmm),
+    *(torch.einsum, torch.tensordot, F.multi_head_attention_forward),
+    *(F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
+    *(torch.conv1d, torch.conv2d, torch.conv3d),
+    *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
+}
+# What moves, casts or scales elements: a zero before is a zero after.
+_KEEPS_ZEROS = {
+    *("to", "type", "type_as", "float", "half", "bfloat16", "double", "cpu", "cuda"),
+    *("contiguous", "clone", "detach", "data"),
+    *("view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "squeeze", "unsqueeze"),
+    *("expand", "expand_as", "repeat", "roll", "flip"),
+    *("transpose", "permute", "t", "T", "mT", "swapaxes", "swapdims", "movedim"),
+    *("chunk", "split", "unbind", "narrow", "select", "getitem", "cat", "concat", "stack"),
+    *("mul", "multiply", "rmul", "div", "divide", "true_divide", "truediv", "neg"),
+}
+
+
+def altered_reads(model: nn.Module, weights: Mapping[str, Tensor], images: Tensor) -> dict[str, str]:
+    """Weights whose zeros would not be zeros in the forward pass, with the reason.
+
+    One forward pass in eval mode follows every weight from where it is read to the product that uses it. On the
+    way it may be moved, cast, sliced or scaled; a function that does more (a weight standardisation, a softmax, a
+    sum with another branch) is named. So is a weight that no product was seen to use: it may be read past
+    `.weight`, through a list or a kernel of the layer's own.
+
+    Args:
+        weights: parameters of `model` by name.
+        images: a batch [b, c, h, w] that the model takes.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    follower = _Follower(weights)
+    try:
+        with torch.no_grad(), follower:
+            model(images)
+    finally:
+        for module, training in modes:
+            module.training = training
+    unseen = dict.fromkeys(weights.keys() - follower.used, "no product of the forward pass was seen to read it")
+    altered = {
+        name: f"altered by {function} before it is used: its zeros would not stay zero"
+        for name, function in follower.altered.items()
+    }
+    return {**unseen, **altered}
+
+
+class _Follower(TorchFunctionMode):
+    """Watches every torch function that a weight, or what was made of one, is an argument of."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        # Tensors are held, so that no identity is given to another one meanwhile.
+        self._origin: dict[int, tuple[Tensor, frozenset[str]]] = {}
+        for name, weight in weights.items():
+            self._follow(weight, frozenset({name}) | self._names(weight))
+        self.used: set[str] = set()
+        self.altered: dict[str, str] = {}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        arguments = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        names = frozenset().union(*map(self._names, arguments))
+        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        if not names or not outputs:  # a shape or a dtype was asked for
+            return result
+        if func in _PRODUCTS:
+            self.used |= names
+        elif _short_name(func) in _KEEPS_ZEROS:
+            for output in outputs:
+                self._follow(output, names)
+        else:
+            self.altered |= dict.fromkeys(names, _short_name(func))
+        return result
+
+    def _names(self, tensor: Tensor) -> frozenset[str]:
+        return self._origin[id(tensor)][1] if id(tensor) in self._origin else frozenset()
+
+    def _follow(self, tensor: Tensor, names: frozenset[str]) -> None:
+        self._origin[id(tensor)] = (tensor, names)
+
+
+def _short_name(func: Callable[..., Any]) -> str:
+    """`torch.Tensor.__getitem__` → getitem; a property's getter → the property."""
+    parts = [part for part in (resolve_name(func) or getattr(func, "__name__", str(func))).split(".") if part]
+    name = parts[-2] if parts[-1] == "__get__" and len(parts) > 1 else parts[-1]
+    return name.strip("_")
