@@ -24,6 +24,10 @@ settings.register_profile("tests", deadline=None, max_examples=50, derandomize=T
 settings.load_profile("tests")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-coverage", action="store_true", help="write what is found to hubcards/COVERAGE.md")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # timm's readers of image folders and tar files leave files open until the garbage collector comes by.
     config.addinivalue_line("filterwarnings", "ignore:unclosed file <_io.BufferedReader:ResourceWarning")

@@ -11,10 +11,10 @@ import torch
 from timm_jackpot.artefact import from_pretrained, read_artefact
 from timm_jackpot.base import norm_statistics, tensor_ids
 from timm_jackpot.errors import ArtefactError, BaseError, ConfigError, DataError, TrainingError
-from timm_jackpot.masks import kept_count, mask_overlap
+from timm_jackpot.masks import MaskSet, keep_largest, kept_count, mask_overlap
 from timm_jackpot.search import SearchConfig, search_jackpot
 from timm_jackpot.search.equalise import equalise_gradients
-from timm_jackpot.search.scores import proportional_scores, two_level_scores
+from timm_jackpot.search.start import proportional_scores, two_level_scores
 from timm_jackpot.training import read_record
 
 
@@ -273,6 +273,7 @@ def test_initial_scores() -> None:
     proportional = proportional_scores(criterion, 0.02)
     assert proportional["a"].square().mean().sqrt().item() == pytest.approx(0.02)
     assert torch.equal(proportional["a"].argsort(), criterion["a"].argsort())
-    levels = two_level_scores(criterion, {"a": 1, "b": 1}, 0.95)
+    masks = MaskSet({name: keep_largest(values, 1) for name, values in criterion.items()})
+    levels = two_level_scores(masks, 0.95)
     assert levels["a"].tolist() == pytest.approx([0.95, 1.0])
     assert levels["b"].tolist() == pytest.approx([0.95, 1.0, 0.95])  # ties by position

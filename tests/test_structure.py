@@ -17,6 +17,7 @@ FLOORS = {
     "processes": 0.1,
     "masks": 0.1,
     "recipes": 0.1,
+    "patterns": 0.05,
     "base": 1.0,
     "data": 1.1,
     "adapter": 1.2,
@@ -27,10 +28,11 @@ FLOORS = {
     "plots": 2.3,
     "hub": 3.0,
     "search": 3.1,
+    "sweeps": 3.15,
     "benchmarks": 3.2,
     "cli": 4.0,
 }
-VERBS = {"search", "evaluate", "inspect", "pretrain", "push", "bench"}
+VERBS = {"search", "evaluate", "inspect", "pretrain", "finetune", "sweep", "push", "bench"}
 
 
 def _room(path: Path) -> str:

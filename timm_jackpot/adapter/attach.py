@@ -48,13 +48,20 @@ class ScoreAdapter(Mapping[str, ScoreMask]):
         return MaskSet({name: layer.mask for name, layer in self.items()})
 
 
-def attach(model: nn.Module, scores: Mapping[str, Tensor], kept: Mapping[str, int]) -> ScoreAdapter:
+def attach(
+    model: nn.Module,
+    scores: Mapping[str, Tensor],
+    kept: Mapping[str, int],
+    *,
+    n_of_m: tuple[int, int] | None = None,
+) -> ScoreAdapter:
     """Put one `ScoreMask` on each weight named in `scores`; the weights themselves are frozen.
 
     Args:
         model: any module; weights are named as in its state dict.
         scores: initial score per weight, same shape.
         kept: exact number of weights that each mask keeps.
+        n_of_m: keep n of every m consecutive weights along dim 1 of each layer; `kept` is that many, or more.
 
     Raises:
         BaseError: if a name is no parameter of the model, a shape differs, a mask is already attached, a tied weight
@@ -81,7 +88,7 @@ def attach(model: nn.Module, scores: Mapping[str, Tensor], kept: Mapping[str, in
         module, attribute = owners[name][0]
         weight = getattr(module, attribute)
         weight.requires_grad_(False)
-        layers[name] = ScoreMask(weight, initial, kept[name])
+        layers[name] = ScoreMask(weight, initial, kept[name], n_of_m)
         # Tied weights: one ScoreMask on every module that owns the same parameter.
         for module, attribute in owners[name]:
             places = list(module._parameters)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from timm_jackpot.masks import keep_largest
+from timm_jackpot.masks import keep_largest, keep_n_of_m
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -37,8 +37,9 @@ class ScoreMask(nn.Module):
 
     mask: Tensor
 
-    def __init__(self, weight: Tensor, scores: Tensor, kept: int) -> None:
+    def __init__(self, weight: Tensor, scores: Tensor, kept: int, n_of_m: tuple[int, int] | None = None) -> None:
         super().__init__()
+        self._n_of_m = n_of_m
         assert scores.shape == weight.shape
         start = torch.empty_like(weight, dtype=torch.float32).copy_(scores)
         self.scores = nn.Parameter(start)
@@ -50,8 +51,14 @@ class ScoreMask(nn.Module):
 
     @torch.no_grad()
     def refresh(self, kept: int) -> Tensor:
-        """Recompute the mask from the scores: exactly `kept` weights. Returns how many elements flipped."""
-        mask = keep_largest(self.scores, kept)
+        """Recompute the mask from the scores: exactly `kept` weights. Returns how many elements flipped.
+
+        An N:M pattern is kept first; a `kept` above it (a schedule on its way there) adds the largest of the others.
+        """
+        scores = self.scores
+        if self._n_of_m is not None:
+            scores = scores.masked_fill(keep_n_of_m(scores, *self._n_of_m), torch.inf)
+        mask = keep_largest(scores, kept)
         flipped = (mask ^ self.mask).count_nonzero()
         self.mask.copy_(mask)
         return flipped

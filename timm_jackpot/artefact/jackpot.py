@@ -25,7 +25,7 @@ class Jackpot:
     masks: MaskSet
     extras: dict[str, Extra]
     sparsity: str  # as requested, an exact decimal
-    allocation: str
+    allocation: str  # global, uniform, erk, or N:M in figures
     data: dict[str, Any]  # timm's data config
     labels: tuple[str, ...] | None = None  # class names of a new head
     info: dict[str, Any] = field(default_factory=dict)

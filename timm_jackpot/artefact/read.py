@@ -25,7 +25,7 @@ from timm_jackpot.artefact.schema import (
 from timm_jackpot.artefact.strict_json import parse_strict
 from timm_jackpot.artefact.tensors_file import MAX_HEADER, body_bytes, read_bytes, read_tensors
 from timm_jackpot.errors import ArtefactError, ConfigError
-from timm_jackpot.masks import MaskSet, packed_bytes, parse_sparsity, unpack
+from timm_jackpot.masks import MaskSet, is_n_of_m, packed_bytes, parse_sparsity, unpack
 
 
 @dataclass(frozen=True)
@@ -184,6 +184,10 @@ def _unpack_all(config: Config, packed: dict[str, Tensor]) -> MaskSet:
             raise ArtefactError(f"{MASKS}: {layer.name}: {error}") from error
         digest.update(packed[layer.name].numpy().data)
     found = MaskSet(masks)
+    n, m = config.allocation.n, config.allocation.m
+    for name, mask in found.items():
+        if n is not None and m is not None and not is_n_of_m(mask, n, m):
+            raise ArtefactError(f"{MASKS}: {name} does not keep {n} of every {m} weights, as {CONFIG} says")
     for layer, kept in zip(config.layers, found.kept_per_layer().values(), strict=True):
         if kept != layer.kept:
             raise ArtefactError(f"{MASKS}: {layer.name} does not keep the {layer.kept} weights that {CONFIG} says")

@@ -136,7 +136,7 @@ def _config(jackpot: Jackpot, repeated: Mapping[str, Any], files: Mapping[str, b
             "maskable": [masks.kept, masks.total],
             "all_parameters": list(jackpot.kept_of_all),
         },
-        "allocation": {"name": jackpot.allocation, "n": None, "m": None},
+        "allocation": _allocation(jackpot.allocation),
         "layers": [
             {"name": name, "shape": list(mask.shape), "kept": kept[name], "sha256": base.tensors[name].sha256}
             for name, mask in masks.items()
@@ -163,6 +163,12 @@ def _config(jackpot: Jackpot, repeated: Mapping[str, Any], files: Mapping[str, b
         },
         "info": info,
     }
+
+
+def _allocation(text: str) -> dict[str, Any]:
+    """`global`, or `2:4` → n:m with its two numbers."""
+    n, separator, m = text.partition(":")
+    return {"name": "n:m", "n": int(n), "m": int(m)} if separator else {"name": text, "n": None, "m": None}
 
 
 def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:

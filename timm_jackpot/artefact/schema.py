@@ -42,7 +42,7 @@ class Sparsity(_Strict):
 
 class Allocation(_Strict):
     name: Literal["global", "uniform", "erk", "n:m"]
-    n: int | None = Field(default=None, ge=1, le=1024)
+    n: int | None = Field(default=None, ge=1, le=1024)  # of n:m alone
     m: int | None = Field(default=None, ge=1, le=1024)
 
 

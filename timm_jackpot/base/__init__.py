@@ -1,7 +1,14 @@
 """Bases: pre-trained timm models, where they came from, and which of their weights a mask may cover."""
 
 from timm_jackpot.base.flags import BaseFlags
-from timm_jackpot.base.load import Base, build_skeleton, create_timm_model, load_base, parse_model_kwargs
+from timm_jackpot.base.load import (
+    Base,
+    build_skeleton,
+    create_timm_model,
+    load_base,
+    parse_model_kwargs,
+    save_random_weights,
+)
 from timm_jackpot.base.maskable import DenseWeight, Maskable, classifier_parameters, maskable_weights
 from timm_jackpot.base.module import base_from_module
 from timm_jackpot.base.ref import BaseRef
@@ -10,6 +17,7 @@ from timm_jackpot.base.tensors import (
     TensorId,
     base_digest,
     copy_tensors,
+    norm_affine,
     norm_layers,
     norm_statistics,
     tensor_ids,
@@ -31,8 +39,10 @@ __all__ = [
     "create_timm_model",
     "load_base",
     "maskable_weights",
+    "norm_affine",
     "norm_layers",
     "norm_statistics",
     "parse_model_kwargs",
+    "save_random_weights",
     "tensor_ids",
 ]

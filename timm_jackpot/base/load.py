@@ -14,6 +14,7 @@ import timm
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg, is_model, split_model_name_tag
 from torch import nn
 
@@ -156,6 +157,28 @@ def build_skeleton(name: str, model_kwargs: Mapping[str, Scalar], **changes: int
     if size > _GROWTH * usual + _ALLOWANCE:
         raise BaseError(f"{name} with {requested} would take {size} bytes, usually it takes {usual}")
     return model
+
+
+def save_random_weights(name: str, path: Path, model_kwargs: Mapping[str, Scalar], **changes: int | None) -> None:
+    """Write the initial weights of an architecture, drawn from torch's generator as it stands, as a checkpoint.
+
+    Args:
+        changes: num_classes, in_chans, img_size.
+
+    Raises:
+        BaseError: if timm does not know it, or the file cannot be written.
+    """
+    if not is_model(name):
+        raise BaseError(f"unknown architecture {name!r}{_did_you_mean(name)}")
+    requested: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
+    try:
+        model = create_timm_model(name, requested, pretrained=False, **dict(model_kwargs))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({n: t.detach().contiguous() for n, t in model.state_dict().items()}, path)
+    except TypeError as error:
+        raise BaseError(f"{name} does not take these arguments: {error}") from error
+    except (OSError, SafetensorError) as error:
+        raise BaseError(f"{path} could not be written: {error}") from error
 
 
 def _bytes(model: nn.Module) -> int:

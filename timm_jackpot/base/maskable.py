@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from math import prod
 from typing import NamedTuple
 
@@ -16,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from timm_jackpot.base.reads import altered_reads
 from timm_jackpot.errors import BaseError
+from timm_jackpot.patterns import matching, nearest
 
 _WEIGHT_STANDARDISED = (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)
 
@@ -42,6 +41,19 @@ class Maskable:
     @property
     def sizes(self) -> dict[str, int]:
         return {name: prod(shape) for name, shape in self.shapes.items()}
+
+    def leave_dense(self, reasons: Mapping[str, str]) -> Maskable:
+        """The same, with the weights named in `reasons` (by their first names) left dense."""
+        tied = [(second, first) for second, first in self.aliases.items() if first in reasons]
+        return Maskable(
+            {name: weight for name, weight in self.weights.items() if name not in reasons},
+            [
+                *self.dense,
+                *(DenseWeight(name, reasons[name]) for name in self.weights if name in reasons),
+                *(DenseWeight(second, f"tied to {first}") for second, first in tied),
+            ],
+            {second: first for second, first in self.aliases.items() if first not in reasons},
+        )
 
 
 def maskable_weights(
@@ -87,13 +99,7 @@ def maskable_weights(
     reasons |= _left_by_name({name for name in weights if name not in reasons}, aliases, reasons, include, exclude)
     if images is not None:
         reasons |= altered_reads(model, {n: w for n, w in weights.items() if n not in reasons}, images)
-    dense = [DenseWeight(name, reasons[name]) for name in weights if name in reasons]
-    dense += [DenseWeight(second, f"tied to {first}") for second, first in aliases.items() if first in reasons]
-    return Maskable(
-        {name: weight for name, weight in weights.items() if name not in reasons},
-        dense,
-        {second: first for second, first in aliases.items() if first not in reasons},
-    )
+    return Maskable(weights, [], aliases).leave_dense(reasons)
 
 
 def classifier_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -122,16 +128,12 @@ def _left_by_name(
 
 def _matches(pattern: str, flag: str, free: set[str], aliases: dict[str, str], dense: dict[str, str]) -> set[str]:
     names = {name: name for name in free} | {second: first for second, first in aliases.items() if first in free}
-    found = {first for name, first in names.items() if fnmatchcase(name, pattern)}
+    found = matching(pattern, names)
     if not found:
-        left = sorted(name for name in dense if fnmatchcase(name, pattern))
-        if left:
-            hint = f"{left[0]} is left dense anyway ({dense[left[0]]})"
-        else:
-            near = difflib.get_close_matches(pattern, sorted(names), n=3, cutoff=0.0)
-            hint = f"the nearest are {', '.join(near)}" if near else "there is none"
+        left = matching(pattern, dense)
+        hint = f"{left[0]} is left dense anyway ({dense[left[0]]})" if left else nearest(pattern, names)
         raise BaseError(f"{flag} {pattern!r} matches no maskable weight: {hint}")
-    return found
+    return {names[name] for name in found}
 
 
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 DTYPES = {
     torch.float64: "F64",
@@ -65,6 +66,17 @@ def norm_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def norm_statistics(model: nn.Module) -> list[str]:
     """State-dict names of all running means and variances."""
     return [f"{name}.{which}" for name, _ in norm_layers(model) for which in ("running_mean", "running_var")]
+
+
+def norm_affine(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Scales and shifts of all normalisation layers, by state-dict name: torch's own, and whatever is called a norm."""
+    return {
+        f"{prefix}.{name}" if prefix else name: parameter
+        for prefix, module in model.named_modules()
+        if isinstance(module, (_NormBase, nn.LayerNorm, nn.GroupNorm)) or "norm" in type(module).__name__.lower()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.dim() <= 1
+    }
 
 
 def copy_tensors(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:

@@ -1,6 +1,10 @@
 """Criteria: plain functions, weights in, one initial score per weight out (larger = more worth keeping)."""
 
+from timm_jackpot.criteria.grasp import grasp
 from timm_jackpot.criteria.magnitude import magnitude
+from timm_jackpot.criteria.obd import obd
 from timm_jackpot.criteria.random import random
+from timm_jackpot.criteria.snip import snip
+from timm_jackpot.criteria.synflow import synflow
 
-__all__ = ["magnitude", "random"]
+__all__ = ["grasp", "magnitude", "obd", "random", "snip", "synflow"]

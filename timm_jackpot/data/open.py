@@ -39,6 +39,7 @@ class Data:
     val: ImageSource | None
     test: ImageSource
     config: dict[str, Any]  # timm's data config
+    labels: tuple[str, ...] | None = None  # names of the classes, where the data has them and they are the head's
 
 
 def open_data(flags: DataFlags, model: nn.Module, *, device: torch.device, img_size: int | None = None) -> Data:
@@ -67,15 +68,18 @@ def open_data(flags: DataFlags, model: nn.Module, *, device: torch.device, img_s
         return _bind(readers[split], part, flags, config, device, name)
 
     num_classes, test = _head(model), bind(test_split)
+    classes = readers[flags.train_split].classes
+    labels = tuple(map(str, classes)) if classes is not None and len(classes) == num_classes else ()
+    labels = labels if labels and all(label.isprintable() and len(label) <= 500 for label in labels) else None
     whole = bind(flags.train_split)
     if val_split is not None:
-        return Data(name, num_classes, whole, bind(val_split), test, config)
+        return Data(name, num_classes, whole, bind(val_split), test, config, labels)
     part, held_out = hold_out(len(whole), flags.val_fraction)
     if isinstance(whole, MemoryImages):
         kept, val = whole.select(part.to(device)), whole.select(held_out.to(device))
     else:
         kept, val = bind(flags.train_split, part), bind(flags.train_split, held_out)
-    return Data(name, num_classes, kept, val if len(held_out) else None, test, config)
+    return Data(name, num_classes, kept, val if len(held_out) else None, test, config, labels)
 
 
 def open_split(
@@ -190,9 +194,12 @@ def _head(model: nn.Module) -> int:
 
 def _in_chans(model: nn.Module) -> int | None:
     """Input channels of the stem that timm's pretrained_cfg names, if it names one."""
-    stem = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv")
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    stem = cfg.get("first_conv")
     name = stem[0] if isinstance(stem, (tuple, list)) else stem
-    return getattr(dict(model.named_modules()).get(str(name)), "in_channels", None)
+    found = getattr(dict(model.named_modules()).get(str(name)), "in_channels", None)
+    # TResNet's stem folds 4 × 4 pixels into channels.
+    return None if found == 16 * cfg["input_size"][0] else found
 
 
 def _match_head(model: nn.Module, name: str, readers: dict[str, Reader]) -> dict[str, Reader]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
-from math import floor, prod
+from math import ceil, floor, prod
 
 import torch
 from torch import Tensor
 
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.masks.binarise import keep_largest
+from timm_jackpot.patterns import matching, nearest
 
 ALLOCATIONS = ("global", "uniform", "erk")
 
@@ -38,7 +39,15 @@ def kept_count(n: int, sparsity: Decimal | str) -> int:
     return n - floor(n * Fraction(parse_sparsity(sparsity)) + Fraction(1, 2))
 
 
-def allocate(name: str, scores: Mapping[str, Tensor], sparsity: Decimal | str, *, minimum: int = 0) -> dict[str, int]:
+def allocate(
+    name: str,
+    scores: Mapping[str, Tensor],
+    sparsity: Decimal | str,
+    *,
+    minimum: int = 0,
+    min_density: float = 0.0,
+    overrides: Mapping[str, Decimal | str] | None = None,
+) -> dict[str, int]:
     """Kept weights per layer under the allocation `name`, `kept_count(total, sparsity)` in all.
 
     Args:
@@ -47,30 +56,62 @@ def allocate(name: str, scores: Mapping[str, Tensor], sparsity: Decimal | str, *
         scores: criterion per layer; uniform and erk use the shapes alone.
         sparsity: fraction to remove, exact decimal.
         minimum: weights that every layer keeps at least (for "global", whose threshold can empty a layer).
+        min_density: fraction of its weights that every layer keeps at least.
+        overrides: sparsity of single layers; the others share what is left of the budget.
 
     Raises:
-        ConfigError: for an unknown name, or a minimum that the budget cannot pay for.
+        ConfigError: for an unknown name, or floors or overrides that the budget cannot pay for.
     """
-    shapes = {layer: tuple(s.shape) for layer, s in scores.items()}
+    fixed = {layer: kept_count(scores[layer].numel(), s) for layer, s in (overrides or {}).items()}
+    shapes = {layer: tuple(s.shape) for layer, s in scores.items() if layer not in fixed}
     sizes = [prod(shape) for shape in shapes.values()]
-    total = kept_count(sum(sizes), sparsity)
-    floors = [min(minimum, size) for size in sizes]
-    if sum(floors) > total:
+    total = kept_count(sum(s.numel() for s in scores.values()), sparsity) - sum(fixed.values())
+    floors = [max(min(minimum, size), ceil(min_density * size)) for size in sizes]
+    rest = f"{len(sizes)} layers{' without a sparsity of their own' if fixed else ''}"
+    if total < sum(floors):
         raise ConfigError(
-            f"sparsity {sparsity} keeps {total} weights, fewer than the {sum(floors)} "
-            f"that {len(sizes)} layers need at least: lower the sparsity"
+            f"sparsity {sparsity} keeps {total} weights of {rest}, fewer than the {sum(floors)} that they need at "
+            "least: lower the sparsity"
         )
+    if total > sum(sizes):
+        raise ConfigError(f"sparsity {sparsity} keeps {total} weights of {rest}, which have {sum(sizes)}: raise it")
     if name == "global":
-        counts = _largest_of_all(list(scores.values()), total)
-        counts = _raise_to(counts, floors)
+        counts = _largest_of_all([scores[layer] for layer in shapes], total)
     elif name == "uniform":
         counts = _round_to_total([Fraction(total * size, sum(sizes) or 1) for size in sizes], sizes, total)
     elif name == "erk":
         counts = _round_to_total(_erk_targets(list(shapes.values()), total), sizes, total)
     else:
         raise ConfigError(f"allocation {name!r} is unknown: choose one of {', '.join(ALLOCATIONS)}")
+    counts = _raise_to(counts, floors)
     assert sum(counts) == total
-    return dict(zip(shapes, counts, strict=True))
+    free = dict(zip(shapes, counts, strict=True))
+    return {layer: fixed[layer] if layer in fixed else free[layer] for layer in scores}
+
+
+def parse_overrides(pairs: Sequence[str], names: Iterable[str]) -> dict[str, Decimal]:
+    """`["layer1.*=0.5"]` → the sparsity of each layer that a pattern matches.
+
+    Raises:
+        ConfigError: for a pair without "=", a pattern without a match, or two patterns that match one layer.
+    """
+    names, found, by = list(names), {}, {}
+    for pair in pairs:
+        pattern, separator, text = pair.rpartition("=")
+        if not separator:
+            raise ConfigError(
+                f"--layer-sparsity takes pattern=value, not {pair!r}, e.g. --layer-sparsity 'layer1.*=0.5'"
+            )
+        layers = matching(pattern, names)
+        if not layers:
+            raise ConfigError(f"--layer-sparsity {pattern!r} matches no masked layer: {nearest(pattern, names)}")
+        for layer in layers:
+            if layer in found:
+                raise ConfigError(
+                    f"--layer-sparsity {by[layer]!r} and {pattern!r} both match {layer}: make them disjoint"
+                )
+            found[layer], by[layer] = parse_sparsity(text), pattern
+    return found
 
 
 def scale_counts(sizes: Mapping[str, int], counts: Mapping[str, int], fraction: float) -> dict[str, int]:

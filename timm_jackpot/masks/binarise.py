@@ -36,6 +36,33 @@ def keep_largest(scores: Tensor, kept: int) -> Tensor:
     return (above | (tied & (tied.cumsum(0) <= room))).reshape(scores.shape)
 
 
+def keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
+    """Boolean mask of the `n` largest scores of every `m` consecutive ones along dim 1 (N:M sparsity).
+
+    The input channels of a conv or linear weight; of equal scores the first is kept.
+
+    Args:
+        scores: real tensor [o, i, …], i divisible by m, without NaN.
+
+    Returns:
+        A contiguous boolean tensor of the same shape.
+    """
+    assert 0 < n < m, (n, m)
+    assert scores.dim() > 1, scores.shape
+    assert scores.shape[1] % m == 0, (scores.shape, m)
+    groups = scores.detach().float().movedim(1, -1).unflatten(-1, (-1, m))
+    largest = groups.argsort(dim=-1, descending=True, stable=True)[..., :n]
+    mask = torch.zeros(groups.shape, dtype=torch.bool, device=scores.device).scatter_(-1, largest, value=True)
+    return mask.flatten(-2).movedim(-1, 1).contiguous()
+
+
+def is_n_of_m(mask: Tensor, n: int, m: int) -> bool:
+    """Whether a mask keeps exactly `n` of every `m` consecutive weights along dim 1."""
+    if mask.dim() < 2 or mask.shape[1] % m:
+        return False
+    return bool((mask.movedim(1, -1).unflatten(-1, (-1, m)).sum(-1) == n).all())
+
+
 def _keep_largest_numpy(flat: np.ndarray, kept: int) -> np.ndarray:
     """On CPUs numpy's selection takes a seventh of the time of torch's kthvalue."""
     cut = flat.size - kept

@@ -1,5 +1,6 @@
 """Pictures, drawn from run records alone."""
 
 from timm_jackpot.plots.search_figure import search_figure
+from timm_jackpot.plots.sweep_figure import sweep_figure
 
-__all__ = ["search_figure"]
+__all__ = ["search_figure", "sweep_figure"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -10,7 +12,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from timm_jackpot.base import BaseFlags
 from timm_jackpot.data import DataFlags
-from timm_jackpot.masks import parse_sparsity
+from timm_jackpot.masks import ALLOCATIONS, parse_sparsity
 from timm_jackpot.training import TrainFlags
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -23,12 +25,19 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "refresh_interval": 1,
             "equalise_layers": False,
             "distill_weight": 0.0,
+            "recalibrate_batches": 0,
             "lr": 0.1,
             "momentum": 0.9,
             "weight_decay": 5e-4,
         },
     }
 )
+
+
+def _n_of_m(text: object) -> tuple[int, int] | None:
+    match = re.fullmatch(r"(\d+):(2|4|8|16|32)", text) if isinstance(text, str) else None
+    pattern = (int(match[1]), int(match[2])) if match else None
+    return pattern if pattern and 0 < pattern[0] < pattern[1] else None
 
 
 class SearchConfig(BaseFlags, DataFlags, TrainFlags):
@@ -42,10 +51,21 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     """default: the best search we know. paper: the seeds' own."""
     sparsity: str = "0.9"
     """Fraction of the maskable weights to remove, in [0, 1), read as an exact decimal."""
-    criterion: Literal["magnitude", "random"] = "magnitude"
-    """Where the search starts from."""
-    allocation: Literal["global", "uniform", "erk"] = "global"
-    """How the budget is shared out among layers."""
+    pretrained: bool = True
+    """Search in the pre-trained weights; --no-pretrained: in random ones, saved beside the artefact (a control)."""
+    criterion: Literal["magnitude", "snip", "grasp", "obd", "synflow", "random"] = "magnitude"
+    """Where the search starts from; with --steps 0, what is kept."""
+    criterion_batches: int = Field(default=1, ge=1)
+    """Batches of 256 images that snip, grasp and obd average over."""
+    allocation: str = "global"
+    """How the budget is shared out among layers: global, uniform, erk; or N:M, as 2:4, which keeps N of every M weights
+    along the input channels and takes the place of --sparsity."""
+    min_density: float = Field(default=0.0, ge=0, le=1)
+    """Fraction of its weights that every layer keeps at least."""
+    layer_sparsity: tuple[str, ...] = ()
+    """Sparsity of single layers as pattern=value, e.g. 'layer1.*=0.5'; the others share the rest of the budget."""
+    strict: bool = False
+    """Make an error of what would be a notice: layers that an N:M pattern does not fit, images that cannot be read."""
     include: tuple[str, ...] = ()
     """Shell patterns of weight names, as stages.3.*: mask these only."""
     exclude: tuple[str, ...] = ()
@@ -62,6 +82,8 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     """Initial score of pruned weights (start=two-level)."""
     schedule: Literal["cubic", "constant"] = "cubic"
     """Sparsity over time: a cubic ramp from dense, or the final one throughout."""
+    schedule_start: float = Field(default=0.0, ge=0, le=1)
+    """Part of the final sparsity that the cubic ramp starts from."""
     schedule_fraction: float = Field(default=0.6, ge=0, le=1)
     """Part of the run over which the cubic ramp reaches the final sparsity."""
     refresh_interval: int = Field(default=1, ge=1)
@@ -72,6 +94,14 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     """Weight of self-distillation from the dense base; the rest is cross-entropy. Off beside a new head."""
     temperature: float = Field(default=2.0, gt=0)
     """Temperature of the distillation."""
+    train_norm: bool = False
+    """Train scales and shifts of the normalisation layers too."""
+    train_head: bool = False
+    """Train the classifier too; always so for a new one."""
+    freeze_norm_statistics: bool = False
+    """Leave the running statistics of batch norm as they are in the base."""
+    recalibrate_batches: int = Field(default=16, ge=0)
+    """Batches over which running statistics are re-estimated at the end; 0 keeps the moving averages."""
     output: str | None = None
     """Folder for the artefact. Default: a fresh one under runs/."""
     overwrite: bool = False
@@ -79,10 +109,31 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
 
     @model_validator(mode="before")
     @classmethod
-    def _start_from_the_preset(cls, values: object) -> object:
-        if isinstance(values, dict):
-            return {**PRESETS.get(str(values.get("preset")), {}), **values}
+    def _fill_in(cls, values: object) -> object:
+        """The preset's settings, and the sparsity that an N:M pattern is."""
+        if not isinstance(values, dict):
+            return values
+        values = {**PRESETS.get(str(values.get("preset")), {}), **values}
+        pattern = _n_of_m(values.get("allocation"))
+        if pattern is not None:
+            n, m = pattern
+            implied = str(Decimal(m - n) / m)
+            if str(values.get("sparsity", implied)) != implied:
+                raise ValueError(f"--allocation {n}:{m} is a sparsity of {implied}: leave --sparsity out")
+            values["sparsity"] = implied
         return values
+
+    @property
+    def n_of_m(self) -> tuple[int, int] | None:
+        """(2, 4) of the allocation 2:4; None of the others."""
+        return _n_of_m(self.allocation)
+
+    @field_validator("allocation")
+    @classmethod
+    def _known_allocation(cls, value: str) -> str:
+        if value in ALLOCATIONS or _n_of_m(value):
+            return value
+        raise ValueError(f"choose one of {', '.join(ALLOCATIONS)}, or N:M with M = 2, 4, 8, 16 or 32, as 2:4")
 
     @field_validator("sparsity", mode="before")
     @classmethod

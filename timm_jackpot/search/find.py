@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import ceil
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
-from timm_jackpot import criteria
 from timm_jackpot.adapter import attach, detach
-from timm_jackpot.base import Maskable
+from timm_jackpot.base import norm_layers
 from timm_jackpot.data import Data
 from timm_jackpot.errors import TrainingError
 from timm_jackpot.evaluation import evaluate_accuracy
-from timm_jackpot.masks import MaskSet, allocate, keep_largest, scale_counts
+from timm_jackpot.masks import MaskSet, scale_counts
 from timm_jackpot.processes import same_everywhere
+from timm_jackpot.search.compare import calibrate
 from timm_jackpot.search.config import SearchConfig
 from timm_jackpot.search.equalise import equalise_gradients
-from timm_jackpot.search.scores import proportional_scores, two_level_scores
+from timm_jackpot.search.start import Start, first_scores
 from timm_jackpot.training import (
     Objective,
     Record,
@@ -27,32 +26,9 @@ from timm_jackpot.training import (
     cosine,
     cubic_ramp,
     fit,
-    frozen_teacher,
+    make_mixer,
     make_optimizer,
 )
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where a search starts: the criterion's values, the final count of every layer, the one-shot mask."""
-
-    criterion: dict[str, Tensor]
-    kept: dict[str, int]
-
-    @property
-    def masks(self) -> MaskSet:
-        """What the criterion alone would keep, at the same counts."""
-        return MaskSet({name: keep_largest(values, self.kept[name]) for name, values in self.criterion.items()})
-
-
-def start_of(config: SearchConfig, maskable: Maskable) -> Start:
-    """Evaluate the criterion and share out the budget."""
-    if config.criterion == "magnitude":
-        values = criteria.magnitude(maskable.weights)
-    else:
-        values = criteria.random(maskable.weights, seed=config.seed)
-    # One weight at least: a global threshold can empty a layer, and with it a network without shortcuts.
-    return Start(values, allocate(config.allocation, values, config.sparsity, minimum=1))
 
 
 def find_masks(
@@ -63,33 +39,28 @@ def find_masks(
     *,
     steps: int,
     trained: list[nn.Parameter],
+    teacher: nn.Module | None,
     accelerator: Accelerator,
     record: Record,
 ) -> MaskSet:
     """Search masks in `model`, which must be on the accelerator's device with everything else frozen.
 
     Args:
-        trained: parameters that move besides the scores (a new head).
+        trained: parameters that move besides the scores (a head, the affine part of norms).
+        teacher: the dense base, to distil from.
 
     Returns:
         The final masks, exactly `start.kept` of each layer, the same on every rank. The model is plain again,
         its maskable weights untouched, its norm statistics and `trained` where the search left them.
     """
-    # Beside a new head the base has no logits worth imitating.
-    teacher = frozen_teacher(model) if config.distill_weight and not trained else None
-    if config.start == "two-level":
-        scores = two_level_scores(start.criterion, start.kept, config.start_low)
-    else:
-        scores = proportional_scores(start.criterion, config.start_scale)
-    sizes = {name: values.numel() for name, values in start.criterion.items()}
     fraction = config.schedule_fraction if config.schedule == "cubic" else 0.0
-
     ramp_end = ceil(fraction * steps)  # from here on the final counts hold, whatever the interval
 
     def counts(step: int) -> dict[str, int]:
-        return scale_counts(sizes, start.kept, cubic_ramp(step, steps, fraction=fraction))
+        share = cubic_ramp(step, steps, fraction=fraction, start=config.schedule_start)
+        return scale_counts(start.sizes, start.kept, share)
 
-    adapter = attach(model, scores, counts(0))
+    adapter = attach(model, first_scores(config, start), counts(0), n_of_m=start.n_of_m)
     churn = torch.zeros((), dtype=torch.int64)
     expected = sum(counts(0).values())
 
@@ -105,7 +76,7 @@ def find_masks(
         kept = adapter.masks().kept
         if kept != expected:  # NaN is neither above nor at a threshold
             raise TrainingError(f"scores are not numbers any more: lower --lr (now {config.lr:g})")
-        total = sum(sizes.values())
+        total = sum(start.sizes.values())
         return {"sparsity": 1 - kept / total, "churn": int(churn) / total}
 
     optimizer = make_optimizer(config, [*adapter.scores(), *trained])
@@ -126,11 +97,17 @@ def find_masks(
             title="search",
             before_step=before_step,
             figures=figures,
+            mix=make_mixer(config, data.num_classes, config.batch_size),
+            keep_in_eval=[layer for _, layer in norm_layers(model)] if config.freeze_norm_statistics else (),
             torchcompile=config.torchcompile,
             channels_last=config.channels_last,
         )
     adapter.refresh(start.kept)
-    average_norm_statistics(model, accelerator)
+    if config.recalibrate_batches and not config.freeze_norm_statistics:
+        images = config.recalibrate_batches * config.batch_size * accelerator.num_processes
+        calibrate(model, data, config.batch_size, accelerator, images=images)
+    else:
+        average_norm_statistics(model, accelerator)
     if data.val is not None:
         _validate(model, data, config, accelerator, record, steps)
     masks = adapter.masks()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import platform
 import time
-from collections import Counter
-from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.util import find_spec
@@ -17,51 +14,40 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch import nn
+from timm.models import split_model_name_tag
 
-from timm_jackpot.adapter import merge
 from timm_jackpot.artefact import Extra, Jackpot, artefact_report, check_target, read_artefact, save_pretrained
 from timm_jackpot.base import (
     Base,
     BaseFlags,
-    Maskable,
-    classifier_parameters,
     copy_tensors,
-    maskable_weights,
     norm_statistics,
+    parse_model_kwargs,
+    save_random_weights,
 )
 from timm_jackpot.data import Data, default_data_notice, open_data, steps_per_epoch
-from timm_jackpot.errors import BaseError, ConfigError
-from timm_jackpot.evaluation import Accuracy, evaluate_accuracy
+from timm_jackpot.errors import ConfigError
+from timm_jackpot.evaluation import Accuracy
 from timm_jackpot.hub import render_card
-from timm_jackpot.masks import MaskSet
+from timm_jackpot.masks import chance_overlap, mask_overlap
 from timm_jackpot.plots import search_figure
 from timm_jackpot.processes import make_accelerator, say, shard_of
+from timm_jackpot.search.compare import Comparison, compare
 from timm_jackpot.search.config import SearchConfig
-from timm_jackpot.search.find import find_masks, start_of
+from timm_jackpot.search.find import find_masks
+from timm_jackpot.search.parts import coverage_notice, divide
+from timm_jackpot.search.start import Start, start_of
 from timm_jackpot.training import (
     Record,
     frozen_teacher,
     prepare_model,
-    reestimate_norm_statistics,
     total_steps,
 )
 
 _DEFAULT_EPOCHS = 30
-_CALIBRATION_IMAGES, _CALIBRATION_SEED = 10_000, 2021
 _RECORD, _RUNNING = "record.jsonl", "record.partial.jsonl"
 _PICTURE = "plots/search.png"
 _PRIVATE = {"output", "overwrite", "base_checkpoint", "data_dir"}  # paths of one machine: never published
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Top-1 on the test split, one figure per model; None where a new head leaves nothing to compare."""
-
-    jackpot: Accuracy
-    dense: Accuracy | None
-    magnitude: Accuracy | None
-    magnitude_recalibrated: Accuracy | None
 
 
 @dataclass(frozen=True)
@@ -94,33 +80,21 @@ def search_jackpot(config: SearchConfig, base: Base | None = None) -> SearchResu
         return total_steps(config, steps_per_epoch(images, config.batch_size, shard), default_epochs=_DEFAULT_EPOCHS)
 
     with accelerator.main_process_first():
-        base = base or config.load()
-        head = _new_head(base)
-        if head and config.mask_classifier:
-            raise ConfigError(
-                "--mask-classifier and a new head exclude each other: a mask covers pre-trained weights only"
-            )
+        if base is None:
+            base = _load_base(config, output, accelerator)
         say(default_data_notice(config, base.model, steps=steps_of), accelerator)
         data = open_data(config, base.model, device=accelerator.device, img_size=config.img_size)
-    maskable = maskable_weights(
-        base.model,
-        mask_classifier=config.mask_classifier,
-        include=config.include,
-        exclude=config.exclude,
-        images=torch.zeros(2, *data.config["input_size"]),
-    )
-    if not maskable.weights:
-        reasons = sorted({weight.reason for weight in maskable.dense}) or ["it has no conv or linear layer"]
-        raise BaseError(f"{base.ref.name} has nothing to mask: {'; '.join(reasons)}")
-    say(_coverage_notice(base, maskable), accelerator)
+    maskable, trained = divide(config, base, data.config["input_size"])
+    say(coverage_notice(base, maskable), accelerator)
     steps = steps_of(len(data.train))
 
     model = base.model.requires_grad_(False).to(accelerator.device)
     prepare_model(config, model)
-    for parameter in head.values():
-        parameter.requires_grad_(True)
-    dense = frozen_teacher(model)  # the base as it came, to compare with at the end
-    start = start_of(config, maskable)
+    for extra in trained.values():
+        extra.parameter.requires_grad_(True)
+    dense = frozen_teacher(model)  # the base as it came: to distil from, and to compare with at the end
+    new_head = any(name in base.adapted for name in trained)
+    start = start_of(config, maskable, model, data, accelerator)
     record = _open_record(output, config, accelerator, steps)
     try:
         masks = find_masks(
@@ -129,31 +103,49 @@ def search_jackpot(config: SearchConfig, base: Base | None = None) -> SearchResu
             data,
             config,
             steps=steps,
-            trained=list(head.values()),
+            trained=[extra.parameter for extra in trained.values()],
+            # Beside a new head, or in random weights, the base has no logits worth imitating.
+            teacher=dense if config.distill_weight and config.pretrained and not new_head else None,
             accelerator=accelerator,
             record=record,
         )
         kept = masks.kept_per_layer()
         record.write("layers", names=list(kept), kept=list(kept.values()), total=[m.numel() for m in masks.values()])
-        moved = [*norm_statistics(model), *head]
-        extras = copy_tensors(model, moved)
-        comparison = _compare(model, dense, masks, maskable, data, config, accelerator, new_head=bool(head))
+        roles = dict.fromkeys(() if config.freeze_norm_statistics else norm_statistics(model), "norm_statistics")
+        roles |= {name: extra.role for name, extra in trained.items()}
+        moved = copy_tensors(model, roles)
+        comparison = compare(model, dense, masks, maskable, data, config, accelerator, new_head=new_head)
         jackpot = Jackpot(
             base=base,
             maskable=maskable,
             masks=masks,
-            extras={n: Extra("head" if n in head else "norm_statistics", t) for n, t in extras.items()},
+            extras={name: Extra(roles[name], tensor) for name, tensor in moved.items()},  # pyright: ignore
             sparsity=config.sparsity,
             allocation=config.allocation,
             data=data.config,
+            labels=data.labels if new_head else None,
         )
         model.eval()
-        summary = _summary(jackpot, comparison, data, config, accelerator, steps, time.monotonic() - started)
+        summary = _summary(jackpot, comparison, start, data, config, accelerator, steps, time.monotonic() - started)
         record.write("result", **summary)
         summary |= _save(jackpot, summary, output, record, config, accelerator)
     finally:
         record.close()
     return SearchResult(jackpot, comparison, summary)
+
+
+def _load_base(config: SearchConfig, output: Path, accelerator: Accelerator) -> Base:
+    """The base that the settings name; its random counterpart, saved beside the output, for --no-pretrained."""
+    if config.pretrained:
+        return config.load()
+    if config.base_checkpoint is not None:
+        raise ConfigError("--no-pretrained and --base-checkpoint exclude each other")
+    weights = output.with_name(f"{output.name}-base.safetensors")
+    architecture, _ = split_model_name_tag(config.model)
+    changes = {"num_classes": config.num_classes, "in_chans": config.in_chans, "img_size": config.img_size}
+    if accelerator.is_main_process:
+        save_random_weights(architecture, weights, parse_model_kwargs(config.model_kwargs), **changes)
+    return config.model_copy(update={"base_checkpoint": str(weights), "model": architecture}).load()
 
 
 def _without_base(config: SearchConfig, base: Base) -> SearchConfig:
@@ -162,16 +154,6 @@ def _without_base(config: SearchConfig, base: Base) -> SearchConfig:
     if twice:
         raise ConfigError(f"a base was handed over, and the settings name one too ({twice[0]}): leave one of them out")
     return config.model_copy(update={"model": base.ref.architecture})
-
-
-def _coverage_notice(base: Base, maskable: Maskable) -> str | None:
-    """A word where the masks reach less than half of the parameters."""
-    covered, total = sum(maskable.sizes.values()), sum(p.numel() for p in base.model.parameters())
-    if 2 * covered >= total:
-        return None
-    reasons = Counter(weight.reason for weight in maskable.dense)
-    why = "; ".join(f"{reason} ({n})" for reason, n in reasons.most_common(3))
-    return f"note: masks cover {100 * covered / total:.1f} % of the parameters of {base.ref.name}; left dense: {why}"
 
 
 def _choose_output(config: SearchConfig, accelerator: Accelerator) -> Path:
@@ -187,11 +169,6 @@ def _choose_output(config: SearchConfig, accelerator: Accelerator) -> Path:
     return Path(broadcast_object_list([str(fresh)])[0])
 
 
-def _new_head(base: Base) -> dict[str, nn.Parameter]:
-    """Parameters of a re-initialised head: the adapted ones that belong to the classifier."""
-    return {name: p for name, p in classifier_parameters(base.model).items() if name in base.adapted}
-
-
 def _open_record(output: Path, config: SearchConfig, accelerator: Accelerator, steps: int) -> Record:
     if not accelerator.is_main_process:
         return Record()
@@ -202,7 +179,7 @@ def _open_record(output: Path, config: SearchConfig, accelerator: Accelerator, s
         raise ConfigError(f"--output {output} cannot be written: {error.strerror}") from error
     record.write(
         "start",
-        config=_published(config),
+        config=published_settings(config),
         steps=steps,
         processes=accelerator.num_processes,
         distributed_type=accelerator.distributed_type.value,
@@ -214,43 +191,10 @@ def _open_record(output: Path, config: SearchConfig, accelerator: Accelerator, s
     return record
 
 
-def _compare(
-    model: nn.Module,
-    dense: nn.Module,
-    masks: MaskSet,
-    maskable: Maskable,
-    data: Data,
-    config: SearchConfig,
-    accelerator: Accelerator,
-    *,
-    new_head: bool,
-) -> Comparison:
-    """Read the test split, once, for the jackpot and what it is to be compared with."""
-
-    def accuracy(candidate: nn.Module) -> Accuracy:
-        return evaluate_accuracy(candidate, data.test, batch_size=config.batch_size, accelerator=accelerator)
-
-    jackpot = accuracy(merge(deepcopy(model), masks))
-    if new_head:
-        return Comparison(jackpot, None, None, None)
-    magnitude_masks = start_of(config.model_copy(update={"criterion": "magnitude"}), maskable).masks
-    one_shot = merge(deepcopy(dense), magnitude_masks)
-    magnitude = accuracy(one_shot)
-    calibrate(one_shot, data, config.batch_size, accelerator)
-    return Comparison(jackpot, accuracy(dense), magnitude, accuracy(one_shot))
-
-
-def calibrate(model: nn.Module, data: Data, batch_size: int, accelerator: Accelerator) -> None:
-    """Re-estimate norm statistics on up to 10,000 training images, in the order of a training epoch of its own."""
-    shard = shard_of(accelerator)
-    count = max(1, _CALIBRATION_IMAGES // (batch_size * shard.count))
-    batches = data.train.train_batches(seed=_CALIBRATION_SEED, epoch=0, batch_size=batch_size, shard=shard)
-    reestimate_norm_statistics(model, (batch.images for batch in itertools.islice(batches, count)), accelerator)
-
-
 def _summary(
     jackpot: Jackpot,
     comparison: Comparison,
+    start: Start,
     data: Data,
     config: SearchConfig,
     accelerator: Accelerator,
@@ -272,6 +216,8 @@ def _summary(
         "magnitude_recalibrated_top1": top1(comparison.magnitude_recalibrated),
         "jackpot_top1": comparison.jackpot.top1,
         "test_images": comparison.jackpot.n,
+        "overlap_start": mask_overlap(jackpot.masks, start.masks),
+        "overlap_chance": chance_overlap(jackpot.masks, start.masks),
         "steps": steps,
         "seconds": round(seconds, 2),
         "seed": config.seed,
@@ -281,8 +227,8 @@ def _summary(
     }
 
 
-def _published(config: SearchConfig, *, exclude_defaults: bool = False) -> dict[str, Any]:
-    """The settings without this machine's paths."""
+def published_settings(config: SearchConfig, *, exclude_defaults: bool = False) -> dict[str, Any]:
+    """The settings without this machine's paths, as an artefact's recipe.yaml has them."""
     settings = config.model_dump(mode="json", exclude=_PRIVATE, exclude_defaults=exclude_defaults)
     if config.model.startswith("local-dir:"):
         settings["model"] = "local-dir:FOLDER"
@@ -300,11 +246,11 @@ def _save(
     if not accelerator.is_main_process:
         return {}
     # The settings that differ from the defaults; recipe.yaml has all of them.
-    settings = _published(config, exclude_defaults=True)
+    settings = published_settings(config, exclude_defaults=True)
     jackpot.info.update(results=summary, config=settings)
     attachments = {
         _RECORD: record.lines().encode(),
-        "recipe.yaml": yaml.safe_dump(_published(config), sort_keys=False).encode(),
+        "recipe.yaml": yaml.safe_dump(published_settings(config), sort_keys=False).encode(),
     }
     if find_spec("matplotlib"):
         attachments[_PICTURE] = search_figure(record)

@@ -2,6 +2,7 @@
 
 from timm_jackpot.training.flags import TrainFlags, make_optimizer, prepare_model, total_steps
 from timm_jackpot.training.loop import fit
+from timm_jackpot.training.mixing import make_mixer
 from timm_jackpot.training.norm_statistics import average_norm_statistics, reestimate_norm_statistics
 from timm_jackpot.training.objective import Objective, frozen_teacher
 from timm_jackpot.training.record import Record, read_record
@@ -16,6 +17,7 @@ __all__ = [
     "cubic_ramp",
     "fit",
     "frozen_teacher",
+    "make_mixer",
     "make_optimizer",
     "prepare_model",
     "read_record",

@@ -33,6 +33,10 @@ class TrainFlags(BaseModel):
     """Batches whose gradients are averaged for one optimizer step."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target that is spread over all classes."""
+    mixup: float = Field(default=0.0, ge=0)
+    """Alpha of Mixup (timm's); 0 is none."""
+    cutmix: float = Field(default=0.0, ge=0)
+    """Alpha of CutMix (timm's); 0 is none."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of everything that is random."""
     torchcompile: bool = False

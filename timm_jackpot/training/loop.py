@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import isfinite
 
 import torch
@@ -34,6 +34,8 @@ def fit(
     title: str,
     before_step: Hook = lambda step: None,
     figures: Callable[[], dict[str, float]] = dict,
+    mix: Callable[[int, Batch], Batch] | None = None,
+    keep_in_eval: Sequence[nn.Module] = (),
     torchcompile: bool = False,
     channels_last: bool = False,
     log_every: int = 10,
@@ -43,6 +45,10 @@ def fit(
     The learning rate is `lr_at(step)`, the hook `before_step(step)` runs before each, and every `log_every`
     steps the loss and `figures()` go to the progress display and, as "step" events, to the record.
 
+    Args:
+        mix: (number of the batch in the run, batch) → what is trained on in its place.
+        keep_in_eval: modules that stay in eval mode.
+
     Raises:
         TrainingError: when the loss is not a number, with the step and what to lower.
     """
@@ -50,6 +56,8 @@ def fit(
     runnable = torch.compile(model) if torchcompile else model
     wrapped, prepared = accelerator.prepare(runnable, optimizer)
     wrapped.train()
+    for module in keep_in_eval:
+        module.eval()
     batches = _endless(train, batch_size, seed, shard_of(accelerator))
     with Progress(steps, title, enabled=accelerator.is_main_process) as progress:
         for step in range(steps):
@@ -57,8 +65,11 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = lr_at(step)
             loss = torch.zeros((), device=accelerator.device)
-            for _ in range(accelerator.gradient_accumulation_steps):
-                images, labels = next(batches)
+            for part_of_step in range(accelerator.gradient_accumulation_steps):
+                batch = next(batches)
+                if mix is not None:
+                    batch = mix(step * accelerator.gradient_accumulation_steps + part_of_step, batch)
+                images, labels = batch
                 if channels_last:
                     images = images.contiguous(memory_format=torch.channels_last)
                 with accelerator.accumulate(wrapped):

@@ -20,7 +20,7 @@ class Objective:
     temperature: float = 2.0  # T
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of a batch: images [b, c, h, w], labels [b]."""
+        """Mean loss of a batch: images [b, c, h, w], labels [b], or their probabilities [b, classes]."""
         logits = model(images).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         if self.teacher is None:

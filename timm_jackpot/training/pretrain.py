@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
 from pydantic import ConfigDict, Field
-from safetensors.torch import save_file
 from timm.models import is_model
-from timm.models._hub import save_config_for_hf
+from torch import nn
 
 from timm_jackpot.base import create_timm_model, parse_model_kwargs
-from timm_jackpot.data import DataFlags, default_data_notice, open_data, steps_per_epoch
-from timm_jackpot.errors import BaseError, ConfigError
-from timm_jackpot.evaluation import evaluate_accuracy
+from timm_jackpot.data import default_data_notice, open_data, steps_per_epoch
+from timm_jackpot.errors import BaseError
 from timm_jackpot.processes import make_accelerator, say, shard_of
-from timm_jackpot.training.flags import TrainFlags, make_optimizer, prepare_model, total_steps
-from timm_jackpot.training.loop import fit
-from timm_jackpot.training.norm_statistics import average_norm_statistics
-from timm_jackpot.training.objective import Objective
-from timm_jackpot.training.record import Record
-from timm_jackpot.training.schedule import cosine
+from timm_jackpot.training.dense import DenseFlags, DenseRun
+from timm_jackpot.training.flags import prepare_model, total_steps
 
 
-class PretrainConfig(DataFlags, TrainFlags):
+class PretrainConfig(DenseFlags):
     """Settings of one dense training run from random weights."""
 
     model_config = ConfigDict(
@@ -41,8 +32,6 @@ class PretrainConfig(DataFlags, TrainFlags):
     """Classes of the head. Default: the architecture's own."""
     img_size: int | None = Field(default=None, ge=1)
     """Image size in pixels, where it differs from the architecture's."""
-    output: str
-    """Folder for model.safetensors, config.json (load it with local-dir:FOLDER) and the record."""
 
 
 def pretrain_base(config: PretrainConfig) -> dict[str, Any]:
@@ -64,61 +53,13 @@ def pretrain_base(config: PretrainConfig) -> dict[str, Any]:
         data = open_data(config, model, device=accelerator.device, img_size=config.img_size)
     steps = steps_of(len(data.train))
     prepare_model(config, model.to(accelerator.device))
-    folder = Path(config.output)
-    if accelerator.is_main_process:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"--output {folder} cannot be written: {error.strerror}") from error
-    record = Record(folder / "record.jsonl" if accelerator.is_main_process else None)
-    try:
-        fit(
-            accelerator=accelerator,
-            model=model,
-            optimizer=make_optimizer(config, model.parameters()),
-            objective=Objective(config.label_smoothing),
-            train=data.train,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            steps=steps,
-            lr_at=lambda step: cosine(step, steps, peak=config.lr),
-            record=record,
-            title="pretrain",
-            torchcompile=config.torchcompile,
-            channels_last=config.channels_last,
-        )
-        average_norm_statistics(model, accelerator)
-        splits = {"test": data.test} | ({"validation": data.val} if data.val else {})
-        top1 = {
-            name: evaluate_accuracy(model, split, batch_size=config.batch_size, accelerator=accelerator).top1
-            for name, split in splits.items()
-        }
-        summary = {
-            "model": config.model,
-            "dataset": data.name,
-            "top1": top1["test"],
-            "validation_top1": top1.get("validation"),
-            "test_images": len(data.test),
-            "steps": steps,
-            "seconds": round(time.monotonic() - started, 2),
-            "seed": config.seed,
-            "checkpoint": str(folder / "model.safetensors"),
-        }
-        record.write("result", **summary)
-    finally:
-        record.close()
-    if accelerator.is_main_process:
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-        save_config_for_hf(model, str(folder / "config.json"))
-        (folder / "recipe.yaml").write_text(
-            yaml.safe_dump(config.model_dump(mode="json", exclude={"output", "data_dir"}), sort_keys=False),
-            encoding="utf-8",
-        )
-    return summary
+    run = DenseRun("pretrain", model, data, config, steps, accelerator)
+    return run.train_and_save(
+        lambda figures: {"model": config.model, **figures, "seconds": round(time.monotonic() - started, 2)}
+    )
 
 
-def _build(config: PretrainConfig) -> torch.nn.Module:
+def _build(config: PretrainConfig) -> nn.Module:
     if not is_model(config.model):
         raise BaseError(f"unknown architecture {config.model!r}: see timm.list_models() for the names")
     changes = {"num_classes": config.num_classes, "img_size": config.img_size}

@@ -10,12 +10,12 @@ def cosine(step: int, steps: int, *, peak: float) -> float:
     return peak * 0.5 * (1 + cos(pi * step / max(1, steps)))
 
 
-def cubic_ramp(step: int, steps: int, *, fraction: float) -> float:
-    """Share of the final sparsity at `step`: 1 − (1 − t)³, t from 0 to 1 over the first `fraction` of steps.
+def cubic_ramp(step: int, steps: int, *, fraction: float, start: float = 0.0) -> float:
+    """Share of the final sparsity at `step`: 1 − (1 − start) · (1 − t)³, t from 0 to 1 over `fraction` of the steps.
 
     The gradual pruning schedule of Zhu & Gupta 2017; `fraction` 0 is a constant sparsity.
     """
     ramp = fraction * steps
     if step >= ramp:
         return 1.0
-    return 1 - (1 - step / ramp) ** 3
+    return 1 - (1 - start) * (1 - step / ramp) ** 3

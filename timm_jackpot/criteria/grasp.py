@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from timm_jackpot.criteria._gradients import differentiable, gradient, hessian_product
+from timm_jackpot.data import Batch
+
+
+def grasp(model: nn.Module, weights: Mapping[str, nn.Parameter], batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """w ⊙ Hg, g and H averaged over `batches` (Wang et al. 2020): what a weight's removal takes off ‖g‖².
+
+    The paper removes the weights with the largest −w ⊙ Hg; here, as in every criterion, the smallest scores go.
+    Scores have either sign.
+
+    Args:
+        model, weights, batches: as in `snip`.
+    """
+    with differentiable(model, weights) as parameters:
+        mean = [p.new_zeros(p.shape) for p in parameters]
+        for batch in batches:
+            for total, g in zip(mean, gradient(model, parameters, batch), strict=True):
+                total += g / len(batches)
+        product = [p.new_zeros(p.shape) for p in parameters]
+        for batch in batches:
+            for total, hg in zip(product, hessian_product(model, parameters, batch, mean), strict=True):
+                total += hg / len(batches)
+    return {name: w.detach() * hg for (name, w), hg in zip(weights.items(), product, strict=True)}

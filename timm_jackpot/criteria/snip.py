@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from timm_jackpot.criteria._gradients import differentiable, gradient
+from timm_jackpot.data import Batch
+
+
+def snip(model: nn.Module, weights: Mapping[str, nn.Parameter], batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """|w ⊙ g|, g = ∂L/∂w averaged over `batches` (Lee et al. 2019): how much the loss feels a weight's removal.
+
+    Args:
+        model: in any mode; it is left as it is.
+        weights: parameters of `model` by name.
+        batches: images [b, c, h, w] with labels [b], all of one size; the paper takes one of 256.
+    """
+    with differentiable(model, weights) as parameters:
+        mean = [p.new_zeros(p.shape) for p in parameters]
+        for batch in batches:
+            for total, g in zip(mean, gradient(model, parameters, batch), strict=True):
+                total += g / len(batches)
+    return {name: (w.detach() * g).abs() for (name, w), g in zip(weights.items(), mean, strict=True)}

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def synflow(model: nn.Module, weights: Mapping[str, nn.Parameter], input_size: Sequence[int]) -> dict[str, Tensor]:
+    """w ⊙ ∂R/∂w ≥ 0, R = Σ f(1; |θ|): the synaptic flow through each weight (Tanaka et al. 2020). Needs no data.
+
+    R is the sum of the outputs in eval mode for one image of ones, with the absolute values of all parameters and
+    buffers in the place of their own. The paper's score, evaluated once; in float64, because deep networks overflow
+    float32 on the way.
+
+    Args:
+        model: in any mode; a copy of it is worked on.
+        weights: parameters of `model` by name.
+        input_size: channels, height and width.
+    """
+    linear = copy.deepcopy(model).double().eval().requires_grad_(False)
+    with torch.no_grad():
+        for tensor in linear.state_dict().values():
+            tensor.abs_()
+    named = dict(linear.named_parameters(remove_duplicate=False))
+    parameters = [named[name].requires_grad_(True) for name in weights]
+    with torch.enable_grad():
+        ones = torch.ones(1, *input_size, dtype=torch.float64, device=parameters[0].device)
+        flow = linear(ones).sum()
+        gradients = torch.autograd.grad(flow, parameters, materialize_grads=True)
+    # Back in float32, whose range a product of many layers leaves: only the scores' ratios matter.
+    scores = [(p.detach() * g).abs() for p, g in zip(parameters, gradients, strict=True)]
+    largest = torch.stack([s.max() for s in scores]).max().clamp_min(torch.finfo(torch.float64).tiny)
+    return {name: (s / largest).float() for name, s in zip(weights, scores, strict=True)}

@@ -1,0 +1,81 @@
+"""What of a base is masked, what is trained beside it, and what stays as it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from timm_jackpot.base import Base, Maskable, classifier_parameters, maskable_weights, norm_affine
+from timm_jackpot.errors import BaseError, ConfigError
+from timm_jackpot.search.config import SearchConfig
+
+
+class Trained(NamedTuple):
+    """A parameter that moves beside the scores."""
+
+    role: Literal["norm_affine", "head"]
+    parameter: nn.Parameter
+
+
+def divide(config: SearchConfig, base: Base, input_size: Sequence[int]) -> tuple[Maskable, dict[str, Trained]]:
+    """What is masked, and what is trained beside it.
+
+    Raises:
+        BaseError: if there is nothing to mask, or nothing to train where that was asked for.
+        ConfigError: for settings that exclude each other, or, if `config.strict`, layers that a pattern does not fit.
+    """
+    classifier = classifier_parameters(base.model)
+    new_head = any(name in base.adapted for name in classifier)
+    if new_head and config.mask_classifier:
+        raise ConfigError("--mask-classifier and a new head exclude each other: a mask covers pre-trained weights only")
+    maskable = maskable_weights(
+        base.model,
+        mask_classifier=config.mask_classifier,
+        include=config.include,
+        exclude=config.exclude,
+        images=torch.zeros(2, *input_size),
+    )
+    if config.n_of_m is not None:
+        maskable = maskable.leave_dense(_unfit(maskable, config))
+    if not maskable.weights:
+        reasons = sorted({weight.reason for weight in maskable.dense}) or ["it has no conv or linear layer"]
+        raise BaseError(f"{base.ref.name} has nothing to mask: {'; '.join(reasons)}")
+    trained: dict[str, Trained] = {}
+    if new_head or config.train_head:
+        trained |= {name: Trained("head", p) for name, p in classifier.items() if name not in maskable.weights}
+        if not trained:
+            raise BaseError(f"{base.ref.name} has no classifier to train: leave --train-head out")
+    if config.train_norm:
+        affine = {name: Trained("norm_affine", p) for name, p in norm_affine(base.model).items() if name not in trained}
+        if not affine:
+            raise BaseError(f"{base.ref.name} has no scales and shifts of norms to train: leave --train-norm out")
+        trained |= affine
+    return maskable, trained
+
+
+def _unfit(maskable: Maskable, config: SearchConfig) -> dict[str, str]:
+    """Layers whose dim 1 is no multiple of M, with that as the reason to leave them dense."""
+    assert config.n_of_m is not None
+    n, m = config.n_of_m
+    shapes = {name: shape for name, shape in maskable.shapes.items() if shape[1] % m}
+    if shapes and config.strict:
+        name = next(iter(shapes))
+        raise ConfigError(
+            f"--allocation {n}:{m} does not fit {name} of shape {shapes[name]}: its dim 1 is no multiple of {m} "
+            "(without --strict it is left dense)"
+        )
+    return {name: f"its {shape[1]} input channels are no multiple of {m}" for name, shape in shapes.items()}
+
+
+def coverage_notice(base: Base, maskable: Maskable) -> str | None:
+    """A word where the masks reach less than half of the parameters."""
+    covered, total = sum(maskable.sizes.values()), sum(p.numel() for p in base.model.parameters())
+    if 2 * covered >= total:
+        return None
+    reasons = Counter(weight.reason for weight in maskable.dense)
+    why = "; ".join(f"{reason} ({n})" for reason, n in reasons.most_common(3))
+    return f"note: masks cover {100 * covered / total:.1f} % of the parameters of {base.ref.name}; left dense: {why}"

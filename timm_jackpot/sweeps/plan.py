@@ -1,0 +1,97 @@
+"""From a recipe and a grid to the searches that they name."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from timm_jackpot.errors import ConfigError
+from timm_jackpot.recipes import read_recipe
+from timm_jackpot.search import SearchConfig
+
+
+class SweepConfig(BaseModel):
+    """A recipe of searches over a grid of settings and seeds. A run that is done already is not done again."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+    sweep: str = Field(json_schema_extra={"flags": ["--recipe"]})
+    """A recipe that comes with the package, or a YAML file: settings of `search`, and, of its own, grid (setting:
+    values), cells (a list of settings that go together) and seeds."""
+    grid: tuple[str, ...] = ()
+    """Settings beside or instead of the recipe's, as key=value or key=value,value: steps=300 preset=paper,default."""
+    seeds: tuple[int, ...] | None = None
+    """Seeds of every cell. Default: the recipe's, else 0 1 2."""
+    output: str
+    """Folder for the runs, table.csv, table.md and picture.png."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid: what it is called, where it differs from the others, and its searches by seed."""
+
+    name: str
+    axes: dict[str, Any]
+    searches: dict[int, SearchConfig]  # without an output folder
+
+
+def plan_cells(config: SweepConfig) -> list[Cell]:
+    """Every cell of the grid, in the order in which the recipe and the flags name the values.
+
+    Raises:
+        ConfigError: for a grid that is none, or settings that no search takes.
+    """
+    recipe = read_recipe(config.sweep)
+    cells = recipe.pop("cells", None) or [{}]
+    grid = recipe.pop("grid", None) or {}
+    seeds = config.seeds or tuple(recipe.pop("seeds", None) or (0, 1, 2))
+    recipe.pop("seeds", None)
+    if not isinstance(grid, dict) or not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
+        raise ConfigError(f"in the recipe {config.sweep}, grid must map settings to lists, and cells list mappings")
+    lists: dict[str, list[Any]] = {
+        key.replace("-", "_"): values if isinstance(values, list) else [values] for key, values in grid.items()
+    }
+    given = dict(map(_parse_axis, config.grid))
+    # A setting that the grid names takes the place of the cells' and the recipe's own.
+    cells = [{k: v for k, v in cell.items() if k not in given} for cell in cells]
+    lists |= given
+    product = [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
+    points = [{**cell, **point} for cell in cells for point in product]
+    varying = {key for point in points for key in point if len({repr(other.get(key)) for other in points}) > 1}
+    return [
+        _cell({key: value for key, value in point.items() if key in varying}, {**recipe, **point}, seeds)
+        for point in points
+    ]
+
+
+def _cell(axes: dict[str, Any], settings: Mapping[str, Any], seeds: tuple[int, ...]) -> Cell:
+    clash = sorted({"seed", "output", "overwrite"} & set(settings))
+    if clash:
+        raise ConfigError(f"a sweep sets {clash[0]} itself: leave it out of the recipe and the grid")
+    name = "_".join(f"{key}-{_word(value)}" for key, value in axes.items()) or "runs"
+    try:
+        return Cell(name, axes, {seed: SearchConfig(**settings, seed=seed) for seed in seeds})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "these settings"
+        raise ConfigError(f"cell {name}: {key}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+def _parse_axis(text: str) -> tuple[str, list[Any]]:
+    key, separator, values = text.partition("=")
+    if not separator or not values:
+        raise ConfigError(f"--grid takes key=value or key=value,value, not {text!r}")
+    return key.replace("-", "_"), [yaml.safe_load(value) for value in values.split(",")]
+
+
+def _word(value: object) -> str:
+    """A value as part of a folder's name."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", str(value)).strip("-.") or "none"

@@ -1,0 +1,71 @@
+"""Run what is not done yet, and put all of it into one table."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from timm_jackpot.artefact import read_artefact
+from timm_jackpot.artefact.save import is_artefact
+from timm_jackpot.errors import ConfigError
+from timm_jackpot.plots import sweep_figure
+from timm_jackpot.search import SearchConfig, search_jackpot
+from timm_jackpot.search.run import published_settings
+from timm_jackpot.sweeps.plan import Cell, SweepConfig, plan_cells
+from timm_jackpot.sweeps.table import csv_table, markdown_table
+
+
+def run_sweep(config: SweepConfig) -> dict[str, Any]:
+    """Search every cell of a sweep with every seed, and write table.csv, table.md and picture.png.
+
+    A run whose artefact is there, made with the same settings, is read instead of done again: a sweep that was
+    stopped goes on where it stopped.
+
+    Returns:
+        The summary that the verb prints: numbers of cells and runs, and the table's rows.
+
+    Raises:
+        ConfigError: for settings that no search takes, or a folder that holds other runs; nothing is run then.
+        JackpotError: whatever a search raises; the runs before it are kept.
+    """
+    folder = Path(config.output)
+    cells = plan_cells(config)
+    runs = [(cell, seed, folder / cell.name / f"seed{seed}") for cell in cells for seed in cell.searches]
+    done = {path for cell, seed, path in runs if _is_done(path, cell.searches[seed])}
+    for number, (cell, seed, path) in enumerate(runs, 1):
+        if path not in done:
+            print(f"sweep: run {number} of {len(runs)}: {cell.name}, seed {seed}", file=sys.stderr, flush=True)
+            search_jackpot(cell.searches[seed].model_copy(update={"output": str(path)}))
+    rows = [
+        {"cell": cell.name, **cell.axes, "seed": seed, **read_artefact(path).config.info["results"]}
+        for cell, seed, path in runs
+        if path.exists()  # on the main process
+    ]
+    if rows:
+        _write(folder, cells, rows)
+    return {"cells": len(cells), "runs": len(runs), "skipped": len(done), "table": str(folder / "table.md")}
+
+
+def _is_done(path: Path, search: SearchConfig) -> bool:
+    """Whether a run is there; refused if it was made with other settings."""
+    if not is_artefact(path):
+        return False
+    theirs = yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8"))
+    ours = published_settings(search)
+    odd = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+    if odd:
+        raise ConfigError(
+            f"{path} holds a run with {odd[0]} {theirs.get(odd[0])!r}, not {ours.get(odd[0])!r}: name another --output"
+        )
+    return True
+
+
+def _write(folder: Path, cells: list[Cell], rows: list[dict[str, Any]]) -> None:
+    (folder / "table.csv").write_text(csv_table(rows), encoding="utf-8")
+    (folder / "table.md").write_text(markdown_table(cells, rows), encoding="utf-8")
+    if find_spec("matplotlib"):
+        (folder / "picture.png").write_bytes(sweep_figure(rows, list(cells[0].axes)))

@@ -1,0 +1,114 @@
+"""What dense training and fine-tuning share: the run, its figures, the folder that holds the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from timm.models._hub import save_config_for_hf
+from torch import nn
+
+from timm_jackpot.data import Data, DataFlags
+from timm_jackpot.errors import ConfigError
+from timm_jackpot.evaluation import evaluate_accuracy
+from timm_jackpot.training.flags import TrainFlags, make_optimizer
+from timm_jackpot.training.loop import fit
+from timm_jackpot.training.mixing import make_mixer
+from timm_jackpot.training.norm_statistics import average_norm_statistics
+from timm_jackpot.training.objective import Objective
+from timm_jackpot.training.record import Record
+from timm_jackpot.training.schedule import cosine
+
+
+class DenseFlags(DataFlags, TrainFlags):
+    """The settings that dense training and fine-tuning share."""
+
+    output: str
+    """Folder for model.safetensors, config.json (load it with local-dir:FOLDER) and the record."""
+
+
+@dataclass(frozen=True)
+class DenseRun:
+    """One training run of a model's own weights into a folder."""
+
+    title: str
+    model: nn.Module  # on the device; what asks for gradients is trained
+    data: Data
+    config: DenseFlags
+    steps: int
+    accelerator: Accelerator
+
+    def train_and_save(self, summarise: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        """Train, read the test split once, save weights, config and record.
+
+        Args:
+            summarise: from this run's figures to the summary that is recorded and returned.
+
+        Raises:
+            ConfigError: if the folder cannot be written.
+            TrainingError: as `fit`.
+        """
+        folder, config, accelerator = Path(self.config.output), self.config, self.accelerator
+        record = Record(_fresh_record(folder) if accelerator.is_main_process else None)
+        try:
+            fit(
+                accelerator=accelerator,
+                model=self.model,
+                optimizer=make_optimizer(config, (p for p in self.model.parameters() if p.requires_grad)),
+                objective=Objective(config.label_smoothing),
+                train=self.data.train,
+                batch_size=config.batch_size,
+                seed=config.seed,
+                steps=self.steps,
+                lr_at=lambda step: cosine(step, self.steps, peak=config.lr),
+                record=record,
+                title=self.title,
+                mix=make_mixer(config, self.data.num_classes, config.batch_size),
+                torchcompile=config.torchcompile,
+                channels_last=config.channels_last,
+            )
+            average_norm_statistics(self.model, accelerator)
+            figures = {
+                "dataset": self.data.name,
+                "top1": self._accuracy("test"),
+                "validation_top1": self._accuracy("val"),
+                "test_images": len(self.data.test),
+                "steps": self.steps,
+                "seed": config.seed,
+                "checkpoint": str(folder / "model.safetensors"),
+            }
+            summary = summarise(figures)
+            record.write("result", **summary)
+        finally:
+            record.close()
+        if accelerator.is_main_process:
+            _save(self.model, folder, config.model_dump(mode="json", exclude={"output", "data_dir", "base_checkpoint"}))
+        return summary
+
+    def _accuracy(self, split: str) -> float | None:
+        source = getattr(self.data, split)
+        if source is None:
+            return None
+        return evaluate_accuracy(
+            self.model, source, batch_size=self.config.batch_size, accelerator=self.accelerator
+        ).top1
+
+
+def _fresh_record(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output {folder} cannot be written: {error.strerror}") from error
+    return folder / "record.jsonl"
+
+
+def _save(model: nn.Module, folder: Path, settings: Mapping[str, Any]) -> None:
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    save_config_for_hf(model, str(folder / "config.json"))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(dict(settings), sort_keys=False), encoding="utf-8")

@@ -1,0 +1,96 @@
+"""Tuning the surviving weights of a jackpot (Eq. 9): a dense checkpoint with zeros in it, no jackpot any more."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from pydantic import ConfigDict, Field
+from torch import Tensor, nn
+
+from timm_jackpot.adapter import zero_fractions
+from timm_jackpot.artefact import from_pretrained, locate_artefact, read_artefact
+from timm_jackpot.data import default_data_notice, open_data, steps_per_epoch
+from timm_jackpot.errors import BaseError
+from timm_jackpot.evaluation import evaluate_accuracy
+from timm_jackpot.masks import MaskSet
+from timm_jackpot.processes import make_accelerator, say, shard_of
+from timm_jackpot.training.dense import DenseFlags, DenseRun
+from timm_jackpot.training.flags import prepare_model, total_steps
+
+
+class FinetuneConfig(DenseFlags):
+    """Settings of one fine-tuning run of the weights that a jackpot keeps."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+    artefact: str
+    """An artefact folder, or the name of a Hub repo."""
+    revision: str | None = None
+    """Branch, tag or commit of the artefact's Hub repo."""
+    base_checkpoint: str | None = None
+    """A .safetensors file with the base's weights, where the artefact's base came from a file."""
+    trust_base: bool = False
+    """Build a base that the artefact names outside timm's own repos."""
+    lr: float = Field(default=0.01, gt=0)
+    """Peak learning rate; cosine to zero over the run."""
+
+
+def finetune_jackpot(config: FinetuneConfig) -> dict[str, Any]:
+    """Train every parameter but the removed weights, evaluate on the test split once, save.
+
+    Returns:
+        The summary that the verb prints: top-1 of the jackpot and after tuning, the sparsity that is left.
+
+    Raises:
+        JackpotError: for anything wrong with artefact, data or flags, before any training.
+    """
+    started = time.monotonic()
+    accelerator = make_accelerator(seed=config.seed, grad_accum_steps=config.grad_accum_steps)
+    shard = shard_of(accelerator)
+
+    def steps_of(images: int) -> int:
+        return total_steps(config, steps_per_epoch(images, config.batch_size, shard), default_epochs=30)
+
+    with accelerator.main_process_first():
+        masks = read_artefact(locate_artefact(config.artefact, revision=config.revision)).masks
+        model = from_pretrained(
+            config.artefact,
+            base_checkpoint=config.base_checkpoint,
+            revision=config.revision,
+            trust_base=config.trust_base,
+        )
+        say(default_data_notice(config, model, steps=steps_of), accelerator)
+        data = open_data(config, model, device=accelerator.device)
+    steps = steps_of(len(data.train))
+    prepare_model(config, model.to(accelerator.device))
+    keep_zeros(model, masks)
+    before = evaluate_accuracy(model, data.test, batch_size=config.batch_size, accelerator=accelerator)
+
+    def summarise(figures: dict[str, Any]) -> dict[str, Any]:
+        fractions = zero_fractions(model)
+        return {
+            "artefact": config.artefact,
+            "jackpot_top1": before.top1,
+            **figures,
+            "sparsity": sum(fractions[n] * mask.numel() for n, mask in masks.items()) / masks.total,
+            "seconds": round(time.monotonic() - started, 2),
+        }
+
+    return DenseRun("finetune", model, data, config, steps, accelerator).train_and_save(summarise)
+
+
+def keep_zeros(model: nn.Module, masks: MaskSet) -> None:
+    """Let removed weights of a merged model have no gradient: no optimizer moves them from zero then."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, mask in masks.items():
+        if name not in parameters:
+            raise BaseError(f"the model has no parameter {name!r} to keep zeros in")
+        on_device = mask.to(parameters[name].device)
+
+        def only_kept(gradient: Tensor, kept: Tensor = on_device) -> Tensor:
+            return gradient * kept
+
+        parameters[name].register_hook(only_kept)
