@@ -1,6 +1,7 @@
 """Pictures, drawn from run records alone."""
 
+from timm_jackpot.plots.convergence_figure import convergence_figure
 from timm_jackpot.plots.search_figure import search_figure
 from timm_jackpot.plots.sweep_figure import sweep_figure
 
-__all__ = ["search_figure", "sweep_figure"]
+__all__ = ["convergence_figure", "search_figure", "sweep_figure"]

@@ -60,9 +60,12 @@ def plan_cells(config: SweepConfig) -> list[Cell]:
         key.replace("-", "_"): values if isinstance(values, list) else [values] for key, values in grid.items()
     }
     given = dict(map(_parse_axis, config.grid))
-    # A setting that the grid names takes the place of the cells' and the recipe's own.
-    cells = [{k: v for k, v in cell.items() if k not in given} for cell in cells]
-    lists |= given
+    # A setting that the flags name takes the place of the recipe's own; steps and epochs take each other's place too.
+    replaced = {*given, *(("steps", "epochs") if {"steps", "epochs"} & given.keys() else ())}
+    recipe = {key: value for key, value in recipe.items() if key not in replaced}
+    cells = [{key: value for key, value in cell.items() if key not in replaced} for cell in cells]
+    lists = {key: values for key, values in lists.items() if key not in replaced} | given
+    cells = [cell for i, cell in enumerate(cells) if cell not in cells[:i]]  # what differed may have been replaced
     product = [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
     points = [{**cell, **point} for cell in cells for point in product]
     varying = {key for point in points for key in point if len({repr(other.get(key)) for other in points}) > 1}

@@ -12,11 +12,12 @@ import yaml
 from timm_jackpot.artefact import read_artefact
 from timm_jackpot.artefact.save import is_artefact
 from timm_jackpot.errors import ConfigError
-from timm_jackpot.plots import sweep_figure
+from timm_jackpot.plots import convergence_figure, sweep_figure
 from timm_jackpot.search import SearchConfig, search_jackpot
 from timm_jackpot.search.run import published_settings
 from timm_jackpot.sweeps.plan import Cell, SweepConfig, plan_cells
 from timm_jackpot.sweeps.table import csv_table, markdown_table
+from timm_jackpot.training import Record, read_record
 
 
 def run_sweep(config: SweepConfig) -> dict[str, Any]:
@@ -46,7 +47,10 @@ def run_sweep(config: SweepConfig) -> dict[str, Any]:
         if path.exists()  # on the main process
     ]
     if rows:
-        _write(folder, cells, rows)
+        records: dict[str, list[Record]] = {}
+        for cell, _, path in runs:
+            records.setdefault(cell.name, []).append(read_record(path / "record.jsonl"))
+        _write(folder, cells, rows, records)
     return {"cells": len(cells), "runs": len(runs), "skipped": len(done), "table": str(folder / "table.md")}
 
 
@@ -64,8 +68,10 @@ def _is_done(path: Path, search: SearchConfig) -> bool:
     return True
 
 
-def _write(folder: Path, cells: list[Cell], rows: list[dict[str, Any]]) -> None:
+def _write(folder: Path, cells: list[Cell], rows: list[dict[str, Any]], records: dict[str, list[Record]]) -> None:
     (folder / "table.csv").write_text(csv_table(rows), encoding="utf-8")
     (folder / "table.md").write_text(markdown_table(cells, rows), encoding="utf-8")
     if find_spec("matplotlib"):
         (folder / "picture.png").write_bytes(sweep_figure(rows, list(cells[0].axes)))
+        if convergence := convergence_figure(records):
+            (folder / "convergence.png").write_bytes(convergence)

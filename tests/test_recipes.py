@@ -1,0 +1,190 @@
+"""Every recipe that comes with the package: its settings are sound, and it runs on made-up data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from timm_jackpot.artefact import from_pretrained, read_artefact
+from timm_jackpot.cli import parse
+from timm_jackpot.errors import ConfigError
+from timm_jackpot.recipes import package_folder, read_recipe, recipe_names
+from timm_jackpot.search import SearchConfig, search_jackpot
+from timm_jackpot.sweeps import SweepConfig, plan_cells, run_sweep
+from timm_jackpot.training.finetune import FinetuneConfig, finetune_jackpot
+from timm_jackpot.training.pretrain import PretrainConfig, pretrain_base
+
+NAMES = recipe_names()
+SWEEPS = [name for name in NAMES if {"grid", "cells"} & read_recipe(name).keys()]
+PRETRAINS = [name for name in NAMES if name.endswith("_pretrain")]
+FINETUNES = [name for name in NAMES if name.endswith("_finetune")]
+SEARCHES = [name for name in NAMES if name not in {*SWEEPS, *PRETRAINS, *FINETUNES}]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two made-up images of each of five classes, train and test."""
+    folder, draw = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label in "abcde":
+            (folder / split / label).mkdir(parents=True)
+            for i in range(2):
+                pixels = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / label / f"{i}.png")
+    return folder
+
+
+def random_weights(model: str, path: Path, **arguments: int) -> Path:
+    torch.manual_seed(0)
+    state = timm.create_model(model, **arguments).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+    return path
+
+
+def small(images: Path) -> list[str]:
+    words = ["--dataset", "folder", "--batch-size", "4", "--workers", "0", "--steps", "2", "--val-fraction", "0"]
+    return [*words, "--data-dir", str(images)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_opens_with_its_command_cost_and_what_to_expect(name: str) -> None:
+    text = (package_folder("recipes") / f"{name}.yaml").read_text(encoding="utf-8")
+    comment = "\n".join(line for line in text.splitlines() if line.startswith("#"))
+    assert text.startswith("#")
+    assert f" --recipe {name}" in comment
+    assert "Cost" in comment
+    assert "xpected" in comment
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_recipe_runs_on_made_up_data(name: str, images: Path, tmp_path: Path) -> None:
+    config = parse(SearchConfig, recipes=True, argv=["--recipe", name])
+    stand_in = "test_vit" if "deit" in config.model else "test_resnet"
+    weights = random_weights(stand_in, tmp_path / "base.safetensors")
+    words = ["--recipe", name, *small(images), "--model", stand_in, "--base-checkpoint", str(weights)]
+    size = ["--img-size", "160"] if stand_in == "test_vit" else ["--img-size", "64"]
+    output = ["--num-classes", "5", "--output", str(tmp_path / "j")]
+    result = search_jackpot(parse(SearchConfig, recipes=True, argv=[*words, *size, *output]))
+    assert result.jackpot.masks.sparsity == pytest.approx(float(config.sparsity), abs=1e-4)
+    assert from_pretrained(tmp_path / "j", base_checkpoint=weights) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_recipe_runs_in_its_own_architecture(name: str, images: Path, tmp_path: Path) -> None:
+    config = parse(SearchConfig, recipes=True, argv=["--recipe", name])
+    model = config.model.partition(".")[0]
+    weights = random_weights(model, tmp_path / "base.safetensors")
+    words = ["--recipe", name, *small(images), "--model", model, "--base-checkpoint", str(weights)]
+    output = ["--num-classes", "5", "--output", str(tmp_path / "j")]
+    assert search_jackpot(parse(SearchConfig, recipes=True, argv=[*words, *output])).summary["steps"] == 2
+
+
+@pytest.mark.parametrize("name", PRETRAINS)
+def test_a_pretrain_recipe_runs_on_made_up_data(name: str, images: Path, tmp_path: Path) -> None:
+    words = ["--recipe", name, *small(images), "--num-classes", "5", "--output", str(tmp_path / "base")]
+    summary = pretrain_base(parse(PretrainConfig, recipes=True, argv=words))
+    assert summary["steps"] == 2
+    assert (tmp_path / "base" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_cell_of_a_sweep_is_a_search_and_the_first_runs(name: str, images: Path, tmp_path: Path) -> None:
+    cells = plan_cells(SweepConfig(sweep=name, output=str(tmp_path)))
+    assert len({cell.name for cell in cells}) == len(cells) > 1
+    for config in (cells[0], cells[-1])[: 2 if name == "fig2_random_init" else 1]:
+        search = next(iter(config.searches.values()))
+        model = "test_resnet"
+        fixed = {
+            "model": model,
+            "dataset": "folder",
+            "data_dir": images,
+            "num_classes": 5,
+            "img_size": 64,
+            "steps": 2,
+            "batch_size": 4,
+            "workers": 0,
+            "val_fraction": 0,
+        }
+        if search.pretrained:
+            fixed["base_checkpoint"] = random_weights(model, tmp_path / "base.safetensors")
+        fixed |= {key: value for key, value in config.axes.items() if key in ("sparsity", "preset", "criterion")}
+        grid = tuple(f"{key}={value}" for key, value in {"pretrained": search.pretrained, **fixed}.items())
+        summary = run_sweep(SweepConfig(sweep=name, grid=grid, seeds=(0,), output=str(tmp_path / config.name)))
+        assert summary["runs"] == 1
+
+
+@pytest.mark.parametrize("name", FINETUNES)
+def test_a_finetune_recipe_runs_on_made_up_data(name: str, images: Path, tmp_path: Path) -> None:
+    weights = random_weights("test_resnet", tmp_path / "base.safetensors", num_classes=5)
+    base = {"model": "test_resnet", "base_checkpoint": str(weights), "img_size": 64, "num_classes": 5}
+    data = {"dataset": "folder", "data_dir": str(images), "batch_size": 4, "workers": 0, "val_fraction": 0.0}
+    search_jackpot(SearchConfig(**base, **data, steps=1, sparsity="0.8", output=str(tmp_path / "j")))  # pyright: ignore
+    words = ["--recipe", name, *small(images), "--artefact", str(tmp_path / "j"), "--base-checkpoint", str(weights)]
+    summary = finetune_jackpot(parse(FinetuneConfig, recipes=True, argv=[*words, "--output", str(tmp_path / "tuned")]))
+    assert summary["sparsity"] >= read_artefact(tmp_path / "j").masks.sparsity
+    tuned = timm.create_model("test_resnet", pretrained=False, num_classes=5)
+    timm.models.load_checkpoint(tuned, str(tmp_path / "tuned" / "model.safetensors"))
+    state = dict(tuned.named_parameters())
+    masks = read_artefact(tmp_path / "j").masks
+    assert all(not state[layer][~mask].any() for layer, mask in masks.items()), "removed weights stay zero"
+    dense = dict(from_pretrained(tmp_path / "j", base_checkpoint=weights).named_parameters())
+    assert any(not torch.equal(state[layer], dense[layer]) for layer in masks), "kept weights move"
+
+
+# -- sweeps -----------------------------------------------------------------------------------------
+
+
+def recipe(folder: Path, text: str) -> str:
+    (folder / "sweep.yaml").write_text(text)
+    return str(folder / "sweep.yaml")
+
+
+def test_a_sweep_goes_on_where_it_stopped_and_tells_all_in_one_table(tmp_path: Path) -> None:
+    text = 'steps: 2\nbatch_size: 32\ngrid: {sparsity: ["0.5", "0.9"]}\nseeds: [0, 1]\n'
+    config = SweepConfig(sweep=recipe(tmp_path, text), output=str(tmp_path / "out"))
+    assert run_sweep(config.model_copy(update={"seeds": (0,)})) | {"table": ""} == {
+        "cells": 2,
+        "runs": 2,
+        "skipped": 0,
+        "table": "",
+    }
+    mask = read_artefact(tmp_path / "out" / "sparsity-0.9" / "seed0").masks
+    written = (tmp_path / "out" / "sparsity-0.9" / "seed0" / "config.json").stat().st_mtime_ns
+    assert run_sweep(config)["skipped"] == 2
+    assert (tmp_path / "out" / "sparsity-0.9" / "seed0" / "config.json").stat().st_mtime_ns == written
+    rows = (tmp_path / "out" / "table.csv").read_text().splitlines()
+    assert len(rows) == 5
+    assert mask.hash() in rows[3]
+    table = (tmp_path / "out" / "table.md").read_text().splitlines()
+    assert len(table) == 4
+    assert table[2].startswith("| 0.5 | 99.33 |")
+    assert table[2].endswith("| 2 |")
+    assert (tmp_path / "out" / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+    with pytest.raises(ConfigError, match="holds a run with steps 2, not 3: name another --output"):
+        run_sweep(config.model_copy(update={"grid": ("steps=3",)}))
+
+
+@pytest.mark.parametrize(
+    ("text", "grid", "sentence"),
+    [
+        ("grid: [1, 2]", (), "grid must map settings to lists"),
+        ("grid: {sparsity: [0.5, 2]}", (), "cell sparsity-2: sparsity: "),
+        ("grid: {nonsense: [1]}", (), "nonsense: Extra inputs"),
+        ("grid: {seed: [1]}", (), "sets seed itself"),
+        ("steps: 2", ("sparsity",), "takes key=value"),
+    ],
+)
+def test_a_grid_that_is_none_is_refused_before_anything_runs(
+    tmp_path: Path, text: str, grid: tuple[str, ...], sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        run_sweep(SweepConfig(sweep=recipe(tmp_path, text), grid=grid, output=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
