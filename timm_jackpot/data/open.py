@@ -195,7 +195,7 @@ def _head(model: nn.Module) -> int:
 def _in_chans(model: nn.Module) -> int | None:
     """Input channels of the stem that timm's pretrained_cfg names, if it names one."""
     cfg = getattr(model, "pretrained_cfg", None) or {}
-    stem = cfg.get("first_conv")
+    stem = cfg.get("first_conv") or None
     name = stem[0] if isinstance(stem, (tuple, list)) else stem
     found = getattr(dict(model.named_modules()).get(str(name)), "in_channels", None)
     # TResNet's stem folds 4 × 4 pixels into channels.
