@@ -21,6 +21,7 @@ from timm_jackpot.adapter import adapter_of, attach, detach, merge
 from timm_jackpot.base import maskable_weights
 from timm_jackpot.errors import BaseError, ConfigError
 from timm_jackpot.masks import MaskSet, keep_largest
+from timm_jackpot.search.parts import divide
 
 
 class OwnStandardisedConv(nn.Conv2d):
@@ -363,3 +364,12 @@ def test_an_average_over_steps_follows_scores_and_keeps_zeros() -> None:
 def test_a_plain_model_carries_no_adapter() -> None:
     with pytest.raises(BaseError, match="carries no score masks"):
         adapter_of(timm.create_model("test_resnet"))
+
+
+@pytest.mark.parametrize("name", ["nf_resnet26", "nf_ecaresnet26"])  # the second has tiny convs in its attention
+def test_a_network_of_weight_standardised_layers_is_refused_by_name(name: str) -> None:
+    base = base_from_module(timm.create_model(name), name, num_classes=1000, input_size=(3, 64, 64))
+    with pytest.raises(
+        BaseError, match=rf"{name} cannot be masked: .*stem\.conv\.weight and 28 more \(weight-standard"
+    ):
+        divide(SearchConfig(), base, (3, 64, 64))

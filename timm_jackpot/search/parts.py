@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -12,6 +11,8 @@ from torch import nn
 from timm_jackpot.base import Base, Maskable, classifier_parameters, maskable_weights, norm_affine
 from timm_jackpot.errors import BaseError, ConfigError
 from timm_jackpot.search.config import SearchConfig
+
+_LEAST_SHARE = 0.01  # of the parameters: below, a mask says nothing about the network
 
 
 class Trained(NamedTuple):
@@ -41,9 +42,10 @@ def divide(config: SearchConfig, base: Base, input_size: Sequence[int]) -> tuple
     )
     if config.n_of_m is not None:
         maskable = maskable.leave_dense(_unfit(maskable, config))
-    if not maskable.weights:
-        reasons = sorted({weight.reason for weight in maskable.dense}) or ["it has no conv or linear layer"]
-        raise BaseError(f"{base.ref.name} has nothing to mask: {'; '.join(reasons)}")
+    share = _share(base, maskable)
+    if not maskable.weights or (share < _LEAST_SHARE and not config.include):
+        what = f"masks would cover {100 * share:.2f} % of its parameters" if maskable.weights else "nothing to mask"
+        raise BaseError(f"{base.ref.name} cannot be masked: {what}; {_why_dense(maskable) or 'it has no weights'}")
     trained: dict[str, Trained] = {}
     if new_head or config.train_head:
         trained |= {name: Trained("head", p) for name, p in classifier.items() if name not in maskable.weights}
@@ -73,9 +75,21 @@ def _unfit(maskable: Maskable, config: SearchConfig) -> dict[str, str]:
 
 def coverage_notice(base: Base, maskable: Maskable) -> str | None:
     """A word where the masks reach less than half of the parameters."""
-    covered, total = sum(maskable.sizes.values()), sum(p.numel() for p in base.model.parameters())
-    if 2 * covered >= total:
+    share = _share(base, maskable)
+    if share >= 0.5:
         return None
-    reasons = Counter(weight.reason for weight in maskable.dense)
-    why = "; ".join(f"{reason} ({n})" for reason, n in reasons.most_common(3))
-    return f"note: masks cover {100 * covered / total:.1f} % of the parameters of {base.ref.name}; left dense: {why}"
+    return f"note: masks cover {100 * share:.1f} % of the parameters of {base.ref.name}; {_why_dense(maskable)}"
+
+
+def _share(base: Base, maskable: Maskable) -> float:
+    return sum(maskable.sizes.values()) / max(1, sum(p.numel() for p in base.model.parameters()))
+
+
+def _why_dense(maskable: Maskable) -> str:
+    """The weights left dense: the first by name for each of the commonest reasons."""
+    groups: dict[str, list[str]] = {}
+    for name, reason in maskable.dense:
+        groups.setdefault(reason, []).append(name)
+    commonest = sorted(groups.items(), key=lambda group: -len(group[1]))[:3]
+    parts = [f"{names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)} ({reason})" for reason, names in commonest]
+    return f"left dense: {', '.join(parts)}" if parts else ""
