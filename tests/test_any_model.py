@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from timm.models import reparameterize_model
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -18,8 +19,9 @@ from torchvision.models import VisionTransformer, resnet18
 
 from timm_jackpot import SearchConfig, base_from_module, from_pretrained, search_jackpot, zero_fractions
 from timm_jackpot.adapter import adapter_of, attach, detach, merge
-from timm_jackpot.base import maskable_weights
-from timm_jackpot.errors import BaseError, ConfigError
+from timm_jackpot.artefact import read_artefact
+from timm_jackpot.base import build_skeleton, maskable_weights
+from timm_jackpot.errors import BaseError, BaseMismatchError, ConfigError
 from timm_jackpot.masks import MaskSet, keep_largest
 from timm_jackpot.search.parts import divide
 
@@ -369,7 +371,86 @@ def test_a_plain_model_carries_no_adapter() -> None:
 @pytest.mark.parametrize("name", ["nf_resnet26", "nf_ecaresnet26"])  # the second has tiny convs in its attention
 def test_a_network_of_weight_standardised_layers_is_refused_by_name(name: str) -> None:
     base = base_from_module(timm.create_model(name), name, num_classes=1000, input_size=(3, 64, 64))
-    with pytest.raises(
-        BaseError, match=rf"{name} cannot be masked: .*stem\.conv\.weight and 28 more"
-    ):
+    with pytest.raises(BaseError, match=rf"{name} cannot be masked: .*stem\.conv\.weight and 28 more"):
         divide(SearchConfig(), base, (3, 64, 64))
+
+
+# -- timm's hard cases, by name ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "classifiers"),
+    [
+        ("deit_tiny_distilled_patch16_224", ["head.weight", "head_dist.weight"]),
+        ("crossvit_tiny_240", ["head.0.weight", "head.1.weight"]),
+        ("volo_d1_224", ["aux_head.weight", "head.weight"]),
+        ("dpn68", ["classifier.weight"]),  # a conv
+        ("caformer_s18", ["head.fc.fc1.weight", "head.fc.fc2.weight"]),
+        ("efficientvit_b0", ["head.classifier.4.weight"]),
+    ],
+)
+def test_classifiers_of_every_kind_stay_dense(name: str, classifiers: list[str]) -> None:
+    model = build_skeleton(name, {})
+    assert [weight for weight, reason in maskable_weights(model).dense if reason == "classifier"] == classifiers
+    assert set(classifiers) <= set(maskable_weights(model, mask_classifier=True).weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "weight", "reason"),
+    [
+        ("sequencer2d_s", "stages.0.blocks.0.rnn_tokens.rnn_v.weight_ih_l0", "weight_ih_l0 of LSTM"),
+        ("vit_tiny_r_s16_p8_224", "patch_embed.backbone.conv.weight", "weight-standardised"),  # a hybrid
+        ("efficientnet_cc_b0_4e", "blocks.4.0.conv_pw.weight", "weight of CondConv2d"),
+        ("swinv2_tiny_window8_256", "patch_embed.proj.weight", ""),
+        ("beit_base_patch16_224", "blocks.0.attn.qkv.weight", ""),
+        ("convnext_atto", "stages.0.blocks.0.conv_dw.weight", ""),  # depthwise
+        ("resnext50_32x4d", "layer1.0.conv2.weight", ""),  # grouped
+    ],
+)
+def test_hard_cases_are_masked_or_named(name: str, weight: str, reason: str) -> None:
+    maskable = maskable_weights(build_skeleton(name, {}))
+    assert (weight in maskable.weights) == (not reason)
+    assert dict(maskable.dense).get(weight, "").startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "kwargs"),
+    [
+        ("test_resnet", {"in_chans": 1, "num_classes": 10}, {}),
+        ("test_vit", {"img_size": 32, "num_classes": 10}, {}),
+        ("test_vit", {"img_size": 32, "num_classes": 10}, {"class_token": True, "global_pool": "avg"}),
+        ("test_efficientnet", {"num_classes": 10}, {"pad_type": "same", "bn_eps": 1e-3}),
+    ],
+)
+def test_other_heads_channels_sizes_and_arguments_are_recorded_and_restored(
+    name: str, changes: dict[str, int], kwargs: dict[str, str | float | bool], tmp_path: Path
+) -> None:
+    torch.manual_seed(3)
+    weights = tmp_path / "base.safetensors"
+    save_file({n: t.contiguous() for n, t in timm.create_model(name, **kwargs).state_dict().items()}, weights)
+    pairs = tuple(f"{key}={value}" for key, value in kwargs.items())
+    config = SearchConfig(
+        model=name,
+        base_checkpoint=str(weights),
+        model_kwargs=pairs,
+        dataset="digits",
+        steps=2,
+        batch_size=16,
+        sparsity="0.5",
+        output=str(tmp_path / "j"),
+        **{"img_size": 32, **changes},  # pyright: ignore
+    )
+    result = search_jackpot(config)
+    ref = read_artefact(tmp_path / "j").config.base
+    assert ref.model_kwargs == kwargs
+    assert ref.in_chans == changes.get("in_chans", 3)
+    model = from_pretrained(tmp_path / "j", base_checkpoint=weights)
+    x = torch.randn(2, ref.in_chans, 32, 32)
+    searched = merge(result.jackpot.base.model, result.jackpot.masks).eval()
+    with torch.no_grad():
+        assert torch.equal(model(x), searched(x))
+    changed = load_file(weights)
+    changed[list(result.jackpot.masks)[-1]].view(-1)[0] += 1  # the first may be a stem that timm adapted
+    save_file(changed, weights)
+    with pytest.raises(BaseMismatchError, match="this is not the base of the mask"):
+        from_pretrained(tmp_path / "j", base_checkpoint=weights)

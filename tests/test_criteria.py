@@ -250,10 +250,10 @@ def test_more_probes_are_closer_to_the_diagonal() -> None:
     expected = exact_obd(model, weights, batches)
 
     def error(probes: int) -> float:
-        draws = [flat(obd(model, weights, batches, probes=probes, seed=seed)) for seed in range(10)]
+        draws = [flat(obd(model, weights, batches, probes=probes, seed=seed)) for seed in range(6)]
         return float((torch.stack(draws) - expected).square().mean())
 
-    assert error(64) < error(8) / 2 < error(1) / 4  # the variance falls as 1/K
+    assert error(32) < error(4) / 2 < error(1) / 4  # the variance falls as 1/K
 
 
 @pytest.mark.parametrize("probes", [0, 3, 12])

@@ -1,11 +1,10 @@
-"""What a search can be asked for: criteria, N:M, floors, mixing, norms, heads, random bases; on a part of the digits."""
+"""What a search can be asked for: criteria, N:M, floors, mixing, norms, heads, random bases. On some of the digits."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import gc
-import json
 import shutil
 from collections.abc import Iterator
 from math import ceil
@@ -55,7 +54,7 @@ from timm_jackpot.search.table import comparison_table
 from timm_jackpot.training import TrainFlags, make_mixer, read_record
 
 PLAIN = {"steps": 3, "lr": 0.5, "val_fraction": 0.0}
-TRAIN, TEST = 200, 60  # images
+TRAIN, TEST = 160, 60  # images
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,7 +64,7 @@ def _small_and_fast() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("timm_jackpot.data.read.digits_split", parts.__getitem__)
         patch.setattr("timm_jackpot.search.run.find_spec", lambda _: None)
-        patch.setattr("timm_jackpot.search.start._CRITERION_IMAGES", 32)
+        patch.setattr("timm_jackpot.search.start._CRITERION_IMAGES", 16)
         gc.freeze()
         yield
         gc.unfreeze()
@@ -383,7 +382,7 @@ def test_a_pattern_leaves_no_room_for_floors_and_sparsities_of_layers(
 # -- the budget -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("allocation", ["global", "uniform", "erk"])
+@pytest.mark.parametrize("allocation", ["global", "erk"])
 def test_layers_with_a_sparsity_of_their_own_and_floors_for_the_others(tmp_path: Path, allocation: str) -> None:
     result = _search(
         tmp_path / "l",
@@ -456,7 +455,7 @@ def test_the_ramp_starts_where_it_is_told_to(plain: SearchResult, tmp_path: Path
 # -- mixup and CutMix -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mixing", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.2, "cutmix": 1.0}])
+@pytest.mark.parametrize("mixing", [{"mixup": 0.4}, {"cutmix": 1.0}])
 def test_a_mixed_search_is_another(plain: SearchResult, tmp_path: Path, mixing: dict[str, float]) -> None:
     result = _search(tmp_path / "a", **mixing, **PLAIN)
     assert steps_of(result)[0]["loss"] > steps_of(plain)[0]["loss"]  # digits of two classes at once
@@ -802,10 +801,9 @@ def test_trained_layer_norms_and_head_of_a_patterned_transformer(vit: Path, tmp_
     assert_loads_as_searched(result, base_checkpoint=vit)
 
 
-@pytest.mark.parametrize("criterion", ["snip", "grasp", "obd", "synflow"])
-def test_every_criterion_takes_a_transformer(vit: Path, tmp_path: Path, criterion: str) -> None:
-    result = vit_search(tmp_path / "v", vit, criterion=criterion, steps=0)
+def test_a_criterion_of_second_order_takes_attention(vit: Path, tmp_path: Path) -> None:
+    result = vit_search(tmp_path / "v", vit, criterion="grasp", steps=0)
     masks = result.jackpot.masks
     assert masks.kept == kept_count(masks.total, "0.9")
     assert result.summary["overlap_start"] == 1
-    assert json.loads((tmp_path / "v" / "config.json").read_text())["info"]["config"]["criterion"] == criterion
+    assert read_artefact(tmp_path / "v").config.info["config"]["criterion"] == "grasp"
