@@ -501,7 +501,6 @@ def test_weights_that_the_loss_does_not_depend_on_get_zero(criterion: str) -> No
     assert not scores["unread.weight"].any()
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="autograd refuses a loss that depends on nothing")
 @pytest.mark.parametrize("criterion", ["snip", "grasp", "obd", "synflow"])
 def test_where_the_loss_depends_on_none_all_get_zero(criterion: str) -> None:
     model = Forked().double()

@@ -104,8 +104,10 @@ def _without_none(annotation: Any) -> Any:
 
 def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
-    flag = "--" + str(first["loc"][0]).replace("_", "-") if first["loc"] else "these flags"
     reason = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:  # about several flags, which the reason names
+        return reason
+    flag = "--" + str(first["loc"][0]).replace("_", "-")
     if first["type"] == "missing":
         return f"{flag} is required"
     if first["type"] == "extra_forbidden":

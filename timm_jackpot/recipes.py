@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,32 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in package_folder("recipes").glob("*.yaml"))
 
 
+class _PlainNumbers(yaml.SafeLoader):
+    """YAML 1.2's numbers: 2:4 is no sexagesimal 124, and 1e-3 is a number."""
+
+
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_PlainNumbers.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_PlainNumbers.add_implicit_resolver(_NUMBERS[0], re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
+_PlainNumbers.add_implicit_resolver(
+    _NUMBERS[1],
+    re.compile(r"^[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$|^[-+]?[0-9]+[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
+def read_yaml(text: str) -> Any:
+    """A YAML document of plain values.
+
+    Raises:
+        yaml.YAMLError: if it is none.
+    """
+    return yaml.load(text, Loader=_PlainNumbers)  # a SafeLoader
+
+
 def read_recipe(name: str) -> dict[str, Any]:
     """A recipe's settings.
 
@@ -40,7 +67,7 @@ def read_recipe(name: str) -> dict[str, Any]:
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(recipe_names())}"
         raise ConfigError(f"there is no recipe {name!r}: {hint}")
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"recipe {path} is not readable as YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(settings, dict):

@@ -57,7 +57,8 @@ class ScoreMask(nn.Module):
         """
         scores = self.scores
         if self._n_of_m is not None:
-            scores = scores.masked_fill(keep_n_of_m(scores, *self._n_of_m), torch.inf)
+            pattern = keep_n_of_m(scores, *self._n_of_m)
+            scores = scores.masked_fill(pattern & ~scores.isnan(), torch.inf)  # NaN must not pass for a score
         mask = keep_largest(scores, kept)
         flipped = (mask ^ self.mask).count_nonzero()
         self.mask.copy_(mask)

@@ -210,7 +210,7 @@ def _check_extras(config: Config, model: nn.Module) -> None:
         "head": head - {layer.name for layer in config.layers},
     }
     state = model.state_dict()
-    missing = head - {extra.name for extra in config.extras} if config.head else ()
+    missing = allowed["head"] - {extra.name for extra in config.extras} if config.head else ()
     if missing:
         raise ArtefactError(f"the artefact has a new head, but not its {min(missing)}")
     for extra in config.extras:

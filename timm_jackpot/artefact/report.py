@@ -28,7 +28,7 @@ def artefact_report(artefact: Artefact) -> dict[str, Any]:
     return {
         "base": config.base.name,
         "digest": config.base.digest,
-        "allocation": config.allocation.name,
+        "allocation": config.allocation.label,
         "layers": layers,
         "dense": [weight.model_dump() for weight in config.dense],
         "kept": kept,

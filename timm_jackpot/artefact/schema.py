@@ -45,6 +45,11 @@ class Allocation(_Strict):
     n: int | None = Field(default=None, ge=1, le=1024)  # of n:m alone
     m: int | None = Field(default=None, ge=1, le=1024)
 
+    @property
+    def label(self) -> str:
+        """`global`, or 2:4."""
+        return f"{self.n}:{self.m}" if self.name == "n:m" else self.name
+
 
 class Layer(_Strict):
     name: Name

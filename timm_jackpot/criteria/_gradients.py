@@ -40,6 +40,8 @@ def gradient(
 ) -> tuple[Tensor, ...]:
     """∂L/∂w of the mean cross-entropy of one batch; zeros for a weight that the loss does not depend on."""
     loss = F.cross_entropy(model(batch.images), batch.labels)
+    if not loss.requires_grad:  # none of the weights has a part in it
+        return tuple(torch.zeros_like(weight) for weight in weights)
     return torch.autograd.grad(loss, weights, create_graph=create_graph, materialize_grads=True)
 
 
@@ -47,4 +49,6 @@ def hessian_product(model: nn.Module, weights: list[nn.Parameter], batch: Batch,
     """H v, by differentiating ⟨∂L/∂w, v⟩ once more (Pearlmutter 1994)."""
     gradients = gradient(model, weights, batch, create_graph=True)
     product = torch.stack([(g * u).sum() for g, u in zip(gradients, v, strict=True)]).sum()
+    if not product.requires_grad:
+        return tuple(torch.zeros_like(weight) for weight in weights)
     return torch.autograd.grad(product, weights, materialize_grads=True)

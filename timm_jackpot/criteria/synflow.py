@@ -28,7 +28,10 @@ def synflow(model: nn.Module, weights: Mapping[str, nn.Parameter], input_size: S
     with torch.enable_grad():
         ones = torch.ones(1, *input_size, dtype=torch.float64, device=parameters[0].device)
         flow = linear(ones).sum()
-        gradients = torch.autograd.grad(flow, parameters, materialize_grads=True)
+        if flow.requires_grad:
+            gradients = torch.autograd.grad(flow, parameters, materialize_grads=True)
+        else:  # none of the weights has a part in it
+            gradients = [torch.zeros_like(p) for p in parameters]
     # Back in float32, whose range a product of many layers leaves: only the scores' ratios matter.
     scores = [(p.detach() * g).abs() for p, g in zip(parameters, gradients, strict=True)]
     largest = torch.stack([s.max() for s in scores]).max().clamp_min(torch.finfo(torch.float64).tiny)

@@ -66,15 +66,20 @@ def allocate(
     shapes = {layer: tuple(s.shape) for layer, s in scores.items() if layer not in fixed}
     sizes = [prod(shape) for shape in shapes.values()]
     total = kept_count(sum(s.numel() for s in scores.values()), sparsity) - sum(fixed.values())
-    floors = [max(min(minimum, size), ceil(min_density * size)) for size in sizes]
+    floors = [max(min(minimum, size), ceil(Fraction(str(min_density)) * size)) for size in sizes]
     rest = f"{len(sizes)} layers{' without a sparsity of their own' if fixed else ''}"
+    if total < 0:
+        raise ConfigError(
+            f"the layers with a sparsity of their own keep {sum(fixed.values())} weights, more than the "
+            f"{total + sum(fixed.values())} that sparsity {sparsity} leaves to all: raise theirs"
+        )
     if total < sum(floors):
         raise ConfigError(
-            f"sparsity {sparsity} keeps {total} weights of {rest}, fewer than the {sum(floors)} that they need at "
-            "least: lower the sparsity"
+            f"sparsity {sparsity} leaves {total} weights to {rest}, fewer than the {sum(floors)} "
+            "that they need at least: lower the sparsity"
         )
     if total > sum(sizes):
-        raise ConfigError(f"sparsity {sparsity} keeps {total} weights of {rest}, which have {sum(sizes)}: raise it")
+        raise ConfigError(f"sparsity {sparsity} leaves {total} weights to {rest}, which have {sum(sizes)}: raise it")
     if name == "global":
         counts = _largest_of_all([scores[layer] for layer in shapes], total)
     elif name == "uniform":
@@ -121,6 +126,8 @@ def scale_counts(sizes: Mapping[str, int], counts: Mapping[str, int], fraction: 
 
 
 def _largest_of_all(scores: Sequence[Tensor], total: int) -> list[int]:
+    if not scores:
+        return []
     sizes = [s.numel() for s in scores]
     mask = keep_largest(torch.cat([s.detach().float().reshape(-1) for s in scores]), total)
     return [int(part.count_nonzero()) for part in mask.split(sizes)]

@@ -50,7 +50,7 @@ def keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
     assert 0 < n < m, (n, m)
     assert scores.dim() > 1, scores.shape
     assert scores.shape[1] % m == 0, (scores.shape, m)
-    groups = scores.detach().float().movedim(1, -1).unflatten(-1, (-1, m))
+    groups = scores.detach().movedim(1, -1).unflatten(-1, (-1, m))
     largest = groups.argsort(dim=-1, descending=True, stable=True)[..., :n]
     mask = torch.zeros(groups.shape, dtype=torch.bool, device=scores.device).scatter_(-1, largest, value=True)
     return mask.flatten(-2).movedim(-1, 1).contiguous()

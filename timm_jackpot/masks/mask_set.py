@@ -83,8 +83,9 @@ def chance_overlap(a: MaskSet, b: MaskSet) -> float:
     kept_a, kept_b = a.kept_per_layer(), b.kept_per_layer()
     agreeing = 0.0
     for name, mask in a.items():
-        n = max(1, mask.numel())
-        agreeing += (kept_a[name] * kept_b[name] + (n - kept_a[name]) * (n - kept_b[name])) / n
+        n = mask.numel()
+        if n:
+            agreeing += (kept_a[name] * kept_b[name] + (n - kept_a[name]) * (n - kept_b[name])) / n
     return agreeing / a.total
 
 

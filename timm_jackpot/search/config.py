@@ -118,8 +118,13 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
         if pattern is not None:
             n, m = pattern
             implied = str(Decimal(m - n) / m)
-            if str(values.get("sparsity", implied)) != implied:
-                raise ValueError(f"--allocation {n}:{m} is a sparsity of {implied}: leave --sparsity out")
+            given = str(values.get("sparsity", implied))
+            odd = next((key for key in ("layer_sparsity", "min_density") if values.get(key)), None)
+            if odd is None and not (re.fullmatch(r"[0-9.]+", given) and parse_sparsity(given) == Decimal(implied)):
+                odd = "sparsity"
+            if odd:
+                flag = odd.replace("_", "-")
+                raise ValueError(f"--allocation {n}:{m} is a sparsity of {implied} everywhere: leave --{flag} out")
             values["sparsity"] = implied
         return values
 

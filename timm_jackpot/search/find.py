@@ -20,13 +20,13 @@ from timm_jackpot.search.config import SearchConfig
 from timm_jackpot.search.equalise import equalise_gradients
 from timm_jackpot.search.start import Start, first_scores
 from timm_jackpot.training import (
+    Mixer,
     Objective,
     Record,
     average_norm_statistics,
     cosine,
     cubic_ramp,
     fit,
-    make_mixer,
     make_optimizer,
 )
 
@@ -40,6 +40,7 @@ def find_masks(
     steps: int,
     trained: list[nn.Parameter],
     teacher: nn.Module | None,
+    mix: Mixer | None = None,
     accelerator: Accelerator,
     record: Record,
 ) -> MaskSet:
@@ -48,6 +49,7 @@ def find_masks(
     Args:
         trained: parameters that move besides the scores (a head, the affine part of norms).
         teacher: the dense base, to distil from.
+        mix: as in `fit`.
 
     Returns:
         The final masks, exactly `start.kept` of each layer, the same on every rank. The model is plain again,
@@ -97,7 +99,7 @@ def find_masks(
             title="search",
             before_step=before_step,
             figures=figures,
-            mix=make_mixer(config, data.num_classes, config.batch_size),
+            mix=mix,
             keep_in_eval=[layer for _, layer in norm_layers(model)] if config.freeze_norm_statistics else (),
             torchcompile=config.torchcompile,
             channels_last=config.channels_last,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import tempfile
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -40,6 +41,7 @@ from timm_jackpot.search.start import Start, start_of
 from timm_jackpot.training import (
     Record,
     frozen_teacher,
+    make_mixer,
     prepare_model,
     total_steps,
 )
@@ -80,8 +82,11 @@ def search_jackpot(config: SearchConfig, base: Base | None = None) -> SearchResu
         return total_steps(config, steps_per_epoch(images, config.batch_size, shard), default_epochs=_DEFAULT_EPOCHS)
 
     with accelerator.main_process_first():
-        if base is None:
-            base = _load_base(config, output, accelerator)
+        random_weights = None
+        if base is None and config.pretrained:
+            base = config.load()
+        elif base is None:
+            base, random_weights = _load_random_base(config)
         say(default_data_notice(config, base.model, steps=steps_of), accelerator)
         data = open_data(config, base.model, device=accelerator.device, img_size=config.img_size)
     maskable, trained = divide(config, base, data.config["input_size"])
@@ -95,6 +100,7 @@ def search_jackpot(config: SearchConfig, base: Base | None = None) -> SearchResu
     dense = frozen_teacher(model)  # the base as it came: to distil from, and to compare with at the end
     new_head = any(name in base.adapted for name in trained)
     start = start_of(config, maskable, model, data, accelerator)
+    mix = make_mixer(config, data.num_classes, config.batch_size)
     record = _open_record(output, config, accelerator, steps)
     try:
         masks = find_masks(
@@ -106,6 +112,7 @@ def search_jackpot(config: SearchConfig, base: Base | None = None) -> SearchResu
             trained=[extra.parameter for extra in trained.values()],
             # Beside a new head, or in random weights, the base has no logits worth imitating.
             teacher=dense if config.distill_weight and config.pretrained and not new_head else None,
+            mix=mix,
             accelerator=accelerator,
             record=record,
         )
@@ -128,38 +135,49 @@ def search_jackpot(config: SearchConfig, base: Base | None = None) -> SearchResu
         model.eval()
         summary = _summary(jackpot, comparison, start, data, config, accelerator, steps, time.monotonic() - started)
         record.write("result", **summary)
+        if random_weights is not None and accelerator.is_main_process:
+            random_base_of(output).write_bytes(random_weights)
         summary |= _save(jackpot, summary, output, record, config, accelerator)
     finally:
         record.close()
     return SearchResult(jackpot, comparison, summary)
 
 
-def _load_base(config: SearchConfig, output: Path, accelerator: Accelerator) -> Base:
-    """The base that the settings name; its random counterpart, saved beside the output, for --no-pretrained."""
-    if config.pretrained:
-        return config.load()
+def _load_random_base(config: SearchConfig) -> tuple[Base, bytes]:
+    """The random counterpart of the base that the settings name, and its weights as a file."""
     if config.base_checkpoint is not None:
         raise ConfigError("--no-pretrained and --base-checkpoint exclude each other")
-    weights = output.with_name(f"{output.name}-base.safetensors")
     architecture, _ = split_model_name_tag(config.model)
     changes = {"num_classes": config.num_classes, "in_chans": config.in_chans, "img_size": config.img_size}
-    if accelerator.is_main_process:
+    with tempfile.TemporaryDirectory() as scratch:
+        weights = Path(scratch) / "random.safetensors"
         save_random_weights(architecture, weights, parse_model_kwargs(config.model_kwargs), **changes)
-    return config.model_copy(update={"base_checkpoint": str(weights), "model": architecture}).load()
+        base = config.model_copy(update={"base_checkpoint": str(weights), "model": architecture}).load()
+        return base, weights.read_bytes()
 
 
 def _without_base(config: SearchConfig, base: Base) -> SearchConfig:
     """The settings of a search whose base was handed over, named as the base is."""
     twice = sorted(config.model_fields_set & set(BaseFlags.model_fields))
+    if not config.pretrained:
+        raise ConfigError("a base was handed over, and the settings ask for random weights: leave one of them out")
     if twice:
         raise ConfigError(f"a base was handed over, and the settings name one too ({twice[0]}): leave one of them out")
     return config.model_copy(update={"model": base.ref.architecture})
+
+
+def random_base_of(output: Path) -> Path:
+    """Where the weights of a search with --no-pretrained are kept."""
+    return output.with_name(f"{output.name}-base.safetensors")
 
 
 def _choose_output(config: SearchConfig, accelerator: Accelerator) -> Path:
     """The output folder, the same on every rank; refused before anything is loaded if it may not be used."""
     if config.output:
         check_target(Path(config.output), overwrite=config.overwrite)
+        beside = random_base_of(Path(config.output))
+        if not config.pretrained and beside.exists() and not config.overwrite:
+            raise ConfigError(f"{beside} exists, where the random weights would go: name another --output")
         return Path(config.output)
     model = config.model.rpartition("/")[2].rpartition(":")[2]
     stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")

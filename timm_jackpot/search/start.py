@@ -65,10 +65,11 @@ def first_scores(config: SearchConfig, start: Start) -> dict[str, Tensor]:
 
 def proportional_scores(criterion: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
     """scale · c / rms(c), layer by layer: the criterion's order *and* its distances."""
-    return {
-        name: values * (scale / values.square().mean().sqrt().clamp_min(torch.finfo(values.dtype).tiny))
-        for name, values in criterion.items()
-    }
+    scores = {}
+    for name, values in criterion.items():
+        wide = values.double()  # squares leave float32's range before values do
+        scores[name] = (wide * (scale / wide.square().mean().sqrt().clamp_min(torch.finfo(wide.dtype).tiny))).float()
+    return scores
 
 
 def two_level_scores(masks: MaskSet, low: float) -> dict[str, Tensor]:
@@ -96,8 +97,11 @@ def _criterion_values(
 
 def _batches(config: SearchConfig, data: Data) -> list[Batch]:
     size = min(_CRITERION_IMAGES, len(data.train))
-    batches = data.train.train_batches(seed=_CRITERION_SEED + config.seed, epoch=0, batch_size=size, shard=Shard())
-    return list(itertools.islice(batches, config.criterion_batches))
+    seed = _CRITERION_SEED + config.seed
+    epochs = (
+        data.train.train_batches(seed=seed, epoch=epoch, batch_size=size, shard=Shard()) for epoch in itertools.count()
+    )
+    return list(itertools.islice(itertools.chain.from_iterable(epochs), config.criterion_batches))
 
 
 def _counts(config: SearchConfig, values: Mapping[str, Tensor]) -> dict[str, int]:

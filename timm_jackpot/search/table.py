@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from timm_jackpot.evaluation import Accuracy
 from timm_jackpot.search.config import SearchConfig
-from timm_jackpot.search.run import SearchResult
+from timm_jackpot.search.run import SearchResult, random_base_of
 
 
 def comparison_table(result: SearchResult, config: SearchConfig) -> str:
@@ -42,7 +44,7 @@ def _cell(accuracy: Accuracy | None) -> str:
 def _base_argument(result: SearchResult, config: SearchConfig) -> str:
     if result.jackpot.base.ref.source == "module":
         return ", base=module"
-    checkpoint = config.base_checkpoint
+    checkpoint = config.base_checkpoint if config.pretrained else str(random_base_of(Path(result.summary["artefact"])))
     if checkpoint is None and config.model.startswith("local-dir:"):
         checkpoint = f"{config.model.removeprefix('local-dir:')}/model.safetensors"
     return f", base_checkpoint={checkpoint!r}" if checkpoint else ""

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from timm_jackpot.errors import ConfigError
-from timm_jackpot.recipes import read_recipe
+from timm_jackpot.recipes import read_recipe, read_yaml
 from timm_jackpot.search import SearchConfig
 
 
@@ -92,7 +91,7 @@ def _parse_axis(text: str) -> tuple[str, list[Any]]:
     key, separator, values = text.partition("=")
     if not separator or not values:
         raise ConfigError(f"--grid takes key=value or key=value,value, not {text!r}")
-    return key.replace("-", "_"), [yaml.safe_load(value) for value in values.split(",")]
+    return key.replace("-", "_"), [read_yaml(value) for value in values.split(",")]
 
 
 def _word(value: object) -> str:

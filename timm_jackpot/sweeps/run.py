@@ -7,12 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from timm_jackpot.artefact import read_artefact
 from timm_jackpot.artefact.save import is_artefact
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.plots import convergence_figure, sweep_figure
+from timm_jackpot.recipes import read_yaml
 from timm_jackpot.search import SearchConfig, search_jackpot
 from timm_jackpot.search.run import published_settings
 from timm_jackpot.sweeps.plan import Cell, SweepConfig, plan_cells
@@ -58,7 +57,7 @@ def _is_done(path: Path, search: SearchConfig) -> bool:
     """Whether a run is there; refused if it was made with other settings."""
     if not is_artefact(path):
         return False
-    theirs = yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8"))
+    theirs = read_yaml((path / "recipe.yaml").read_text(encoding="utf-8"))
     ours = published_settings(search)
     odd = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
     if odd:

@@ -2,13 +2,14 @@
 
 from timm_jackpot.training.flags import TrainFlags, make_optimizer, prepare_model, total_steps
 from timm_jackpot.training.loop import fit
-from timm_jackpot.training.mixing import make_mixer
+from timm_jackpot.training.mixing import Mixer, make_mixer
 from timm_jackpot.training.norm_statistics import average_norm_statistics, reestimate_norm_statistics
 from timm_jackpot.training.objective import Objective, frozen_teacher
 from timm_jackpot.training.record import Record, read_record
 from timm_jackpot.training.schedule import cosine, cubic_ramp
 
 __all__ = [
+    "Mixer",
     "Objective",
     "Record",
     "TrainFlags",

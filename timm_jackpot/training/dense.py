@@ -54,6 +54,7 @@ class DenseRun:
             TrainingError: as `fit`.
         """
         folder, config, accelerator = Path(self.config.output), self.config, self.accelerator
+        mix = make_mixer(config, self.data.num_classes, config.batch_size)
         record = Record(_fresh_record(folder) if accelerator.is_main_process else None)
         try:
             fit(
@@ -68,7 +69,7 @@ class DenseRun:
                 lr_at=lambda step: cosine(step, self.steps, peak=config.lr),
                 record=record,
                 title=self.title,
-                mix=make_mixer(config, self.data.num_classes, config.batch_size),
+                mix=mix,
                 torchcompile=config.torchcompile,
                 channels_last=config.channels_last,
             )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from timm_jackpot.data import Batch, ImageSource
 from timm_jackpot.errors import TrainingError
 from timm_jackpot.processes import Shard, shard_of
+from timm_jackpot.training.mixing import Mixer
 from timm_jackpot.training.objective import Objective
 from timm_jackpot.training.progress import Progress
 from timm_jackpot.training.record import Record
@@ -34,7 +35,7 @@ def fit(
     title: str,
     before_step: Hook = lambda step: None,
     figures: Callable[[], dict[str, float]] = dict,
-    mix: Callable[[int, Batch], Batch] | None = None,
+    mix: Mixer | None = None,
     keep_in_eval: Sequence[nn.Module] = (),
     torchcompile: bool = False,
     channels_last: bool = False,

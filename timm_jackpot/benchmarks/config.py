@@ -1,0 +1,44 @@
+"""What is measured, on what."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class BenchConfig(BaseModel):
+    """Cost of the package's work beside that of plain timm and torch, in turn in one process."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    what: tuple[str, ...] = (
+        "search_step",
+        "distill_step",
+        "reference_step",
+        "search_memory",
+        "data_path",
+        "load",
+        "encode",
+        "decode",
+    )
+    """Which benchmarks: search_step, distill_step, reference_step (every layer's scores sorted in every forward), each
+    over a dense training step of the same model, batch and precision; search_memory (peak bytes above dense training,
+    for each maskable weight); data_path (reading a batch of in-memory images over a search step); load
+    (from_pretrained over timm.create_model, same local weights); encode, decode (packing and unpacking the masks over
+    writing and reading the dense weights)."""
+    models: tuple[str, ...] = ("resnet50",)
+    """timm architectures, with random weights."""
+    batch_size: int = Field(default=16, ge=2, json_schema_extra={"flags": ["-b"]})
+    """Images per step."""
+    img_size: int = Field(default=96, ge=32)
+    """Image size of the steps, in pixels."""
+    bf16: bool = False
+    """Steps under bf16 autocast."""
+    channels_last: bool = False
+    """Steps in channels_last memory format."""
+    pairs: int = Field(default=7, ge=1)
+    """Counted pairs of each benchmark."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,84 @@
+"""Data and files: reading a batch, loading an artefact, coding masks."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load, save, save_file
+
+from timm_jackpot.artefact import Jackpot, from_pretrained, save_pretrained
+from timm_jackpot.base import load_base, maskable_weights
+from timm_jackpot.benchmarks.config import BenchConfig
+from timm_jackpot.benchmarks.paired import Ratio, paired_ratio
+from timm_jackpot.benchmarks.steps import build, search_step
+from timm_jackpot.criteria import magnitude
+from timm_jackpot.data.memory import MemoryImages
+from timm_jackpot.data.open import data_config
+from timm_jackpot.masks import MaskSet, allocate, keep_largest, pack, unpack
+from timm_jackpot.processes import Shard
+
+_IMAGES = 10_000
+
+
+def data_path_ratio(name: str, config: BenchConfig) -> Ratio:
+    """Reading and augmenting a batch of in-memory images over a search step on it."""
+    channels, size = 3, config.img_size
+    images = torch.randint(256, (_IMAGES, channels, size, size), dtype=torch.uint8, device=config.device)
+    labels = torch.zeros(_IMAGES, dtype=torch.int64, device=config.device)
+    source = MemoryImages(images, labels, (0.5,) * channels, (0.25,) * channels, 0.5, size // 8)
+    epochs = (
+        source.train_batches(seed=0, epoch=epoch, batch_size=config.batch_size, shard=Shard()) for epoch in range(10**6)
+    )
+    batches = (batch for epoch in epochs for batch in epoch)
+    return paired_ratio(lambda: next(batches), search_step(build(name, config), config), pairs=config.pairs, warmup=2)
+
+
+def load_ratio(name: str, config: BenchConfig) -> Ratio:
+    """`from_pretrained` of a local artefact over `timm.create_model` with the same local weights."""
+    with tempfile.TemporaryDirectory() as temporary:
+        weights, folder = Path(temporary) / "base.safetensors", Path(temporary) / "jackpot"
+        save_file({n: t.contiguous() for n, t in timm.create_model(name).state_dict().items()}, weights)
+        base = load_base(name, base_checkpoint=weights)
+        maskable = maskable_weights(base.model)
+        masks = _magnitude_masks(base.model)
+        save_pretrained(Jackpot(base, maskable, masks, {}, "0.9", "global", data_config(base.model)), folder)
+        del base, maskable, masks
+        overlay = {"file": str(weights)}
+        return paired_ratio(
+            lambda: from_pretrained(folder, base_checkpoint=weights),
+            lambda: timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay),
+            pairs=config.pairs,
+        )
+
+
+def encode_ratio(name: str, config: BenchConfig) -> Ratio:
+    """Packing the masks over writing the dense weights, both to bytes in memory."""
+    model = timm.create_model(name)
+    masks = _magnitude_masks(model)
+    state = {n: t.contiguous() for n, t in model.state_dict().items()}
+    return paired_ratio(
+        lambda: save({n: pack(mask) for n, mask in masks.items()}), lambda: save(state), pairs=config.pairs
+    )
+
+
+def decode_ratio(name: str, config: BenchConfig) -> Ratio:
+    """Reading and unpacking the masks over reading the dense weights, both from bytes in memory."""
+    model = timm.create_model(name)
+    masks = _magnitude_masks(model)
+    shapes = {n: mask.shape for n, mask in masks.items()}
+    ours = save({n: pack(mask) for n, mask in masks.items()})
+    theirs = save({n: t.contiguous() for n, t in model.state_dict().items()})
+    return paired_ratio(
+        lambda: {n: unpack(packed, shapes[n]) for n, packed in load(ours).items()},
+        lambda: load(theirs),
+        pairs=config.pairs,
+    )
+
+
+def _magnitude_masks(model: torch.nn.Module) -> MaskSet:
+    scores = magnitude(maskable_weights(model).weights)
+    kept = allocate("global", scores, "0.9")
+    return MaskSet({layer: keep_largest(values, kept[layer]) for layer, values in scores.items()})
