@@ -120,7 +120,7 @@ def test_overrides_are_exact_and_the_others_share_exactly_the_rest(
     total = kept_count(sum(map(prod, layers)), sparsity)
     rest = total - sum(fixed.values())
     if not 0 <= rest <= sum(values.numel() for values in free.values()):
-        with pytest.raises(ConfigError, match="lower the sparsity" if rest < 0 else "raise it"):
+        with pytest.raises(ConfigError, match="raise theirs" if rest < 0 else "raise it"):
             allocate(name, scores, sparsity, overrides=overrides)
         return
     counts = allocate(name, scores, sparsity, overrides=overrides)

@@ -414,7 +414,7 @@ def test_a_floor_lifts_the_layers_that_a_global_threshold_starves(
     ("settings", "message"),
     [
         ({"min_density": 0.2}, "fewer than the [0-9]+ that they need at least: lower the sparsity"),
-        ({"layer_sparsity": ("layer4.*=0",)}, "without a sparsity of their own, .* lower the sparsity"),
+        ({"layer_sparsity": ("layer4.*=0",)}, "with a sparsity of their own keep .*: raise theirs"),
         ({"layer_sparsity": ("layer*=0.99",), "sparsity": "0.5"}, "of their own, which have [0-9]+: raise it"),
         ({"layer_sparsity": ("layer9.*=0.5",)}, "'layer9.*' matches no masked layer: the nearest are"),
         ({"layer_sparsity": ("fc.weight=0.5",)}, "'fc.weight' matches no masked layer: the nearest are"),

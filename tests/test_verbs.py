@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 
 from timm_jackpot.cli import parse
-from timm_jackpot.recipes import package_folder, recipe_names
 from timm_jackpot.search import SearchConfig
-from timm_jackpot.training.pretrain import PretrainConfig
 
 VERBS = ["search", "evaluate", "inspect", "pretrain"]
 
@@ -197,15 +195,3 @@ def test_the_wheel_carries_recipes_card_and_weights(tmp_path: Path) -> None:
     words = ["timm_jackpot.search", "--recipe", "digits", "--steps", "2", "--output", "w"]
     result = last_json(run(*words, cwd=tmp_path, PYTHONPATH=str(site)))
     assert result["steps"] == 2
-
-
-@pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_is_a_valid_run_and_opens_with_its_command(name: str) -> None:
-    text = (package_folder("recipes") / f"{name}.yaml").read_text(encoding="utf-8")
-    verb, schema = ("pretrain", PretrainConfig) if name.endswith("pretrain") else ("search", SearchConfig)
-    words = ["--recipe", name] + (["--output", "x"] if verb == "pretrain" else [])
-    assert parse(schema, recipes=True, argv=words) is not None
-    comment = text[: text.index("\nmodel:")]
-    assert f"timm_jackpot.{verb} --recipe {name}" in comment
-    assert "Cost:" in comment
-    assert "Expected:" in comment
