@@ -158,7 +158,7 @@ def test_an_override_may_empty_a_layer_or_leave_it_dense() -> None:
         (
             "0.9",
             {"a": "0"},
-            "the layers with a sparsity of their own keep 100 weights, more than the 30 that sparsity 0.9 leaves to all",
+            "layers with a sparsity of their own keep 100 weights, more than the 30 that sparsity 0.9 leaves to all",
         ),
         (
             "0.1",
