@@ -15,6 +15,8 @@ PACKAGE = Path(timm_jackpot.__file__).parent
 FLOORS = {
     "errors": 0,
     "processes": 0.1,
+    "interruption": 0.1,
+    "lock": 0.1,
     "masks": 0.1,
     "recipes": 0.1,
     "patterns": 0.05,

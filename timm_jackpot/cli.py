@@ -19,7 +19,7 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from timm_jackpot.errors import ConfigError, JackpotError
+from timm_jackpot.errors import ConfigError, JackpotError, RunInterrupted
 from timm_jackpot.recipes import read_recipe
 
 C = TypeVar("C", bound=BaseModel)
@@ -63,6 +63,9 @@ def run_verb(main: Callable[[], Mapping[str, Any]]) -> None:
     _quieten()
     try:
         result = main()
+    except RunInterrupted as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        sys.exit(128 + error.signal)
     except JackpotError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

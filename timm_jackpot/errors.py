@@ -8,6 +8,7 @@
     ├── ArtefactError    an artefact is damaged, edited, incomplete or too new
     ├── HubError         the Hugging Face Hub refused, or could not be reached
     └── TrainingError    a run could not go on (a loss that is not a number, ranks that disagree)
+        └── RunInterrupted      it was told to stop, and can be resumed
 
 The message of each is a single sentence or two for the person at the keyboard: what was wrong, what was
 expected, what to do.
@@ -44,3 +45,11 @@ class HubError(JackpotError):
 
 class TrainingError(JackpotError):
     pass
+
+
+class RunInterrupted(TrainingError):
+    """A signal stopped a run after a step; its state is on the disk."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal

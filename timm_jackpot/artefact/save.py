@@ -30,6 +30,7 @@ _OURS = {
     "record.partial.jsonl",
     "recipe.yaml",
     "audit.json",
+    "checkpoints",
 }
 
 

@@ -31,8 +31,8 @@ class LoaderImages:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def train_batches(self, *, seed: int, epoch: int, batch_size: int, shard: Shard) -> Iterator[Batch]:
-        order = train_order(len(self), seed=seed, epoch=epoch, batch_size=batch_size, shard=shard)
+    def train_batches(self, *, seed: int, epoch: int, batch_size: int, shard: Shard, first: int = 0) -> Iterator[Batch]:
+        order = train_order(len(self), seed=seed, epoch=epoch, batch_size=batch_size, shard=shard, first=first)
         seeds = sample_hash(seed, epoch, self.indices) % (1 << 32)
         yield from self._read(_Transformed(self.dataset, self.indices, self.train_transform, seeds), list(order))
 

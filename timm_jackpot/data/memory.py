@@ -27,9 +27,10 @@ class MemoryImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def train_batches(self, *, seed: int, epoch: int, batch_size: int, shard: Shard) -> Iterator[Batch]:
+    def train_batches(self, *, seed: int, epoch: int, batch_size: int, shard: Shard, first: int = 0) -> Iterator[Batch]:
         padded = F.pad(self.images, (self.crop_padding,) * 4)
-        for indices in train_order(len(self), seed=seed, epoch=epoch, batch_size=batch_size, shard=shard):
+        order = train_order(len(self), seed=seed, epoch=epoch, batch_size=batch_size, shard=shard, first=first)
+        for indices in order:
             draws = sample_hash(seed, epoch, indices).to(self.images.device)
             indices = indices.to(self.images.device)
             images = self._crop_and_flip(padded, indices, draws)

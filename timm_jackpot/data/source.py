@@ -21,8 +21,8 @@ class ImageSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def train_batches(self, *, seed: int, epoch: int, batch_size: int, shard: Shard) -> Iterator[Batch]:
-        """One epoch of augmented full batches, in an order that depends on (seed, epoch) alone."""
+    def train_batches(self, *, seed: int, epoch: int, batch_size: int, shard: Shard, first: int = 0) -> Iterator[Batch]:
+        """Augmented full batches of one epoch from batch `first` on; their order depends on (seed, epoch) alone."""
         ...
 
     def eval_batches(self, *, batch_size: int, shard: Shard) -> Iterator[Batch]:
@@ -34,12 +34,12 @@ def steps_per_epoch(n: int, batch_size: int, shard: Shard) -> int:
     return n // (batch_size * shard.count)
 
 
-def train_order(n: int, *, seed: int, epoch: int, batch_size: int, shard: Shard) -> Iterator[Tensor]:
-    """Index batches of one epoch; N shards of b images read what one shard of N·b would."""
+def train_order(n: int, *, seed: int, epoch: int, batch_size: int, shard: Shard, first: int = 0) -> Iterator[Tensor]:
+    """Index batches of one epoch, from batch `first` on; N shards of b images read what one shard of N·b would."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(n, generator=generator)
     stride = batch_size * shard.count
-    for start in range(0, n - stride + 1, stride):
+    for start in range(first * stride, n - stride + 1, stride):
         low = start + shard.rank * batch_size
         yield order[low : low + batch_size]
 

@@ -25,7 +25,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "refresh_interval": 1,
             "equalise_layers": False,
             "distill_weight": 0.0,
-            "recalibrate_batches": 0,
             "lr": 0.1,
             "momentum": 0.9,
             "weight_decay": 5e-4,
@@ -90,9 +89,9 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     """Steps between two recomputations of the masks from the scores."""
     equalise_layers: bool = True
     """Give the score gradients of all layers the same root mean square, so that all move at one pace."""
-    distill_weight: float = Field(default=0.5, ge=0, le=1)
+    distill_weight: float = Field(default=0.7, ge=0, le=1)
     """Weight of self-distillation from the dense base; the rest is cross-entropy. Off beside a new head."""
-    temperature: float = Field(default=2.0, gt=0)
+    temperature: float = Field(default=4.0, gt=0)
     """Temperature of the distillation."""
     train_norm: bool = False
     """Train scales and shifts of the normalisation layers too."""
@@ -100,12 +99,16 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     """Train the classifier too; always so for a new one."""
     freeze_norm_statistics: bool = False
     """Leave the running statistics of batch norm as they are in the base."""
-    recalibrate_batches: int = Field(default=16, ge=0)
-    """Batches over which running statistics are re-estimated at the end; 0 keeps the moving averages."""
+    recalibrate_batches: int = Field(default=0, ge=0)
+    """Batches over which running statistics are re-estimated at the end; 0 keeps the moving averages of the run."""
     output: str | None = None
     """Folder for the artefact. Default: a fresh one under runs/."""
     overwrite: bool = False
     """Replace an artefact that --output already holds."""
+    checkpoint_steps: int = Field(default=0, ge=0)
+    """Steps between two checkpoints in the output folder; 0: only where a signal stops the run."""
+    resume: str | None = None
+    """Go on with a stopped run: auto (the newest checkpoint of --output, if there is one) or a checkpoint's path."""
 
     @model_validator(mode="before")
     @classmethod

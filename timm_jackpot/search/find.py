@@ -18,7 +18,9 @@ from timm_jackpot.processes import same_everywhere
 from timm_jackpot.search.compare import calibrate
 from timm_jackpot.search.config import SearchConfig
 from timm_jackpot.search.equalise import equalise_gradients
+from timm_jackpot.search.life import Life
 from timm_jackpot.search.start import Start, first_scores
+from timm_jackpot.search.state import SearchState
 from timm_jackpot.training import (
     Mixer,
     Objective,
@@ -41,6 +43,7 @@ def find_masks(
     trained: list[nn.Parameter],
     teacher: nn.Module | None,
     mix: Mixer | None = None,
+    life: Life | None = None,
     accelerator: Accelerator,
     record: Record,
 ) -> MaskSet:
@@ -50,6 +53,7 @@ def find_masks(
         trained: parameters that move besides the scores (a head, the affine part of norms).
         teacher: the dense base, to distil from.
         mix: as in `fit`.
+        life: where the state is kept, and an earlier one to go on from.
 
     Returns:
         The final masks, exactly `start.kept` of each layer, the same on every rank. The model is plain again,
@@ -84,7 +88,13 @@ def find_masks(
     optimizer = make_optimizer(config, [*adapter.scores(), *trained])
     if config.equalise_layers:
         equalise_gradients(optimizer, adapter.scores())
-    if steps:
+    state = SearchState(model, adapter, trained, optimizer, accelerator)
+    first_step = 0
+    if life is not None and life.resumed is not None:
+        first_step = life.resumed.step
+        state.restore(life.resumed.tensors)
+        expected = adapter.masks().kept
+    if steps > first_step:
         fit(
             accelerator=accelerator,
             model=model,
@@ -98,6 +108,8 @@ def find_masks(
             record=record,
             title="search",
             before_step=before_step,
+            after_step=lambda step: life.after_step(step, steps, state) if life is not None else None,
+            first_step=first_step,
             figures=figures,
             mix=mix,
             keep_in_eval=[layer for _, layer in norm_layers(model)] if config.freeze_norm_statistics else (),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
-import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.util import find_spec
@@ -30,12 +30,14 @@ from timm_jackpot.data import Data, default_data_notice, open_data, steps_per_ep
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.evaluation import Accuracy
 from timm_jackpot.hub import render_card
+from timm_jackpot.lock import locked
 from timm_jackpot.masks import chance_overlap, mask_overlap
 from timm_jackpot.plots import search_figure
 from timm_jackpot.processes import make_accelerator, say, shard_of
 from timm_jackpot.search.compare import Comparison, compare
 from timm_jackpot.search.config import SearchConfig
 from timm_jackpot.search.find import find_masks
+from timm_jackpot.search.life import Life
 from timm_jackpot.search.parts import coverage_notice, divide
 from timm_jackpot.search.start import Start, start_of
 from timm_jackpot.training import (
@@ -49,7 +51,8 @@ from timm_jackpot.training import (
 _DEFAULT_EPOCHS = 30
 _RECORD, _RUNNING = "record.jsonl", "record.partial.jsonl"
 _PICTURE = "plots/search.png"
-_PRIVATE = {"output", "overwrite", "base_checkpoint", "data_dir"}  # paths of one machine: never published
+# Paths of one machine, which are never published, and what does not bear on the result.
+_PRIVATE = {"output", "overwrite", "base_checkpoint", "data_dir", "resume", "checkpoint_steps"}
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,25 @@ def search_jackpot(config: SearchConfig, base: Base | None = None) -> SearchResu
     Raises:
         JackpotError: for anything wrong with model, data or flags, before any training.
     """
-    started = time.monotonic()
     if base is not None:
         config = _without_base(config, base)
     accelerator = make_accelerator(seed=config.seed, grad_accum_steps=config.grad_accum_steps)
     output = _choose_output(config, accelerator)
+    with locked(output) if accelerator.is_main_process else nullcontext():
+        life = Life(
+            output,
+            accelerator,
+            resume=config.resume,
+            every=config.checkpoint_steps,
+            overwrite=config.overwrite,
+            settings=published_settings(config),
+        )
+        return _search(config, base, output, life, accelerator)
+
+
+def _search(
+    config: SearchConfig, base: Base | None, output: Path, life: Life, accelerator: Accelerator
+) -> SearchResult:
     shard = shard_of(accelerator)
 
     def steps_of(images: int) -> int:
@@ -101,21 +118,23 @@ def search_jackpot(config: SearchConfig, base: Base | None = None) -> SearchResu
     new_head = any(name in base.adapted for name in trained)
     start = start_of(config, maskable, model, data, accelerator)
     mix = make_mixer(config, data.num_classes, config.batch_size)
-    record = _open_record(output, config, accelerator, steps)
+    record = _open_record(output, life, config, accelerator, steps)
     try:
-        masks = find_masks(
-            model,
-            start,
-            data,
-            config,
-            steps=steps,
-            trained=[extra.parameter for extra in trained.values()],
-            # Beside a new head, or in random weights, the base has no logits worth imitating.
-            teacher=dense if config.distill_weight and config.pretrained and not new_head else None,
-            mix=mix,
-            accelerator=accelerator,
-            record=record,
-        )
+        with life.interruption:
+            masks = find_masks(
+                model,
+                start,
+                data,
+                config,
+                steps=steps,
+                trained=[extra.parameter for extra in trained.values()],
+                # Beside a new head, or in random weights, the base has no logits worth imitating.
+                teacher=dense if config.distill_weight and config.pretrained and not new_head else None,
+                mix=mix,
+                life=life,
+                accelerator=accelerator,
+                record=record,
+            )
         kept = masks.kept_per_layer()
         record.write("layers", names=list(kept), kept=list(kept.values()), total=[m.numel() for m in masks.values()])
         roles = dict.fromkeys(() if config.freeze_norm_statistics else norm_statistics(model), "norm_statistics")
@@ -133,7 +152,7 @@ def search_jackpot(config: SearchConfig, base: Base | None = None) -> SearchResu
             labels=data.labels if new_head else None,
         )
         model.eval()
-        summary = _summary(jackpot, comparison, start, data, config, accelerator, steps, time.monotonic() - started)
+        summary = _summary(jackpot, comparison, start, data, config, accelerator, steps, life.seconds)
         record.write("result", **summary)
         if random_weights is not None and accelerator.is_main_process:
             random_base_of(output).write_bytes(random_weights)
@@ -179,6 +198,8 @@ def _choose_output(config: SearchConfig, accelerator: Accelerator) -> Path:
         if not config.pretrained and beside.exists() and not config.overwrite:
             raise ConfigError(f"{beside} exists, where the random weights would go: name another --output")
         return Path(config.output)
+    if config.resume == "auto":
+        raise ConfigError("--resume auto needs --output, the folder of the run that was stopped")
     model = config.model.rpartition("/")[2].rpartition(":")[2]
     stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
     fresh = Path("runs") / f"{model}-{config.sparsity}-{stamp}"
@@ -187,14 +208,17 @@ def _choose_output(config: SearchConfig, accelerator: Accelerator) -> Path:
     return Path(broadcast_object_list([str(fresh)])[0])
 
 
-def _open_record(output: Path, config: SearchConfig, accelerator: Accelerator, steps: int) -> Record:
+def _open_record(output: Path, life: Life, config: SearchConfig, accelerator: Accelerator, steps: int) -> Record:
     if not accelerator.is_main_process:
-        return Record()
+        return life.keep_record(None)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        record = Record(output / _RUNNING)
+        record = life.keep_record(output / _RUNNING)
     except OSError as error:
         raise ConfigError(f"--output {output} cannot be written: {error.strerror}") from error
+    if life.resumed is not None:
+        record.write("resume", step=life.resumed.step)
+        return record
     record.write(
         "start",
         config=published_settings(config),

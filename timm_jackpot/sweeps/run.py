@@ -39,7 +39,7 @@ def run_sweep(config: SweepConfig) -> dict[str, Any]:
     for number, (cell, seed, path) in enumerate(runs, 1):
         if path not in done:
             print(f"sweep: run {number} of {len(runs)}: {cell.name}, seed {seed}", file=sys.stderr, flush=True)
-            search_jackpot(cell.searches[seed].model_copy(update={"output": str(path)}))
+            search_jackpot(cell.searches[seed].model_copy(update={"output": str(path), "resume": "auto"}))
     rows = [
         {"cell": cell.name, **cell.axes, "seed": seed, **read_artefact(path).config.info["results"]}
         for cell, seed, path in runs

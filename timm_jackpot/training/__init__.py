@@ -1,5 +1,13 @@
 """The only training loop, and what goes into it: schedules, objectives, norm statistics, the run record."""
 
+from timm_jackpot.training.checkpoint import (
+    Checkpoints,
+    State,
+    optimizer_tensors,
+    random_state,
+    restore_optimizer,
+    restore_random_state,
+)
 from timm_jackpot.training.flags import TrainFlags, make_optimizer, prepare_model, total_steps
 from timm_jackpot.training.loop import fit
 from timm_jackpot.training.mixing import Mixer, make_mixer
@@ -9,9 +17,11 @@ from timm_jackpot.training.record import Record, read_record
 from timm_jackpot.training.schedule import cosine, cubic_ramp
 
 __all__ = [
+    "Checkpoints",
     "Mixer",
     "Objective",
     "Record",
+    "State",
     "TrainFlags",
     "average_norm_statistics",
     "cosine",
@@ -20,8 +30,12 @@ __all__ = [
     "frozen_teacher",
     "make_mixer",
     "make_optimizer",
+    "optimizer_tensors",
     "prepare_model",
+    "random_state",
     "read_record",
     "reestimate_norm_statistics",
+    "restore_optimizer",
+    "restore_random_state",
     "total_steps",
 ]

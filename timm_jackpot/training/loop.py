@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from timm_jackpot.data import Batch, ImageSource
+from timm_jackpot.data import Batch, ImageSource, steps_per_epoch
 from timm_jackpot.errors import TrainingError
 from timm_jackpot.processes import Shard, shard_of
 from timm_jackpot.training.mixing import Mixer
@@ -34,6 +34,8 @@ def fit(
     record: Record,
     title: str,
     before_step: Hook = lambda step: None,
+    after_step: Hook = lambda step: None,
+    first_step: int = 0,
     figures: Callable[[], dict[str, float]] = dict,
     mix: Mixer | None = None,
     keep_in_eval: Sequence[nn.Module] = (),
@@ -47,6 +49,8 @@ def fit(
     steps the loss and `figures()` go to the progress display and, as "step" events, to the record.
 
     Args:
+        before_step, after_step: called with the number of steps done so far, before and after each.
+        first_step: steps that were done in an earlier life of the run; its batches are not read again.
         mix: (number of the batch in the run, batch) → what is trained on in its place.
         keep_in_eval: modules that stay in eval mode.
 
@@ -59,9 +63,10 @@ def fit(
     wrapped.train()
     for module in keep_in_eval:
         module.eval()
-    batches = _endless(train, batch_size, seed, shard_of(accelerator))
-    with Progress(steps, title, enabled=accelerator.is_main_process) as progress:
-        for step in range(steps):
+    consumed = first_step * accelerator.gradient_accumulation_steps
+    batches = _endless(train, batch_size, seed, shard_of(accelerator), consumed)
+    with Progress(steps, title, enabled=accelerator.is_main_process, done=first_step) as progress:
+        for step in range(first_step, steps):
             before_step(step)
             for group in optimizer.param_groups:
                 group["lr"] = lr_at(step)
@@ -82,16 +87,17 @@ def fit(
                     loss += part.detach() / accelerator.gradient_accumulation_steps
             if step % log_every and step != steps - 1:
                 progress.advance()
-                continue
-            value = loss.item()
-            if not isfinite(value):
-                raise TrainingError(
-                    f"the loss is not a number at step {step}: lower --lr (now {lr_at(step):g}), or do without "
-                    "mixed precision"
-                )
-            shown = {"loss": value, **figures()}
-            record.write("step", step=step, lr=lr_at(step), **shown)
-            progress.advance(**shown)
+            else:
+                value = loss.item()
+                if not isfinite(value):
+                    raise TrainingError(
+                        f"the loss is not a number at step {step}: lower --lr (now {lr_at(step):g}), or do without "
+                        "mixed precision"
+                    )
+                shown = {"loss": value, **figures()}
+                record.write("step", step=step, lr=lr_at(step), **shown)
+                progress.advance(**shown)
+            after_step(step + 1)
     # Accelerate replaces a model's forward under mixed precision: give the plain one back, and let go of both.
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     vars(model).pop("forward", None)
@@ -107,8 +113,8 @@ def _loss(objective: Objective, model: nn.Module, images: Tensor, labels: Tensor
         raise
 
 
-def _endless(train: ImageSource, batch_size: int, seed: int, shard: Shard) -> Iterator[Batch]:
-    epoch = 0
+def _endless(train: ImageSource, batch_size: int, seed: int, shard: Shard, consumed: int) -> Iterator[Batch]:
+    epoch, first = divmod(consumed, steps_per_epoch(len(train), batch_size, shard))
     while True:
-        yield from train.train_batches(seed=seed, epoch=epoch, batch_size=batch_size, shard=shard)
-        epoch += 1
+        yield from train.train_batches(seed=seed, epoch=epoch, batch_size=batch_size, shard=shard, first=first)
+        epoch, first = epoch + 1, 0

@@ -12,10 +12,11 @@ from tqdm import tqdm
 class Progress:
     """Counts steps and shows the latest figures. Off a terminal, about a dozen lines in all, the first one early."""
 
-    def __init__(self, steps: int, title: str, *, enabled: bool) -> None:
-        self._steps, self._title, self._step = steps, title, 0
-        self._bar = tqdm(total=steps, desc=title, file=sys.stderr) if enabled and sys.stderr.isatty() else None
-        self._plain = enabled and self._bar is None
+    def __init__(self, steps: int, title: str, *, enabled: bool, done: int = 0) -> None:
+        self._steps, self._title, self._step = steps, title, done
+        on_terminal = enabled and sys.stderr.isatty()
+        self._bar = tqdm(total=steps, desc=title, file=sys.stderr, initial=done) if on_terminal else None
+        self._plain = enabled and not on_terminal
         self._figures = ""
         self._started = time.monotonic()
 

@@ -1,0 +1,56 @@
+"""What may stop a run from outside: a signal, or the death of the process that started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+
+import torch
+from accelerate import Accelerator
+
+_AGREE_EVERY = 10  # steps between two questions to the other ranks
+
+
+class Interruption:
+    """Inside, SIGTERM and SIGINT are noted and not obeyed: the run asks `requested` after each step.
+
+    A second signal is obeyed at once. Only the main thread can listen; elsewhere nothing is changed.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self._signal: int | None = None
+        self._parent = os.getppid()
+        self._before: dict[int, signal._HANDLER] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def requested(self, step: int) -> int | None:
+        """The signal after which to stop now, the same on every rank; a parent that has gone counts as SIGTERM."""
+        if self._signal is None and os.getppid() != self._parent:
+            self._signal = signal.SIGTERM
+        if self._accelerator.num_processes == 1:
+            return self._signal
+        if step % _AGREE_EVERY:
+            return None
+        mine = torch.tensor([self._signal or 0], device=self._accelerator.device)
+        found = int(self._accelerator.gather(mine).max())  # pyright: ignore
+        return found or None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self._signal = number
+        os.write(2, b"stopping after this step; a second signal stops at once\n")

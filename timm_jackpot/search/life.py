@@ -1,0 +1,105 @@
+"""A run between its start and its end: checkpoints, signals, and going on where an earlier life of it stopped."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from timm_jackpot.errors import ConfigError, RunInterrupted
+from timm_jackpot.interruption import Interruption
+from timm_jackpot.processes import say
+from timm_jackpot.search.state import SearchState
+from timm_jackpot.training import Checkpoints, Record, State
+
+CHECKPOINTS = "checkpoints"
+
+
+class Life:
+    """Keeps the state of one search every so many steps, and when it is told to stop.
+
+    Args:
+        output: folder of the run; checkpoints lie in it until the artefact takes their place.
+        resume: "auto" (the newest checkpoint of `output`, if there is one), the path of one, or None.
+        every: steps between two checkpoints; 0 keeps none but the one of an interruption.
+        settings: what fixes the result; a checkpoint made with others is refused.
+
+    Raises:
+        ConfigError: if there is nothing to resume, it was made with other settings, or an unfinished run is in the way.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        accelerator: Accelerator,
+        *,
+        resume: str | None,
+        every: int,
+        overwrite: bool,
+        settings: dict[str, Any],
+    ) -> None:
+        self._output, self._accelerator = output, accelerator
+        self.interruption = Interruption(accelerator)  # to be entered while there are steps
+        self._every, self._settings = every, settings
+        self._started = time.monotonic()
+        self._checkpoints = Checkpoints(output / CHECKPOINTS, accelerator)
+        self.resumed = self._find(resume, overwrite=overwrite)
+        self.record = Record()
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of this life and the earlier ones."""
+        return time.monotonic() - self._started + (self.resumed.about["seconds"] if self.resumed else 0.0)
+
+    def keep_record(self, path: Path | None) -> Record:
+        """The run's record in `path`, beginning with what earlier lives wrote up to the checkpoint."""
+        self.record = Record(path)
+        for event in self.resumed.about["events"] if self.resumed else ():
+            self.record.write(**event)
+        return self.record
+
+    def after_step(self, step: int, steps: int, state: SearchState) -> None:
+        """Called with the number of steps done; `steps` are all there are.
+
+        Raises:
+            RunInterrupted: after the state was saved.
+            TrainingError: if it could not be saved.
+        """
+        number = self.interruption.requested(step)
+        if step == steps or not (number or (self._every and step % self._every == 0)):
+            return
+        about = {"settings": self._settings, "seconds": self.seconds, "events": self.record.events}
+        self._checkpoints.save(State(step, state.tensors(), about))
+        if number:
+            name = signal.Signals(number).name
+            raise RunInterrupted(
+                f"by {name} after step {step} of {steps}; go on with --resume auto --output {self._output}", number
+            )
+
+    def _find(self, resume: str | None, *, overwrite: bool) -> State | None:
+        newest = self._checkpoints.newest()
+        if resume is None:
+            if newest is not None and not overwrite:
+                raise ConfigError(
+                    f"{self._output} holds an unfinished run: go on with --resume auto, or discard it with --overwrite"
+                )
+            if newest is not None and self._accelerator.is_main_process:
+                shutil.rmtree(newest.parent)
+            return None
+        if resume == "auto" and newest is None:
+            say(f"note: {self._output} holds no checkpoint; starting anew", self._accelerator)
+            return None
+        path = newest if resume == "auto" else Path(resume)
+        assert path is not None
+        state = self._checkpoints.load(path)
+        theirs = state.about["settings"]
+        odd = sorted(k for k in theirs.keys() | self._settings.keys() if theirs.get(k) != self._settings.get(k))
+        if odd:
+            what = ", ".join(f"{key} {theirs.get(key)!r}, not {self._settings.get(key)!r}" for key in odd)
+            raise ConfigError(f"{path} was made with other settings ({what}): resume with the same ones")
+        say(f"resuming after step {state.step}", self._accelerator)
+        return state
