@@ -608,14 +608,15 @@ def test_frozen_statistics_go_with_trained_norms(tmp_path: Path) -> None:
 
 
 def test_statistics_are_reestimated_at_the_end_or_moving_averages(plain: SearchResult, tmp_path: Path) -> None:
-    moving, two = (_search(tmp_path / f"r{n}", recalibrate_batches=n, **PLAIN) for n in (0, 2))
-    assert moving.jackpot.masks == two.jackpot.masks == plain.jackpot.masks
+    """The default is the moving averages of the run."""
+    many, two = (_search(tmp_path / f"r{n}", recalibrate_batches=n, **PLAIN) for n in (16, 2))
+    assert many.jackpot.masks == two.jackpot.masks == plain.jackpot.masks
     names = norm_statistics(plain.jackpot.base.model)
-    assert set(roles(moving)) == set(roles(plain)) == set(names)
-    for one, other in ((moving, two), (two, plain)):
+    assert set(roles(many)) == set(roles(plain)) == set(names)
+    for one, other in ((many, two), (two, plain)):
         assert all(not torch.equal(one.jackpot.extras[n].tensor, other.jackpot.extras[n].tensor) for n in names)
-    assert_loads_as_searched(moving)
-    assert plain.summary["jackpot_top1"] > moving.summary["jackpot_top1"]
+    assert_loads_as_searched(many)
+    assert many.summary["jackpot_top1"] > plain.summary["jackpot_top1"]
 
 
 def test_reestimated_statistics_are_those_of_the_masked_model(tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import (
     DistributedType,
     DynamoBackend,
@@ -36,16 +39,32 @@ _SUPPORTED = {
 }
 
 
-def make_accelerator(*, seed: int, grad_accum_steps: int = 1) -> Accelerator:
+def make_accelerator(
+    *, seed: int, grad_accum_steps: int = 1, report_to: str | None = None, logs: Path | None = None
+) -> Accelerator:
     """The accelerator of a run, as the launcher's environment describes it; everything random is seeded.
 
     Norm statistics are each rank's own while training (`average_norm_statistics` joins them), so DDP need
     not broadcast buffers in every forward.
 
+    Args:
+        report_to: name of a tracker of Accelerate's.
+        logs: folder for a tracker that writes files.
+
     Raises:
-        ConfigError: for a kind of parallelism that would break scores or masks.
+        ConfigError: for a kind of parallelism that would break scores or masks, or a tracker that is not installed.
     """
+    trackers = {tracker.value for tracker in get_available_trackers()}
+    if report_to is not None and report_to not in trackers:
+        raise ConfigError(
+            f"--report-to {report_to}: Accelerate knows no such tracker, or it is not installed; there are "
+            f"{', '.join(sorted(trackers)) or 'none here'}"
+        )
+    # The fastest convolutions differ from run to run in their last bits.
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     accelerator = Accelerator(
+        log_with=report_to,
+        project_dir=None if logs is None else str(logs),
         gradient_accumulation_plugin=GradientAccumulationPlugin(grad_accum_steps, sync_with_dataloader=False),
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )

@@ -29,6 +29,8 @@ class DataFlags(BaseModel):
     """Column of the labels (hfds/… only). Default: label, else the only one that holds classes."""
     batch_size: int = Field(default=128, ge=1, json_schema_extra={"flags": ["-b"]})
     """Images per process and forward pass."""
+    strict: bool = False
+    """Make an error of what would be left out with a notice: images that cannot be read."""
     workers: int = Field(default=2, ge=0, json_schema_extra={"flags": ["-j"]})
     """Loading processes (images larger than 64 px only; smaller ones stay in memory)."""
     mean: tuple[float, ...] | None = None

@@ -10,6 +10,8 @@ from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 from torch.utils.data import Dataset
 
+from timm_jackpot.data.read import read_image
+
 
 @lru_cache(maxsize=1)
 def synset_indices() -> dict[str, int]:
@@ -44,7 +46,7 @@ class Relabelled(Dataset[tuple[Any, int]]):
         self.dataset, self.labels = dataset, labels
 
     def __getitem__(self, position: int) -> tuple[Any, int]:
-        image, label = self.dataset[position]
+        image, label = read_image(self.dataset, position)
         return image, self.labels[label]
 
     def __len__(self) -> int:

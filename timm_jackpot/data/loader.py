@@ -5,15 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from timm_jackpot.data.source import Batch, eval_order, sample_hash, train_order
+from timm_jackpot.data.read import UnreadableImage, image_name, read_image
+from timm_jackpot.data.source import Batch, Unreadable, eval_order, sample_hash, train_order
 from timm_jackpot.processes import Shard
 
 
@@ -27,6 +29,7 @@ class LoaderImages:
     eval_transform: Callable[[Any], Tensor]
     workers: int
     device: torch.device
+    unreadable: Unreadable = field(default_factory=Unreadable)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -34,11 +37,14 @@ class LoaderImages:
     def train_batches(self, *, seed: int, epoch: int, batch_size: int, shard: Shard, first: int = 0) -> Iterator[Batch]:
         order = train_order(len(self), seed=seed, epoch=epoch, batch_size=batch_size, shard=shard, first=first)
         seeds = sample_hash(seed, epoch, self.indices) % (1 << 32)
-        yield from self._read(_Transformed(self.dataset, self.indices, self.train_transform, seeds), list(order))
+        yield from self._read(self._transformed(self.train_transform, seeds), list(order))
 
     def eval_batches(self, *, batch_size: int, shard: Shard) -> Iterator[Batch]:
         order = eval_order(len(self), batch_size=batch_size, shard=shard)
-        yield from self._read(_Transformed(self.dataset, self.indices, self.eval_transform, None), list(order))
+        yield from self._read(self._transformed(self.eval_transform, None), list(order))
+
+    def _transformed(self, transform: Callable[[Any], Tensor], seeds: Tensor | None) -> _Transformed:
+        return _Transformed(self.dataset, self.indices, transform, self.eval_transform, seeds)
 
     def _read(self, dataset: _Transformed, batches: Sequence[Tensor]) -> Iterator[Batch]:
         pin = self.device.type == "cuda"
@@ -49,7 +55,14 @@ class LoaderImages:
             pin_memory=pin,
         )
         for images, labels in loader:
-            yield Batch(images.to(self.device, non_blocking=pin), labels.to(self.device, non_blocking=pin))
+            readable = labels >= 0
+            for position in (-1 - labels[~readable]).tolist():
+                index = int(self.indices[position])
+                self.unreadable.note(image_name(self.dataset, index), "damaged or gone")
+            if not readable.all():
+                images, labels = images[readable], labels[readable]
+            if len(labels):
+                yield Batch(images.to(self.device, non_blocking=pin), labels.to(self.device, non_blocking=pin))
 
 
 @contextmanager
@@ -68,13 +81,28 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 class _Transformed(Dataset[tuple[Tensor, int]]):
-    """Applies a transform whose random draws depend on the sample alone, whichever worker reads it."""
+    """Applies a transform whose random draws depend on the sample alone, whichever worker reads it.
 
-    def __init__(self, dataset: Any, indices: Tensor, transform: Callable[[Any], Tensor], seeds: Tensor | None) -> None:
+    An image that cannot be read is zeros, with −1 − its position as its label.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        indices: Tensor,
+        transform: Callable[[Any], Tensor],
+        eval_transform: Callable[[Any], Tensor],
+        seeds: Tensor | None,
+    ) -> None:
         self.dataset, self.indices, self.transform, self.seeds = dataset, indices, transform, seeds
+        self.eval_transform = eval_transform
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        image, label = self.dataset[int(self.indices[position])]
+        try:
+            image, label = read_image(self.dataset, int(self.indices[position]))
+        except UnreadableImage:
+            blank = self.eval_transform(Image.new("RGB", (256, 256)))
+            return torch.zeros_like(blank), -1 - position
         if self.seeds is None:
             return self.transform(image), int(label)
         with _seeded(int(self.seeds[position])):

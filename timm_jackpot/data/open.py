@@ -18,8 +18,17 @@ from timm_jackpot.data.flags import DataFlags
 from timm_jackpot.data.imagenet import Relabelled, imagenet_labels, is_imagenet_1k
 from timm_jackpot.data.loader import LoaderImages
 from timm_jackpot.data.memory import MemoryImages
-from timm_jackpot.data.read import Reader, find_split, first_split, hub_data, read_split
-from timm_jackpot.data.source import ImageSource
+from timm_jackpot.data.read import (
+    Reader,
+    UnreadableImage,
+    find_split,
+    first_split,
+    hub_data,
+    image_name,
+    read_image,
+    read_split,
+)
+from timm_jackpot.data.source import ImageSource, Unreadable
 from timm_jackpot.errors import DataError
 
 # Up to this image size a split is held in memory: CIFAR-10's training images take 154 MB.
@@ -39,6 +48,7 @@ class Data:
     val: ImageSource | None
     test: ImageSource
     config: dict[str, Any]  # timm's data config
+    unreadable: Unreadable  # what was left out so far
     labels: tuple[str, ...] | None = None  # names of the classes, where the data has them and they are the head's
 
 
@@ -64,8 +74,10 @@ def open_data(flags: DataFlags, model: nn.Module, *, device: torch.device, img_s
     splits = {flag: (split, read_split(name, flags, split, flag)) for flag, split in wanted.items() if split}
     readers = _match_head(model, name, dict(splits.values()))
 
+    unreadable = Unreadable(strict=flags.strict)
+
     def bind(split: str, part: Tensor | None = None) -> ImageSource:
-        return _bind(readers[split], part, flags, config, device, name)
+        return _bind(readers[split], part, flags, config, device, name, unreadable)
 
     num_classes, test = _head(model), bind(test_split)
     classes = readers[flags.train_split].classes
@@ -73,13 +85,13 @@ def open_data(flags: DataFlags, model: nn.Module, *, device: torch.device, img_s
     labels = labels if labels and all(label.isprintable() and len(label) <= 500 for label in labels) else None
     whole = bind(flags.train_split)
     if val_split is not None:
-        return Data(name, num_classes, whole, bind(val_split), test, config, labels)
+        return Data(name, num_classes, whole, bind(val_split), test, config, unreadable, labels)
     part, held_out = hold_out(len(whole), flags.val_fraction)
     if isinstance(whole, MemoryImages):
         kept, val = whole.select(part.to(device)), whole.select(held_out.to(device))
     else:
         kept, val = bind(flags.train_split, part), bind(flags.train_split, held_out)
-    return Data(name, num_classes, kept, val if len(held_out) else None, test, config, labels)
+    return Data(name, num_classes, kept, val if len(held_out) else None, test, config, unreadable, labels)
 
 
 def open_split(
@@ -99,7 +111,7 @@ def open_split(
     split = split or flags.test_split or first_split(name, flags, ("test", "validation"), "test-split")
     config = data_config(model, img_size, mean=flags.mean, std=flags.std)
     reader = _match_head(model, name, {split: read_split(name, flags, split, "test-split")})[split]
-    return _bind(reader, None, flags, config, device, name)
+    return _bind(reader, None, flags, config, device, name, Unreadable(strict=flags.strict))
 
 
 def hold_out(n: int, fraction: float) -> tuple[Tensor, Tensor]:
@@ -232,6 +244,7 @@ def _bind(
     config: dict[str, Any],
     device: torch.device,
     name: str,
+    unreadable: Unreadable,
 ) -> ImageSource:
     channels, height, width = config["input_size"]
     hflip = flags.hflip if flags.hflip is not None else (0.0 if name == "digits" else 0.5)
@@ -244,9 +257,11 @@ def _bind(
             images, labels = reader.dataset.tensors
             images = images[:, :channels]
         else:
-            images, labels = _decode(reader.dataset, channels, (width, height))
+            images, labels = _decode(reader.dataset, channels, (width, height), unreadable)
         if part is not None:
             images, labels = images[part], labels[part]
+        if bool((labels < 0).any()):
+            images, labels = images[labels >= 0], labels[labels >= 0]
         padding = flags.crop_padding if flags.crop_padding is not None else height // (16 if name == "digits" else 8)
         return MemoryImages(images.to(device), labels.to(device), config["mean"], config["std"], hflip, padding)
     transform = {key: config[key] for key in ("input_size", "mean", "std", "interpolation")}
@@ -257,15 +272,21 @@ def _bind(
         create_transform(**transform, crop_pct=config["crop_pct"], crop_mode=config["crop_mode"]),  # pyright: ignore
         flags.workers,
         device,
+        unreadable,
     )
 
 
-def _decode(dataset: Any, channels: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Read every image once into a uint8 tensor [n, c, h, w]."""
+def _decode(dataset: Any, channels: int, size: tuple[int, int], unreadable: Unreadable) -> tuple[Tensor, Tensor]:
+    """Read every image once into a uint8 tensor [n, c, h, w]; of one that cannot be read the label is −1."""
     images = np.empty((len(dataset), size[1], size[0], channels), dtype=np.uint8)
     labels = np.empty(len(dataset), dtype=np.int64)
     for i in range(len(dataset)):
-        image, labels[i] = dataset[i]
+        try:
+            image, labels[i] = read_image(dataset, i)
+        except UnreadableImage as error:
+            unreadable.note(image_name(dataset, i), str(error))
+            labels[i] = -1
+            continue
         image = image.convert("L" if channels == 1 else "RGB")
         if image.size != size:
             image = image.resize(size, Image.Resampling.BILINEAR)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from PIL import Image
+from timm.data.dataset import ImageDataset
 from timm.data.dataset_factory import create_dataset
 from torch.utils.data import TensorDataset
 
@@ -53,6 +55,32 @@ def read_split(name: str, flags: DataFlags, split: str, flag: str) -> Reader:
     else:
         dataset = _create_named(name, flags, split)
     return Reader(dataset, _class_names(dataset))
+
+
+class UnreadableImage(Exception):
+    """An image that is damaged or gone; its message says how."""
+
+
+def read_image(dataset: Any, index: int) -> tuple[Any, int]:
+    """(PIL image, label) number `index` of any data set that a `Reader` holds.
+
+    timm's own would put the next image in the place of one that cannot be read, and count it twice.
+
+    Raises:
+        UnreadableImage: if it cannot be decoded.
+    """
+    try:
+        if isinstance(dataset, ImageDataset):
+            file, label = cast(Any, dataset.reader)[index]
+            return Image.open(file).convert("RGB"), int(label)
+        return dataset[index]
+    except (OSError, SyntaxError, ValueError) as error:  # PIL's words for a damaged file
+        raise UnreadableImage(str(error) or type(error).__name__) from error
+
+
+def image_name(dataset: Any, index: int) -> str:
+    """The file that an image comes from, where the data set knows it."""
+    return str(dataset.filename(index)) if isinstance(dataset, ImageDataset) else f"number {index}"
 
 
 def find_split(name: str, flags: DataFlags, split: str) -> str | None:

@@ -8,12 +8,27 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from timm_jackpot.errors import DataError
 from timm_jackpot.processes import Shard
 
 
 class Batch(NamedTuple):
     images: Tensor  # [b, c, h, w] float32, normalised
     labels: Tensor  # [b] int64
+
+
+class Unreadable:
+    """Images that could not be read: left out and counted, or, if `strict`, an error."""
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self.strict = strict
+        self.names: set[str] = set()
+
+    def note(self, name: str, reason: str) -> None:
+        """Raises: DataError: if `strict`."""
+        if self.strict:
+            raise DataError(f"image {name} cannot be read ({reason}): repair or remove it, or leave --strict out")
+        self.names.add(name)
 
 
 class ImageSource(Protocol):

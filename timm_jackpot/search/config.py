@@ -64,7 +64,8 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     layer_sparsity: tuple[str, ...] = ()
     """Sparsity of single layers as pattern=value, e.g. 'layer1.*=0.5'; the others share the rest of the budget."""
     strict: bool = False
-    """Make an error of what would be a notice: layers that an N:M pattern does not fit, images that cannot be read."""
+    """Make an error of what would be left out with a notice: layers that an N:M pattern does not fit, images that
+    cannot be read."""
     include: tuple[str, ...] = ()
     """Shell patterns of weight names, as stages.3.*: mask these only."""
     exclude: tuple[str, ...] = ()

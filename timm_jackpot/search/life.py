@@ -55,9 +55,15 @@ class Life:
         """Wall time of this life and the earlier ones."""
         return time.monotonic() - self._started + (self.resumed.about["seconds"] if self.resumed else 0.0)
 
-    def keep_record(self, path: Path | None) -> Record:
-        """The run's record in `path`, beginning with what earlier lives wrote up to the checkpoint."""
-        self.record = Record(path)
+    def keep_record(self, path: Path | None, tracker: dict[str, Any] | None) -> Record:
+        """The run's record in `path`, beginning with what earlier lives wrote up to the checkpoint.
+
+        Args:
+            tracker: settings to begin the accelerator's tracker with, where there is one.
+        """
+        if tracker is not None:
+            self._accelerator.init_trackers("timm_jackpot", config=tracker)
+        self.record = Record(path, self._track if tracker is not None else None)
         for event in self.resumed.about["events"] if self.resumed else ():
             self.record.write(**event)
         return self.record
@@ -79,6 +85,9 @@ class Life:
             raise RunInterrupted(
                 f"by {name} after step {step} of {steps}; go on with --resume auto --output {self._output}", number
             )
+
+    def _track(self, figures: dict[str, float], step: int) -> None:
+        self._accelerator.log(figures, step=step)
 
     def _find(self, resume: str | None, *, overwrite: bool) -> State | None:
         newest = self._checkpoints.newest()

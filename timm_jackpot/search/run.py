@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from timm.models import split_model_name_tag
 
 from timm_jackpot.artefact import Extra, Jackpot, artefact_report, check_target, read_artefact, save_pretrained
@@ -51,8 +51,10 @@ from timm_jackpot.training import (
 _DEFAULT_EPOCHS = 30
 _RECORD, _RUNNING = "record.jsonl", "record.partial.jsonl"
 _PICTURE = "plots/search.png"
+_DETERMINISTIC = "the same seed gives the same mask on this machine, bit for bit"
+_NOT_QUITE = "cuDNN's deterministic kernels; others (scatter, interpolation, attention backward) may round differently"
 # Paths of one machine, which are never published, and what does not bear on the result.
-_PRIVATE = {"output", "overwrite", "base_checkpoint", "data_dir", "resume", "checkpoint_steps"}
+_PRIVATE = {"output", "overwrite", "base_checkpoint", "data_dir", "resume", "checkpoint_steps", "report_to"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,10 @@ def search_jackpot(config: SearchConfig, base: Base | None = None) -> SearchResu
     """
     if base is not None:
         config = _without_base(config, base)
-    accelerator = make_accelerator(seed=config.seed, grad_accum_steps=config.grad_accum_steps)
+    logs = Path(f"{config.output or 'runs/search'}-logs") if config.report_to else None
+    accelerator = make_accelerator(
+        seed=config.seed, grad_accum_steps=config.grad_accum_steps, report_to=config.report_to, logs=logs
+    )
     output = _choose_output(config, accelerator)
     with locked(output) if accelerator.is_main_process else nullcontext():
         life = Life(
@@ -159,6 +164,7 @@ def _search(
         summary |= _save(jackpot, summary, output, record, config, accelerator)
     finally:
         record.close()
+        accelerator.end_training()
     return SearchResult(jackpot, comparison, summary)
 
 
@@ -209,11 +215,12 @@ def _choose_output(config: SearchConfig, accelerator: Accelerator) -> Path:
 
 
 def _open_record(output: Path, life: Life, config: SearchConfig, accelerator: Accelerator, steps: int) -> Record:
+    tracker = _tracked(config) if config.report_to else None
     if not accelerator.is_main_process:
-        return life.keep_record(None)
+        return life.keep_record(None, tracker)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        record = life.keep_record(output / _RUNNING)
+        record = life.keep_record(output / _RUNNING, tracker)
     except OSError as error:
         raise ConfigError(f"--output {output} cannot be written: {error.strerror}") from error
     if life.resumed is not None:
@@ -228,6 +235,7 @@ def _open_record(output: Path, life: Life, config: SearchConfig, accelerator: Ac
         mixed_precision=accelerator.mixed_precision,
         device=_device_name(accelerator.device),
         torch=torch.__version__,
+        deterministic=_DETERMINISTIC if accelerator.device.type == "cpu" else _NOT_QUITE,
         threads=torch.get_num_threads(),
     )
     return record
@@ -258,6 +266,7 @@ def _summary(
         "magnitude_recalibrated_top1": top1(comparison.magnitude_recalibrated),
         "jackpot_top1": comparison.jackpot.top1,
         "test_images": comparison.jackpot.n,
+        "unreadable_images": len({name for names in gather_object([sorted(data.unreadable.names)]) for name in names}),
         "overlap_start": mask_overlap(jackpot.masks, start.masks),
         "overlap_chance": chance_overlap(jackpot.masks, start.masks),
         "steps": steps,
@@ -267,6 +276,12 @@ def _summary(
         "device": _device_name(accelerator.device),
         "mask_hash": jackpot.masks.hash(),
     }
+
+
+def _tracked(config: SearchConfig) -> dict[str, Any]:
+    """The settings as trackers take them: plain values only."""
+    settings = published_settings(config)
+    return {key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in settings.items()}
 
 
 def published_settings(config: SearchConfig, *, exclude_defaults: bool = False) -> dict[str, Any]:

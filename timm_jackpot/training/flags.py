@@ -39,6 +39,8 @@ class TrainFlags(BaseModel):
     """Alpha of CutMix (timm's); 0 is none."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of everything that is random."""
+    report_to: str | None = None
+    """Tracker that follows the run beside its record, as Accelerate names it: tensorboard, wandb, …"""
     torchcompile: bool = False
     """Compile the model with torch.compile (before it is wrapped for several processes)."""
     grad_checkpointing: bool = False

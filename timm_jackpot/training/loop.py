@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from timm_jackpot.data import Batch, ImageSource, steps_per_epoch
 from timm_jackpot.errors import TrainingError
 from timm_jackpot.processes import Shard, shard_of
+from timm_jackpot.training.faults import explained
 from timm_jackpot.training.mixing import Mixer
 from timm_jackpot.training.objective import Objective
 from timm_jackpot.training.progress import Progress
@@ -55,7 +56,7 @@ def fit(
         keep_in_eval: modules that stay in eval mode.
 
     Raises:
-        TrainingError: when the loss is not a number, with the step and what to lower.
+        TrainingError: when the loss is not a number, with the step and what to lower; and as `explained`.
     """
     # Compiled after DDP, parametrized modules break.
     runnable = torch.compile(model) if torchcompile else model
@@ -65,26 +66,32 @@ def fit(
         module.eval()
     consumed = first_step * accelerator.gradient_accumulation_steps
     batches = _endless(train, batch_size, seed, shard_of(accelerator), consumed)
+
+    def take_step(step: int) -> Tensor:
+        loss = torch.zeros((), device=accelerator.device)
+        for part_of_step in range(accelerator.gradient_accumulation_steps):
+            batch = next(batches)
+            if mix is not None:
+                batch = mix(step * accelerator.gradient_accumulation_steps + part_of_step, batch)
+            images, labels = batch
+            if channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            with accelerator.accumulate(wrapped):
+                with accelerator.autocast():
+                    part = objective(wrapped, images, labels)
+                accelerator.backward(part)
+                prepared.step()
+                prepared.zero_grad()
+                loss += part.detach() / accelerator.gradient_accumulation_steps
+        return loss
+
     with Progress(steps, title, enabled=accelerator.is_main_process, done=first_step) as progress:
         for step in range(first_step, steps):
             before_step(step)
             for group in optimizer.param_groups:
                 group["lr"] = lr_at(step)
-            loss = torch.zeros((), device=accelerator.device)
-            for part_of_step in range(accelerator.gradient_accumulation_steps):
-                batch = next(batches)
-                if mix is not None:
-                    batch = mix(step * accelerator.gradient_accumulation_steps + part_of_step, batch)
-                images, labels = batch
-                if channels_last:
-                    images = images.contiguous(memory_format=torch.channels_last)
-                with accelerator.accumulate(wrapped):
-                    with accelerator.autocast():
-                        part = _loss(objective, wrapped, images, labels)
-                    accelerator.backward(part)
-                    prepared.step()
-                    prepared.zero_grad()
-                    loss += part.detach() / accelerator.gradient_accumulation_steps
+            with explained(step):
+                loss = take_step(step)
             if step % log_every and step != steps - 1:
                 progress.advance()
             else:
@@ -102,15 +109,6 @@ def fit(
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     vars(model).pop("forward", None)
     accelerator.free_memory()
-
-
-def _loss(objective: Objective, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    try:
-        return objective(model, images, labels)
-    except ValueError as error:
-        if "more than 1 value per channel" in str(error):  # torch's batch norm
-            raise TrainingError("batch norm needs more than one image per process: raise --batch-size") from error
-        raise
 
 
 def _endless(train: ImageSource, batch_size: int, seed: int, shard: Shard, consumed: int) -> Iterator[Batch]:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 
 class Record:
-    """Appends events to a file; without a path it only keeps them."""
+    """Appends events to a file; without a path it only keeps them.
 
-    def __init__(self, path: Path | None = None) -> None:
+    Args:
+        follow: called with the figures and the step of each event that has a step, for a tracker.
+    """
+
+    def __init__(self, path: Path | None = None, follow: Callable[[dict[str, float], int], None] | None = None) -> None:
         self.events: list[dict[str, Any]] = []
+        self._follow = follow
         self._file = path.open("w", encoding="utf-8") if path else None
 
     def write(self, kind: str, **values: Any) -> None:
         event = {"kind": kind, **values}
         self.events.append(event)
+        if self._follow and "step" in values:
+            self._follow({f"{kind}/{key}": value for key, value in values.items() if key != "step"}, values["step"])
         if self._file:
             self._file.write(json.dumps(event, allow_nan=False) + "\n")
             self._file.flush()

@@ -1,0 +1,51 @@
+"""What can go wrong in a step that is nobody's bug, as one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from timm_jackpot.errors import DataError, TrainingError
+
+_LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "Timed out", "timeout")
+
+
+@contextmanager
+def explained(step: int) -> Iterator[None]:
+    """Turn torch's own errors in a step into ours.
+
+    Raises:
+        TrainingError: memory ran out, another process was lost, a batch too small for batch norm.
+        DataError: a data worker died.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise _out_of_memory(step) from error
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):  # torch's batch norm
+            raise TrainingError("batch norm needs more than one image per process: raise --batch-size") from error
+        raise
+    except RuntimeError as error:
+        text = str(error)
+        if "DataLoader worker" in text:
+            raise DataError(
+                f"a data worker died at step {step}, perhaps for want of memory: lower --workers or --batch-size"
+            ) from error
+        if "not enough memory" in text or "can't allocate memory" in text:
+            raise _out_of_memory(step) from error
+        if torch.distributed.is_initialized() and any(word in text for word in _LOST):
+            raise TrainingError(
+                f"another process of this run was lost at step {step}: see its own last words, then go on with "
+                "--resume auto"
+            ) from error
+        raise
+
+
+def _out_of_memory(step: int) -> TrainingError:
+    return TrainingError(
+        f"out of memory at step {step}: lower --batch-size (and raise --grad-accum-steps as much), or try "
+        "--grad-checkpointing or mixed precision"
+    )
