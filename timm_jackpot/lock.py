@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from timm_jackpot.errors import ConfigError
@@ -19,6 +19,7 @@ def locked(folder: Path) -> Iterator[None]:
         ConfigError: if another run holds it, or its parent cannot be written to.
     """
     path = folder.with_name(f".{folder.name}.lock")
+    created = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
@@ -40,3 +41,6 @@ def locked(folder: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+            if created:
+                with suppress(OSError):  # a run that came to something has left its folder in it
+                    path.parent.rmdir()
