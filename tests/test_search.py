@@ -16,6 +16,7 @@ from timm_jackpot.search import SearchConfig, search_jackpot
 from timm_jackpot.search.equalise import equalise_gradients
 from timm_jackpot.search.start import proportional_scores, two_level_scores
 from timm_jackpot.training import read_record
+from timm_jackpot.training.pretrain import PretrainConfig, pretrain_base
 
 
 def _search(folder: Path, **settings: object) -> object:
@@ -282,3 +283,13 @@ def test_initial_scores() -> None:
     levels = two_level_scores(masks, 0.95)
     assert levels["a"].tolist() == pytest.approx([0.95, 1.0])
     assert levels["b"].tolist() == pytest.approx([0.95, 1.0, 0.95])  # ties by position
+
+
+def test_a_transformer_that_pretrain_saved_is_searched(tmp_path: Path) -> None:
+    """timm writes its image size as a list."""
+    flags = {"dataset": "digits", "steps": 2, "batch_size": 32}
+    pretrain_base(PretrainConfig(model="test_vit", num_classes=10, img_size=32, output=str(tmp_path / "base"), **flags))  # pyright: ignore
+    result = search_jackpot(SearchConfig(model=f"local-dir:{tmp_path / 'base'}", output=str(tmp_path / "j"), **flags))  # pyright: ignore
+    assert result.jackpot.base.ref.img_size == 32
+    assert result.jackpot.extras == {}
+    assert from_pretrained(tmp_path / "j", base_checkpoint=tmp_path / "base" / "model.safetensors") is not None

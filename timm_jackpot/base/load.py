@@ -94,7 +94,7 @@ def load_base(
     source = _find(name, None if base_checkpoint is None else Path(base_checkpoint), revision, hub)
     # Recorded like flags: whoever loads the artefact may have no such config.
     kwargs = {**_recordable(source), **kwargs}
-    img_size = img_size or source.model_args.get("img_size")
+    img_size = img_size or _pixels(source)
     changes = {"in_chans": in_chans, "img_size": img_size}
     requested: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
     overlay: dict[str, Any] = {"file": str(source.weights), "source": "file", "custom_load": False}
@@ -271,6 +271,19 @@ def _find_repo(repo: str, revision: str | None, checkpoint: Path | None, hub: di
     return _Source("timm", name, architecture, tag, path, repo, commit, args)
 
 
+def _pixels(source: _Source) -> int | None:
+    """The image size that a source's own config sets: timm writes 224, or [224, 224].
+
+    Raises:
+        BaseError: for images that are not square.
+    """
+    size = source.model_args.get("img_size")
+    sides = set(size) if isinstance(size, (list, tuple)) else {size}
+    if len(sides) > 1:
+        raise BaseError(f"the config of {source.name} sets images of {size} pixels: an artefact names square ones only")
+    return sides.pop() if sides else None
+
+
 def _recordable(source: _Source) -> dict[str, Any]:
     """The model arguments of a source's own config that an artefact can name.
 
@@ -319,11 +332,18 @@ def _did_you_mean(name: str) -> str:
 
 
 def _adapted(model: nn.Module, source: _Source, native: Mapping[str, Any]) -> list[str]:
-    """Tensors that were initialised anew or resampled: those whose shape is not the checkpoint's own."""
-    theirs = timm.create_model(source.name, pretrained=False, **native).state_dict()
-    return [
-        name for name, tensor in model.state_dict().items() if name not in theirs or theirs[name].shape != tensor.shape
-    ]
+    """Tensors that were initialised anew or resampled: those whose shape is not the checkpoint's own.
+
+    The checkpoint is asked first; of a tensor that timm has renamed on the way, the architecture as it usually is.
+    """
+    usual = timm.create_model(source.name, pretrained=False, **native).state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in usual.items()} | _shapes_in(source.weights)
+    return [name for name, tensor in model.state_dict().items() if shapes.get(name) != tuple(tensor.shape)]
+
+
+def _shapes_in(weights: Path) -> dict[str, tuple[int, ...]]:
+    with safe_open(weights, framework="pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def _classes_of(source: _Source) -> int | None:
@@ -345,8 +365,7 @@ def _classes_of(source: _Source) -> int | None:
 def _explain(source: _Source, arguments: Mapping[str, Any], error: Exception) -> BaseError:
     """Turn a failed load into one sentence that names the first differing tensor."""
     try:
-        with safe_open(source.weights, framework="pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        found = _shapes_in(source.weights)
     except SafetensorError as damage:
         return BaseError(f"{source.weights.name} is no readable safetensors file: {damage}")
     try:
