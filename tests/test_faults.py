@@ -194,7 +194,7 @@ def test_a_stopped_pair_goes_on_to_the_same_mask(tmp_path: Path) -> None:
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.communicate(timeout=60)
     assert mask_hash(launch(tmp_path / "part", *words, "--resume", "auto")) == whole
 
 
@@ -222,6 +222,14 @@ def test_a_lost_process_ends_the_others_with_a_reason(tmp_path: Path) -> None:
     assert "another process of this run was lost" in ended.stderr or "SIGKILL" in ended.stderr
 
 
+def is_running(process: int) -> bool:
+    """Whether a process is there, and no zombie that nobody has asked for its end."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+
+
 @pytest.mark.multiprocess
 @pytest.mark.slow
 def test_a_run_whose_parent_has_gone_stops_and_keeps_its_state(tmp_path: Path) -> None:
@@ -242,8 +250,9 @@ def test_a_run_whose_parent_has_gone_stops_and_keeps_its_state(tmp_path: Path) -
     while not record.exists() or '"step"' not in record.read_text():
         time.sleep(0.1)
     parent.kill()
+    parent.communicate()
     deadline = time.monotonic() + 60
-    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+    while is_running(child) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not Path(f"/proc/{child}").exists()
+    assert not is_running(child)
     assert list((tmp_path / "j" / "checkpoints").glob("step-*"))
