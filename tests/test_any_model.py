@@ -454,3 +454,65 @@ def test_other_heads_channels_sizes_and_arguments_are_recorded_and_restored(
     save_file(changed, weights)
     with pytest.raises(BaseMismatchError, match="this is not the base of the mask"):
         from_pretrained(tmp_path / "j", base_checkpoint=weights)
+
+
+# -- what a sceptical reader found ------------------------------------------------------------------
+
+
+class Layer(nn.Module):
+    """One linear layer, read as `read` says."""
+
+    def __init__(self, read: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.f, self.read = nn.Linear(12, 12), read
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read(x.flatten(1)[:, :12], self.f.weight)
+
+
+def overwrite_first(x: Tensor, w: Tensor) -> Tensor:
+    w = w.clone()
+    w[:, 0] = 1
+    return F.linear(x, w)
+
+
+@pytest.mark.parametrize(
+    ("read", "reason"),
+    [
+        (overwrite_first, "altered by setitem"),
+        (lambda x, w: x @ (torch.ones(12, 12) / w), "altered by division by it"),
+        (lambda x, w: F.linear(x.type_as(w).relu(), w), ""),
+        (lambda x, w: F.linear(x, w) + w.new_zeros(12) + torch.zeros_like(w)[0], ""),
+        (lambda x, w: torch.stack([torch.mv(w, row) for row in x]), ""),
+    ],
+)
+def test_reads_of_every_kind_are_told_apart(read: Callable[[Tensor, Tensor], Tensor], reason: str) -> None:
+    maskable = maskable_weights(Layer(read), images=images())
+    assert ("f.weight" in maskable.weights) == (not reason)
+    assert dict(maskable.dense).get("f.weight", "").startswith(reason)
+
+
+def test_the_check_leaves_alone_a_model_that_writes_its_own_weights() -> None:
+    def renormalise(x: Tensor, w: Tensor) -> Tensor:
+        w.data = torch.renorm(w.data, 2, 0, 0.1)
+        return F.linear(x, w)
+
+    model = Layer(renormalise)
+    before = model.f.weight.detach().clone()
+    maskable_weights(model, images=images())
+    assert torch.equal(model.f.weight, before)
+
+
+def test_models_that_cannot_run_are_refused_in_one_sentence() -> None:
+    with pytest.raises(BaseError, match="Linear cannot run on images of shape"):
+        maskable_weights(nn.Linear(7, 3), images=images())
+    with pytest.raises(BaseError, match="has no shape yet: run one forward pass"):
+        maskable_weights(nn.Sequential(nn.LazyLinear(3)))
+
+
+def test_a_layer_that_is_called_fuse_is_a_layer() -> None:
+    model = nn.Module()
+    model.fuse = nn.Linear(4, 4)
+    attach_random(model)
+    assert model.fuse(torch.ones(1, 4)).shape == (1, 4)
+    detach(model)

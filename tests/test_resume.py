@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from timm_jackpot.artefact import read_artefact
 from timm_jackpot.errors import ArtefactError, ConfigError, RunInterrupted, TrainingError
@@ -105,6 +106,12 @@ def test_an_unfinished_run_is_neither_lost_nor_mistaken(tmp_path: Path, monkeypa
         ConfigError, match=r"other settings \(lr 0\.05, not 0\.1; seed|other settings \(lr 0\.05, not 0\.1"
     ):
         search(tmp_path / "j", resume="auto", lr=0.1)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    AcceleratorState._reset_state(True)
+    with pytest.raises(ConfigError, match=r"worked on other settings \(mixed_precision 'no', not 'bf16'\)"):
+        search(tmp_path / "j", resume="auto")
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION")
+    AcceleratorState._reset_state(True)
     with pytest.raises(ConfigError, match="holds no complete checkpoint"):
         search(tmp_path / "j", resume=str(tmp_path))
     monkeypatch.undo()

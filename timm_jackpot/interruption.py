@@ -34,7 +34,8 @@ class Interruption:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # set from outside Python
+                signal.signal(number, handler)
 
     def requested(self, step: int) -> int | None:
         """The signal after which to stop now, the same on every rank; a parent that has gone counts as SIGTERM."""

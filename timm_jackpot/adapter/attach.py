@@ -97,7 +97,7 @@ def attach(
             _reorder(module, dict.fromkeys(places) | module._parameters)
     for module in model.modules():
         for method in _FUSE:
-            if callable(getattr(module, method, None)):
+            if callable(getattr(type(module), method, None)):  # a method, not a layer of that name
                 vars(module)[method] = partial(_refuse_to_fuse, type(module).__name__, method)
     return ScoreAdapter(layers)
 
@@ -106,7 +106,8 @@ def detach(model: nn.Module) -> None:
     """Remove every `ScoreMask`: weights are again what they were before `attach`, bit for bit and place by place."""
     for module in list(model.modules()):
         for method in _FUSE:
-            if isinstance(vars(module).get(method), partial):
+            ours = vars(module).get(method)
+            if isinstance(ours, partial) and ours.func is _refuse_to_fuse:
                 del vars(module)[method]
         if not parametrize.is_parametrized(module):
             continue
@@ -136,7 +137,7 @@ def adapter_of(model: nn.Module) -> ScoreAdapter:
     return ScoreAdapter(layers)
 
 
-def _refuse_to_fuse(owner: str, method: str) -> None:
+def _refuse_to_fuse(owner: str, method: str, *_: object, **__: object) -> None:
     raise BaseError(f"{owner}.{method}() would sum masked branches and lose their zeros: detach the masks first")
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from timm.layers.std_conv import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 
 from timm_jackpot.base.reads import altered_reads
 from timm_jackpot.errors import BaseError
@@ -140,6 +141,8 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Para
     """Weights that are matrices, in the order of the module tree, under every name that each has."""
     for prefix, module in model.named_modules(remove_duplicate=False):
         for attribute, weight in module._parameters.items():
+            if weight is not None and is_lazy(weight):
+                raise BaseError(f"{prefix}.{attribute} has no shape yet: run one forward pass before masking")
             if weight is not None and (_is_weight(module, attribute) or weight.numel() > max((1, *weight.shape))):
                 yield (f"{prefix}.{attribute}" if prefix else attribute), module, attribute, weight
 

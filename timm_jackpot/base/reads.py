@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,11 +12,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves
 
+from timm_jackpot.errors import BaseError
+
 # Products with the weight as one factor: a zero contributes nothing.
 _PRODUCTS = {
     *(F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__),
     *(torch.mm, Tensor.mm, torch.bmm, Tensor.bmm, torch.addmm, Tensor.addmm, torch.baddbmm, Tensor.baddbmm),
-    *(torch.einsum, torch.tensordot, F.multi_head_attention_forward),
+    *(torch.einsum, torch.tensordot, F.multi_head_attention_forward, torch.linalg.multi_dot),
+    *(torch.mv, Tensor.mv, torch.addmv, torch.inner, Tensor.inner, torch.dot, Tensor.dot),
     *(F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
     *(torch.conv1d, torch.conv2d, torch.conv3d),
     *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
@@ -32,6 +36,12 @@ _KEEPS_ZEROS = {
 }
 
 
+# What is made of a weight's dtype, device or shape alone, and what asks its first argument only.
+_ASKS_SHAPE = ("new_", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like")
+_OF_THE_FIRST = {"to", "type_as", "view_as", "reshape_as", "expand_as"}
+_DIVISIONS = {"div", "divide", "true_divide", "truediv"}
+
+
 def altered_reads(model: nn.Module, weights: Mapping[str, Tensor], images: Tensor) -> dict[str, str]:
     """Weights whose zeros would not be zeros in the forward pass, with the reason.
 
@@ -43,16 +53,22 @@ def altered_reads(model: nn.Module, weights: Mapping[str, Tensor], images: Tenso
     Args:
         weights: parameters of `model` by name.
         images: a batch [b, c, h, w] that the model takes.
+
+    Raises:
+        BaseError: if the model cannot run on `images`.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    follower = _Follower(weights)
+    # On a copy: a forward pass may count, cache, or write its own weights.
+    twin = copy.deepcopy(model).eval()
+    theirs = dict(twin.named_parameters(remove_duplicate=False))
+    follower = _Follower({name: theirs[name] for name in weights})
+    first = next(iter(theirs.values()), images)
     try:
         with torch.no_grad(), follower:
-            model(images)
-    finally:
-        for module, training in modes:
-            module.training = training
+            twin(images.to(first.device, first.dtype))
+    except Exception as error:  # the model is anybody's
+        raise BaseError(
+            f"{type(model).__name__} cannot run on images of shape {tuple(images.shape)}: {str(error)[:200]}"
+        ) from error
     unseen = dict.fromkeys(weights.keys() - follower.used, "no product of the forward pass was seen to read it")
     altered = {
         name: f"altered by {function} before it is used: its zeros would not stay zero"
@@ -77,18 +93,27 @@ class _Follower(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        name = _short_name(func)
+        if name.startswith(_ASKS_SHAPE):
+            return result
+        if name in _OF_THE_FIRST:
+            args = args[:1]
         arguments = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         names = frozenset().union(*map(self._names, arguments))
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        if name in _DIVISIONS and len(args) > 1 and isinstance(args[1], Tensor) and self._names(args[1]):
+            self.altered |= dict.fromkeys(self._names(args[1]), "division by it")
+        if result is None and args and isinstance(args[0], Tensor):  # written in place, as by w[i] = x
+            self.altered |= dict.fromkeys(self._names(args[0]), name)
         if not names or not outputs:  # a shape or a dtype was asked for
             return result
         if func in _PRODUCTS:
             self.used |= names
-        elif _short_name(func) in _KEEPS_ZEROS:
+        elif name in _KEEPS_ZEROS:
             for output in outputs:
                 self._follow(output, names)
         else:
-            self.altered |= dict.fromkeys(names, _short_name(func))
+            self.altered |= dict.fromkeys(names, name)
         return result
 
     def _names(self, tensor: Tensor) -> frozenset[str]:

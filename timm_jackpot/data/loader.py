@@ -29,6 +29,7 @@ class LoaderImages:
     eval_transform: Callable[[Any], Tensor]
     workers: int
     device: torch.device
+    mode: str = "RGB"  # PIL's: "L" for models of one channel
     unreadable: Unreadable = field(default_factory=Unreadable)
 
     def __len__(self) -> int:
@@ -44,7 +45,7 @@ class LoaderImages:
         yield from self._read(self._transformed(self.eval_transform, None), list(order))
 
     def _transformed(self, transform: Callable[[Any], Tensor], seeds: Tensor | None) -> _Transformed:
-        return _Transformed(self.dataset, self.indices, transform, self.eval_transform, seeds)
+        return _Transformed(self.dataset, self.indices, transform, self.eval_transform, seeds, self.mode)
 
     def _read(self, dataset: _Transformed, batches: Sequence[Tensor]) -> Iterator[Batch]:
         pin = self.device.type == "cuda"
@@ -93,15 +94,17 @@ class _Transformed(Dataset[tuple[Tensor, int]]):
         transform: Callable[[Any], Tensor],
         eval_transform: Callable[[Any], Tensor],
         seeds: Tensor | None,
+        mode: str,
     ) -> None:
         self.dataset, self.indices, self.transform, self.seeds = dataset, indices, transform, seeds
-        self.eval_transform = eval_transform
+        self.eval_transform, self.mode = eval_transform, mode
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         try:
             image, label = read_image(self.dataset, int(self.indices[position]))
+            image = image.convert(self.mode)
         except UnreadableImage:
-            blank = self.eval_transform(Image.new("RGB", (256, 256)))
+            blank = self.eval_transform(Image.new(self.mode, (256, 256)))
             return torch.zeros_like(blank), -1 - position
         if self.seeds is None:
             return self.transform(image), int(label)

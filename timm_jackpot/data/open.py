@@ -272,6 +272,7 @@ def _bind(
         create_transform(**transform, crop_pct=config["crop_pct"], crop_mode=config["crop_mode"]),  # pyright: ignore
         flags.workers,
         device,
+        "L" if channels == 1 else "RGB",
         unreadable,
     )
 

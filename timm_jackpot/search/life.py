@@ -45,6 +45,7 @@ class Life:
         self._output, self._accelerator = output, accelerator
         self.interruption = Interruption(accelerator)  # to be entered while there are steps
         self._every, self._settings = every, settings
+        self._identity: dict[str, Any] = {}
         self._started = time.monotonic()
         self._checkpoints = Checkpoints(output / CHECKPOINTS, accelerator)
         self.resumed = self._find(resume, overwrite=overwrite)
@@ -54,6 +55,16 @@ class Life:
     def seconds(self) -> float:
         """Wall time of this life and the earlier ones."""
         return time.monotonic() - self._started + (self.resumed.about["seconds"] if self.resumed else 0.0)
+
+    def identify(self, identity: dict[str, Any]) -> None:
+        """Say what the run works on (base, data, arithmetic), which its settings name, but do not prove.
+
+        Raises:
+            ConfigError: if the checkpoint to go on from worked on something else.
+        """
+        self._identity = identity
+        if self.resumed is not None:
+            self._refuse_other("worked on", self.resumed.about["identity"], identity)
 
     def keep_record(self, path: Path | None, tracker: dict[str, Any] | None) -> Record:
         """The run's record in `path`, beginning with what earlier lives wrote up to the checkpoint.
@@ -78,13 +89,24 @@ class Life:
         number = self.interruption.requested(step)
         if step == steps or not (number or (self._every and step % self._every == 0)):
             return
-        about = {"settings": self._settings, "seconds": self.seconds, "events": self.record.events}
+        about = {
+            "settings": self._settings,
+            "identity": self._identity,
+            "seconds": self.seconds,
+            "events": self.record.events,
+        }
         self._checkpoints.save(State(step, state.tensors(), about))
         if number:
             name = signal.Signals(number).name
             raise RunInterrupted(
                 f"by {name} after step {step} of {steps}; go on with --resume auto --output {self._output}", number
             )
+
+    def _refuse_other(self, verb: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+        odd = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
+        if odd:
+            what = ", ".join(f"{key} {theirs.get(key)!r}, not {ours.get(key)!r}" for key in odd)
+            raise ConfigError(f"the checkpoint {verb} other settings ({what}): resume with the same ones")
 
     def _track(self, figures: dict[str, float], step: int) -> None:
         self._accelerator.log(figures, step=step)
@@ -105,10 +127,6 @@ class Life:
         path = newest if resume == "auto" else Path(resume)
         assert path is not None
         state = self._checkpoints.load(path)
-        theirs = state.about["settings"]
-        odd = sorted(k for k in theirs.keys() | self._settings.keys() if theirs.get(k) != self._settings.get(k))
-        if odd:
-            what = ", ".join(f"{key} {theirs.get(key)!r}, not {self._settings.get(key)!r}" for key in odd)
-            raise ConfigError(f"{path} was made with other settings ({what}): resume with the same ones")
+        self._refuse_other("was made with", state.about["settings"], self._settings)
         say(f"resuming after step {state.step}", self._accelerator)
         return state

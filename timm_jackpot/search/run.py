@@ -114,6 +114,17 @@ def _search(
     maskable, trained = divide(config, base, data.config["input_size"])
     say(coverage_notice(base, maskable), accelerator)
     steps = steps_of(len(data.train))
+    life.identify(
+        {
+            "base": base.ref.digest,
+            "data": data.name,
+            "data_dir": config.data_dir,
+            "images": [len(data.train), len(data.test)],
+            "steps": steps,
+            "mixed_precision": accelerator.mixed_precision,
+            "device": accelerator.device.type,
+        }
+    )
 
     model = base.model.requires_grad_(False).to(accelerator.device)
     prepare_model(config, model)

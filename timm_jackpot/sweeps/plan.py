@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -67,10 +68,19 @@ def plan_cells(config: SweepConfig) -> list[Cell]:
     cells = [cell for i, cell in enumerate(cells) if cell not in cells[:i]]  # what differed may have been replaced
     product = [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
     points = [{**cell, **point} for cell in cells for point in product]
+    points = [point for i, point in enumerate(points) if point not in points[:i]]
+    if not points:
+        raise ConfigError(f"the grid of {config.sweep} names no values: give each setting one at least")
     varying = {key for point in points for key in point if len({repr(other.get(key)) for other in points}) > 1}
-    return [
+    cells_found = [
         _cell({key: value for key, value in point.items() if key in varying}, {**recipe, **point}, seeds)
         for point in points
+    ]
+    names = Counter(cell.name for cell in cells_found)
+    return [
+        # Values that read alike as a folder's name: told apart by their place.
+        replace(cell, name=f"{cell.name}_{i}") if names[cell.name] > 1 else cell
+        for i, cell in enumerate(cells_found)
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,10 +36,12 @@ def run_sweep(config: SweepConfig) -> dict[str, Any]:
     folder = Path(config.output)
     cells = plan_cells(config)
     runs = [(cell, seed, folder / cell.name / f"seed{seed}") for cell in cells for seed in cell.searches]
-    done = {path for cell, seed, path in runs if _is_done(path, cell.searches[seed])}
+    journal = _Journal(folder / "runs.json")
+    done = {path for cell, seed, path in runs if _is_done(path, cell.searches[seed], journal)}
     for number, (cell, seed, path) in enumerate(runs, 1):
         if path not in done:
             print(f"sweep: run {number} of {len(runs)}: {cell.name}, seed {seed}", file=sys.stderr, flush=True)
+            journal.note(path, cell.searches[seed])
             search_jackpot(cell.searches[seed].model_copy(update={"output": str(path), "resume": "auto"}))
     rows = [
         {"cell": cell.name, **cell.axes, "seed": seed, **read_artefact(path).config.info["results"]}
@@ -53,12 +56,33 @@ def run_sweep(config: SweepConfig) -> dict[str, Any]:
     return {"cells": len(cells), "runs": len(runs), "skipped": len(done), "table": str(folder / "table.md")}
 
 
-def _is_done(path: Path, search: SearchConfig) -> bool:
+class _Journal:
+    """Which files of this machine each run was made from: an artefact does not say."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._runs: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def note(self, run: Path, search: SearchConfig) -> None:
+        self._runs[str(run)] = self.made_from(search)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(json.dumps(self._runs, indent=1), encoding="utf-8")
+
+    def files(self, run: Path) -> dict[str, Any]:
+        return self._runs.get(str(run), {})
+
+    @staticmethod
+    def made_from(search: SearchConfig) -> dict[str, Any]:
+        return search.model_dump(mode="json", include={"model", "base_checkpoint", "data_dir"})
+
+
+def _is_done(path: Path, search: SearchConfig, journal: _Journal) -> bool:
     """Whether a run is there; refused if it was made with other settings."""
     if not is_artefact(path):
         return False
     theirs = read_yaml((path / "recipe.yaml").read_text(encoding="utf-8"))
-    ours = published_settings(search)
+    theirs |= journal.files(path)
+    ours = published_settings(search) | (journal.made_from(search) if journal.files(path) else {})
     odd = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
     if odd:
         raise ConfigError(

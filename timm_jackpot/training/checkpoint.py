@@ -52,14 +52,17 @@ class Checkpoints:
         try:
             aside.mkdir(parents=True, exist_ok=True)
             file = aside / self._file
-            save_file({n: t.detach().cpu().contiguous() for n, t in state.tensors.items()}, file)
+            save_file(
+                {n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in state.tensors.items()},
+                file,
+            )
             _sync(file)
             if self._accelerator.is_main_process:
                 about = aside / "state.json"
                 text = json.dumps({"step": state.step, "ranks": self._accelerator.num_processes, **state.about})
                 about.write_text(text, encoding="utf-8")
                 _sync(about)
-        except (OSError, SafetensorError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             fault = f"a checkpoint could not be written to {self.folder}: {error}"
         # Every rank hears of a fault of any, and none waits for one that has given up.
         fault = _first(self._accelerator, fault)
@@ -77,7 +80,7 @@ class Checkpoints:
         return final
 
     def newest(self) -> Path | None:
-        found = sorted(self.folder.glob("step-*"))
+        found = sorted(self.folder.glob("step-" + 8 * "[0-9]"))
         return found[-1] if found else None
 
     def load(self, path: Path) -> State:
@@ -92,7 +95,7 @@ class Checkpoints:
             if about["ranks"] != ranks:
                 raise ConfigError(f"{path} is the state of {about['ranks']} processes, and these are {ranks}")
             return State(about["step"], load_file(path / self._file), about)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(f"{path} holds no complete checkpoint: {error}") from error
@@ -102,7 +105,7 @@ class Checkpoints:
         return f"rank{self._accelerator.process_index}.safetensors"
 
     def _prune(self, newest: Path) -> None:
-        for path in sorted(self.folder.glob("step-*"))[:-_KEEP]:
+        for path in sorted(self.folder.glob("step-" + 8 * "[0-9]"))[:-_KEEP]:
             if path != newest:
                 shutil.rmtree(path, ignore_errors=True)
         for path in self.folder.glob(".step-*"):
