@@ -211,7 +211,7 @@ def _in_chans(model: nn.Module) -> int | None:
     name = stem[0] if isinstance(stem, (tuple, list)) else stem
     found = getattr(dict(model.named_modules()).get(str(name)), "in_channels", None)
     # TResNet's stem folds 4 × 4 pixels into channels.
-    return None if found == 16 * cfg["input_size"][0] else found
+    return None if found == 16 * cfg.get("input_size", (3,))[0] else found
 
 
 def _match_head(model: nn.Module, name: str, readers: dict[str, Reader]) -> dict[str, Reader]:
