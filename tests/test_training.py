@@ -238,9 +238,9 @@ class Points:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def train_batches(self, *, seed: int, epoch: int, batch_size: int, shard: Shard) -> Iterator[Batch]:
+    def train_batches(self, *, seed: int, epoch: int, batch_size: int, shard: Shard, first: int = 0) -> Iterator[Batch]:
         self.epochs.append(epoch)
-        for low in range(0, len(self) - batch_size + 1, batch_size):
+        for low in range(first * batch_size, len(self) - batch_size + 1, batch_size):
             yield Batch(self.points[low : low + batch_size], self.labels[low : low + batch_size])
 
     def eval_batches(self, *, batch_size: int, shard: Shard) -> Iterator[Batch]:

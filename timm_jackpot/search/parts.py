@@ -30,9 +30,6 @@ def divide(config: SearchConfig, base: Base, input_size: Sequence[int]) -> tuple
         ConfigError: for settings that exclude each other, or, if `config.strict`, layers that a pattern does not fit.
     """
     classifier = classifier_parameters(base.model)
-    new_head = any(name in base.adapted for name in classifier)
-    if new_head and config.mask_classifier:
-        raise ConfigError("--mask-classifier and a new head exclude each other: a mask covers pre-trained weights only")
     maskable = maskable_weights(
         base.model,
         mask_classifier=config.mask_classifier,
@@ -47,7 +44,7 @@ def divide(config: SearchConfig, base: Base, input_size: Sequence[int]) -> tuple
         what = f"masks would cover {100 * share:.2f} % of its parameters" if maskable.weights else "nothing to mask"
         raise BaseError(f"{base.ref.name} cannot be masked: {what}; {_why_dense(maskable) or 'it has no weights'}")
     trained: dict[str, Trained] = {}
-    if new_head or config.train_head:
+    if has_new_head(base) or config.train_head:
         trained |= {name: Trained("head", p) for name, p in classifier.items() if name not in maskable.weights}
         if not trained:
             raise BaseError(f"{base.ref.name} has no classifier to train: leave --train-head out")
@@ -57,6 +54,11 @@ def divide(config: SearchConfig, base: Base, input_size: Sequence[int]) -> tuple
             raise BaseError(f"{base.ref.name} has no scales and shifts of norms to train: leave --train-norm out")
         trained |= affine
     return maskable, trained
+
+
+def has_new_head(base: Base) -> bool:
+    """Whether the classifier was initialised anew."""
+    return any(name in base.adapted for name in classifier_parameters(base.model))
 
 
 def _unfit(maskable: Maskable, config: SearchConfig) -> dict[str, str]:

@@ -38,7 +38,7 @@ from timm_jackpot.search.compare import Comparison, compare
 from timm_jackpot.search.config import SearchConfig
 from timm_jackpot.search.find import find_masks
 from timm_jackpot.search.life import Life
-from timm_jackpot.search.parts import coverage_notice, divide
+from timm_jackpot.search.parts import coverage_notice, divide, has_new_head
 from timm_jackpot.search.start import Start, start_of
 from timm_jackpot.training import (
     Record,
@@ -109,6 +109,10 @@ def _search(
             base = config.load()
         elif base is None:
             base, random_weights = _load_random_base(config)
+        if config.mask_classifier and has_new_head(base):
+            raise ConfigError(
+                "--mask-classifier and a new head exclude each other: a mask covers pre-trained weights only"
+            )
         say(default_data_notice(config, base.model, steps=steps_of), accelerator)
         data = open_data(config, base.model, device=accelerator.device, img_size=config.img_size)
     maskable, trained = divide(config, base, data.config["input_size"])
@@ -131,7 +135,7 @@ def _search(
     for extra in trained.values():
         extra.parameter.requires_grad_(True)
     dense = frozen_teacher(model)  # the base as it came: to distil from, and to compare with at the end
-    new_head = any(name in base.adapted for name in trained)
+    new_head = has_new_head(base)
     start = start_of(config, maskable, model, data, accelerator)
     mix = make_mixer(config, data.num_classes, config.batch_size)
     record = _open_record(output, life, config, accelerator, steps)
