@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from types import TracebackType
 
 from tqdm import tqdm
@@ -18,7 +17,6 @@ class Progress:
         self._bar = tqdm(total=steps, desc=title, file=sys.stderr, initial=done) if on_terminal else None
         self._plain = enabled and not on_terminal
         self._figures = ""
-        self._started = time.monotonic()
 
     def __enter__(self) -> Progress:
         return self
