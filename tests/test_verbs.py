@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ import pytest
 from timm_jackpot.cli import parse
 from timm_jackpot.search import SearchConfig
 
-VERBS = ["search", "evaluate", "inspect", "pretrain"]
+VERBS = ["search", "evaluate", "inspect", "pretrain", "finetune", "sweep", "push", "bench"]
 
 
 def run(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -27,6 +30,22 @@ def run(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
         timeout=300,
         check=False,
     )
+
+
+@pytest.fixture
+def typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """`python -m timm_jackpot.…` in an empty folder and in this interpreter: exit code, stdout, stderr."""
+
+    def run_here(verb: str, *words: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [verb, *words])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module(f"timm_jackpot.{verb}", run_name="__main__")
+        return (ended.value.code or 0, *capsys.readouterr())  # pyright: ignore
+
+    return run_here
 
 
 def last_json(done: subprocess.CompletedProcess[str]) -> dict:
@@ -93,39 +112,50 @@ def test_inspect_prints_the_table_or_json_alone(searched) -> None:
     assert json.loads(alone.stdout) == report
 
 
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (["search", "--sparsity", "1.2"], "is not a number in [0, 1)"),
-        (["search", "--model", "resnet5o"], "did you mean resnet50"),
-        (["search", "--nonsense"], "unrecognized arguments: --nonsense"),
-        (["search", "--recipe", "nonsense"], "there is no recipe 'nonsense'"),
-        (["search", "--model", "resnet50"], "not in the local cache"),
-        (["inspect"], "--artefact is required"),
-        (["evaluate", "--artefact", "a", "--num-classes", "5"], "--num-classes goes with --model"),
-        (["search", "--lr", "inf"], "--lr inf"),
-        (["evaluate", "--artefact", "nowhere"], "neither an artefact folder nor"),
-        (["pretrain", "--model", "nonsense", "--output", "x"], "unknown architecture 'nonsense'"),
-    ],
-)
-def test_bad_input_is_one_sentence_and_exit_code_two(tmp_path: Path, words: list[str], sentence: str) -> None:
-    done = run(f"timm_jackpot.{words[0]}", *words[1:], cwd=tmp_path, HF_HOME=str(tmp_path.parent / "empty_cache"))
-    assert done.returncode == 2
-    assert sentence in done.stderr
-    assert "Traceback" not in done.stderr
+BAD = [
+    (["search", "--sparsity", "1.2"], "is not a number in [0, 1)"),
+    (["search", "--model", "resnet5o"], "did you mean resnet50"),
+    (["search", "--nonsense"], "unrecognized arguments: --nonsense"),
+    (["search", "--recipe", "nonsense"], "there is no recipe 'nonsense'"),
+    (["inspect"], "--artefact is required"),
+    (["evaluate", "--artefact", "a", "--num-classes", "5"], "--num-classes goes with --model"),
+    (["search", "--lr", "inf"], "--lr inf"),
+    (["evaluate", "--artefact", "nowhere"], "neither an artefact folder nor"),
+    (["pretrain", "--model", "nonsense", "--output", "x"], "unknown architecture 'nonsense'"),
+]
+
+
+@pytest.mark.parametrize(("words", "sentence"), BAD)
+def test_bad_input_is_one_sentence_and_exit_code_two(typed, tmp_path: Path, words: list[str], sentence: str) -> None:
+    code, out, err = typed(*words)
+    assert code == 2
+    assert sentence in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_of_its_own_says_no_more(tmp_path: Path) -> None:
+    done = run("timm_jackpot.search", "--model", "resnet50", cwd=tmp_path, HF_HOME=str(tmp_path.parent / "empty_cache"))
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
+    assert "not in the local cache" in done.stderr
     assert done.stderr.count("\n") == 1
-    assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_describes_every_flag(verb: str, tmp_path: Path) -> None:
-    done = run(f"timm_jackpot.{verb}", "--help", cwd=tmp_path, COLUMNS="200")
-    assert done.returncode == 0
-    for line in done.stdout.splitlines():
-        assert not line.strip().startswith("--") or len(line.split()) > 2 or done.stdout, line
-    assert done.stdout.startswith("usage:")
+def test_help_describes_every_flag(verb: str, typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "2000")
+    code, out, _ = typed(verb, "--help")
+    assert code == 0
+    assert out.startswith("usage:")
+    flags = re.split(r"\n  (?=-)", out)[1:]
+    assert len(flags) > 2
+    for flag in flags:
+        name, text = re.split(r"\s{2,}", flag, maxsplit=1)
+        assert len(text.split()) > 2, f"{name} says nothing"
 
 
 def test_flags_beat_recipe_beat_preset_beat_default(tmp_path: Path) -> None:
@@ -141,11 +171,11 @@ def test_flags_beat_recipe_beat_preset_beat_default(tmp_path: Path) -> None:
     assert parse(SearchConfig, recipes=True, argv=words).start == "proportional"
 
 
-def test_an_unknown_setting_in_a_recipe_is_named(tmp_path: Path) -> None:
+def test_an_unknown_setting_in_a_recipe_is_named(typed, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("sparsty: 0.8\n")
-    done = run("timm_jackpot.search", "--recipe", "r.yaml", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "the recipe sets sparsty, which is no setting" in done.stderr
+    code, _, err = typed("search", "--recipe", "r.yaml")
+    assert code == 2
+    assert "the recipe sets sparsty, which is no setting" in err
 
 
 @pytest.mark.multiprocess

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from timm_jackpot.masks import keep_largest, keep_n_of_m
+from timm_jackpot.masks import LargestKept, keep_n_of_m
 
 
 class _StraightThrough(torch.autograd.Function):
     """Forward h(s) ⊙ w; backward ∂L/∂s = ∂L/∂w_eff ⊙ w for *every* score, kept or not (Eqs. 4 and 6)."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, scores: Tensor, mask: Tensor, product: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight, mask)
-        return weight * mask
+        return weight * mask if product is None else product
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         weight, mask = ctx.saved_tensors
         grad_weight = grad * mask if ctx.needs_input_grad[0] else None
         grad_scores = (grad * weight).float() if ctx.needs_input_grad[1] else None
-        return grad_weight, grad_scores, None
+        return grad_weight, grad_scores, None, None
+
+
+class _Product(NamedTuple):
+    """h(s) ⊙ w as it was when weight and mask had these versions (torch counts every write in place)."""
+
+    value: Tensor
+    weight: Tensor
+    versions: tuple[int, int]
 
 
 class ScoreMask(nn.Module):
@@ -40,6 +49,8 @@ class ScoreMask(nn.Module):
     def __init__(self, weight: Tensor, scores: Tensor, kept: int, n_of_m: tuple[int, int] | None = None) -> None:
         super().__init__()
         self._n_of_m = n_of_m
+        self._keep_largest = LargestKept()
+        self._product: _Product | None = None
         assert scores.shape == weight.shape
         start = torch.empty_like(weight, dtype=torch.float32).copy_(scores)
         self.scores = nn.Parameter(start)
@@ -47,7 +58,11 @@ class ScoreMask(nn.Module):
         self.refresh(kept)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return _StraightThrough.apply(weight, self.scores, self.mask)  # pyright: ignore[reportReturnType]
+        # On a CPU the fresh memory of a product costs several times the product, and few of its elements change
+        # from step to step: it is kept. Elsewhere, and compiled, it is made in every forward.
+        keep = not torch.compiler.is_compiling() and _has_versions(weight)
+        product = self._product_with(weight) if keep else None
+        return _StraightThrough.apply(weight, self.scores, self.mask, product)  # pyright: ignore[reportReturnType]
 
     @torch.no_grad()
     def refresh(self, kept: int) -> Tensor:
@@ -59,12 +74,49 @@ class ScoreMask(nn.Module):
         if self._n_of_m is not None:
             pattern = keep_n_of_m(scores, *self._n_of_m)
             scores = scores.masked_fill(pattern & ~scores.isnan(), torch.inf)  # NaN must not pass for a score
-        mask = keep_largest(scores, kept)
-        flipped = (mask ^ self.mask).count_nonzero()
+        mask = self._keep_largest(scores, kept)
+        flipped = mask ^ self.mask
+        if self.mask.device.type != "cpu":
+            self.mask.copy_(mask)
+            return flipped.count_nonzero()
+        at = torch.from_numpy(np.flatnonzero(flipped.numpy()))  # a tenth of the time of torch's nonzero
+        product = self._current_product()
         self.mask.copy_(mask)
-        return flipped
+        self._product = None
+        if product is not None and _all_flat(product.value, product.weight, mask):
+            product.value.view(-1)[at] = product.weight.view(-1)[at] * mask.view(-1)[at]
+            self._product = product._replace(versions=self._versions(product.weight))
+        return torch.tensor(len(at))
+
+    def _current_product(self) -> _Product | None:
+        """The product that was made last, if neither weight nor mask was written to since."""
+        product = self._product
+        return product if product is not None and product.versions == self._versions(product.weight) else None
+
+    def _product_with(self, weight: Tensor) -> Tensor:
+        product = self._current_product()
+        if product is None or product.weight is not weight:
+            # Outside inference mode, whose tensors no later training step could use.
+            with torch.inference_mode(mode=False), torch.no_grad():
+                product = self._product = _Product(weight * self.mask, weight, self._versions(weight))
+        return product.value
+
+    def _versions(self, weight: Tensor) -> tuple[int, int]:
+        return weight._version, self.mask._version
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_product": None}  # a copy's tensors count their versions anew
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ScoreMask:
         super()._apply(fn, recurse)
+        self._product = None  # the weight is about to be replaced
         self.mask = fn(self.mask)  # follows .to(device) and .to(memory_format=…) like a buffer would
         return self
+
+
+def _has_versions(weight: Tensor) -> bool:
+    return type(weight) is nn.Parameter and weight.device.type == "cpu" and not weight.is_inference()
+
+
+def _all_flat(*tensors: Tensor) -> bool:
+    return all(tensor.is_contiguous() for tensor in tensors)

@@ -8,12 +8,13 @@ from timm_jackpot.masks.allocation import (
     parse_sparsity,
     scale_counts,
 )
-from timm_jackpot.masks.binarise import is_n_of_m, keep_largest, keep_n_of_m
+from timm_jackpot.masks.binarise import LargestKept, is_n_of_m, keep_largest, keep_n_of_m
 from timm_jackpot.masks.mask_set import MaskSet, chance_overlap, mask_overlap
 from timm_jackpot.masks.packing import pack, packed_bytes, unpack
 
 __all__ = [
     "ALLOCATIONS",
+    "LargestKept",
     "MaskSet",
     "allocate",
     "chance_overlap",
