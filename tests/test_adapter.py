@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from timm_jackpot.adapter import ScoreAdapter, attach, detach, merge
+from timm_jackpot.adapter import ScoreAdapter, adapter_of, attach, detach, merge
 from timm_jackpot.base import load_base, maskable_weights
 from timm_jackpot.errors import BaseError
 from timm_jackpot.masks import MaskSet, keep_largest
@@ -423,3 +423,99 @@ def test_a_refused_attach_leaves_the_model_plain() -> None:
         )
     assert list(model.state_dict()) == names
     assert model.stem.weight.requires_grad
+
+
+def by_hand(model: nn.Module, adapter: ScoreAdapter, x: Tensor) -> Tensor:
+    """What the attached model must compute, from its weights and masks as they are now."""
+    plain = copy.deepcopy(model)
+    detach(plain)
+    return merge(plain, adapter.masks())(x)
+
+
+class TestTheProductThatIsKept:
+    """On a CPU h(s) ⊙ w outlives the forward pass: it must never be older than weight or mask."""
+
+    X = torch.randn(4, 3, 10, 10, generator=torch.Generator().manual_seed(1))
+    NAME = "group.weight"
+
+    @pytest.fixture
+    def model(self) -> nn.Module:
+        return Grouped()
+
+    @pytest.fixture
+    def adapter(self, model: nn.Module) -> ScoreAdapter:
+        shape = dict(model.named_parameters())[self.NAME].shape
+        return attach(model, {self.NAME: torch.rand(shape)}, {self.NAME: 30})
+
+    def check(self, model: nn.Module, adapter: ScoreAdapter) -> None:
+        assert torch.equal(model(self.X), by_hand(model, adapter, self.X))
+
+    def test_it_is_kept_and_follows_the_mask(self, model: nn.Module, adapter: ScoreAdapter) -> None:
+        layer = adapter[self.NAME]
+        self.check(model, adapter)
+        first = model.group.weight.data_ptr()
+        for kept in (31, 30, 5, 140, 144, 0, 30):
+            with torch.no_grad():
+                layer.scores.add_(torch.randn(layer.scores.shape))
+            before = layer.mask.clone()
+            assert int(layer.refresh(kept)) == int((before ^ layer.mask).count_nonzero())
+            self.check(model, adapter)
+        assert model.group.weight.data_ptr() == first
+
+    def test_two_refreshes_without_a_forward_pass(self, model: nn.Module, adapter: ScoreAdapter) -> None:
+        model(self.X)
+        for kept in (10, 90):
+            adapter.refresh({self.NAME: kept})
+        self.check(model, adapter)
+
+    def test_a_weight_that_is_written_to(self, model: nn.Module, adapter: ScoreAdapter) -> None:
+        model(self.X)
+        state = {name: torch.randn_like(tensor) for name, tensor in model.state_dict().items()}
+        model.load_state_dict(state)
+        self.check(model, adapter)
+        adapter.refresh({self.NAME: 12})
+        self.check(model, adapter)
+
+    def test_a_mask_that_is_written_to(self, model: nn.Module, adapter: ScoreAdapter) -> None:
+        model(self.X)
+        adapter[self.NAME].mask.logical_not_()
+        self.check(model, adapter)
+
+    @pytest.mark.parametrize("refreshes", range(1, 6))
+    def test_a_deep_copy(self, model: nn.Module, adapter: ScoreAdapter, refreshes: int) -> None:
+        for kept in (20, 21, 22):
+            adapter.refresh({self.NAME: kept})
+            model(self.X)
+        twin = copy.deepcopy(model)
+        theirs = adapter_of(twin)
+        for i in range(refreshes):
+            theirs.refresh({self.NAME: 100 + i})
+        self.check(twin, theirs)
+        self.check(model, adapter)
+
+    def test_other_dtypes_and_layouts(self, model: nn.Module, adapter: ScoreAdapter) -> None:
+        model(self.X)
+        model.to(memory_format=torch.channels_last)  # pyright: ignore
+        self.check(model, adapter)
+        adapter.refresh({self.NAME: 77})
+        self.check(model, adapter)
+        self.X = self.X.double()
+        self.check(model.double(), adapter)
+
+    def test_inference_mode_leaves_nothing_that_training_cannot_use(
+        self, model: nn.Module, adapter: ScoreAdapter
+    ) -> None:
+        with torch.inference_mode():
+            model(self.X)
+        model(self.X).sum().backward()
+        assert adapter[self.NAME].scores.grad is not None
+        self.check(model, adapter)
+
+    def test_a_weight_that_a_caller_puts_in_its_place(self, model: nn.Module, adapter: ScoreAdapter) -> None:
+        kept = model(self.X)
+        other = {"parametrizations.weight.original": torch.randn_like(model.group.weight)}
+        images = torch.randn(2, 8, 5, 5)
+        swapped = functional_call(model.group, other, (images,))
+        masked = other["parametrizations.weight.original"] * adapter[self.NAME].mask
+        assert torch.equal(swapped, F.conv2d(images, masked, groups=4))
+        assert torch.equal(model(self.X), kept)

@@ -16,6 +16,7 @@ from torch import Tensor
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.masks import (
     ALLOCATIONS,
+    LargestKept,
     MaskSet,
     allocate,
     keep_largest,
@@ -242,6 +243,30 @@ def test_infinite_scores_are_ordered_too() -> None:
 
 
 # -- packing ----------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 1e-4, 0.1, 10.0]), st.sampled_from([3, 1000]))
+def test_a_remembered_threshold_changes_no_mask(seed: int, pace: float, levels: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randint(levels, (7, 30), generator=generator) / levels  # few levels: many ties
+    remembering = LargestKept()
+    for kept in (210, 190, 120, 21, 21, 21, 20, 150, 1, 0, 21):
+        mask = remembering(scores, kept)
+        assert torch.equal(mask, keep_largest(scores, kept))
+        assert int(mask.count_nonzero()) == kept
+        scores = scores + pace * torch.randn(scores.shape, generator=generator)
+
+
+def test_a_remembered_threshold_is_used() -> None:
+    scores = torch.rand(64, 64, generator=torch.Generator().manual_seed(0))
+    remembering = LargestKept()
+    for _ in range(3):
+        remembering(scores, 400)
+        scores = scores + 1e-4
+    low = remembering._near_the_last(scores.flatten().numpy(), 400)
+    assert low is not None
+    assert torch.equal(torch.from_numpy(low.mask).reshape(64, 64), keep_largest(scores, 400))
+    assert remembering._near_the_last(scores.flatten().numpy() + 1, 400) is None, "the threshold has gone far away"
 
 
 @given(shape=st.lists(st.integers(0, 9), max_size=4).map(tuple), seed=st.integers(0, 100))
