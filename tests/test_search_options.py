@@ -49,7 +49,7 @@ from timm_jackpot.masks import (
     unpack,
 )
 from timm_jackpot.search import SearchConfig, SearchResult, search_jackpot
-from timm_jackpot.search.start import proportional_scores
+from timm_jackpot.search.start import Start, proportional_scores, starved_notice
 from timm_jackpot.search.table import comparison_table
 from timm_jackpot.training import TrainFlags, make_mixer, read_record
 
@@ -408,6 +408,16 @@ def test_a_floor_lifts_the_layers_that_a_global_threshold_starves(
     densities = {name: kept / floored[name].numel() for name, kept in free.kept_per_layer().items()}
     assert min(densities.values()) < 0.08
     assert all(kept / floored[name].numel() >= 0.08 for name, kept in floored.kept_per_layer().items())
+
+
+@pytest.mark.parametrize(("share", "kept", "said"), [(200, 9, True), (200, 10, False), (99, 1, False)])
+def test_layers_that_a_global_threshold_starves_are_named(share: int, kept: int, said: bool) -> None:
+    """Half of the whole is kept (1,000 of 2,000); the first layer has `kept` weights: a twentieth of that is 2.5 %."""
+    sizes = {"starved": share * 2, "fed": 2000 - share * 2}
+    counts = {"starved": kept, "fed": 1000 - kept}
+    notice = starved_notice(Start({name: torch.rand(n) for name, n in sizes.items()}, counts))
+    assert (notice is not None) == said
+    assert notice is None or ("starved" in notice and "--allocation erk" in notice)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ from timm_jackpot.search.config import SearchConfig
 from timm_jackpot.search.find import find_masks
 from timm_jackpot.search.life import Life
 from timm_jackpot.search.parts import coverage_notice, divide, has_new_head
-from timm_jackpot.search.start import Start, start_of
+from timm_jackpot.search.start import Start, start_of, starved_notice
 from timm_jackpot.training import (
     Record,
     frozen_teacher,
@@ -137,6 +137,8 @@ def _search(
     dense = frozen_teacher(model)  # the base as it came: to distil from, and to compare with at the end
     new_head = has_new_head(base)
     start = start_of(config, maskable, model, data, accelerator)
+    if config.allocation == "global":
+        say(starved_notice(start), accelerator)
     mix = make_mixer(config, data.num_classes, config.batch_size)
     record = _open_record(output, life, config, accelerator, steps)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import cast
 
 import torch
@@ -21,6 +22,7 @@ from timm_jackpot.search.config import SearchConfig
 
 _CRITERION_IMAGES = 256  # images of one criterion batch, as in the papers of SNIP and GraSP
 _CRITERION_SEED = 256
+_STARVED, _STARVED_SHARE = Fraction(1, 20), Fraction(1, 10)
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,21 @@ def start_of(config: SearchConfig, maskable: Maskable, model: nn.Module, data: D
     if accelerator.num_processes > 1:
         values = {name: cast(Tensor, broadcast(v)) for name, v in values.items()}
     return Start(values, _counts(config, values), config.n_of_m)
+
+
+def starved_notice(start: Start) -> str | None:
+    """A word where the global threshold all but empties layers that hold much of the network.
+
+    Norms absorb the scale of the weights before them, so that magnitudes of two layers need not be comparable.
+    """
+    overall = Fraction(sum(start.kept.values()), sum(start.sizes.values()))
+    starved = [name for name, kept in start.kept.items() if kept < _STARVED * overall * start.sizes[name]]
+    if sum(start.sizes[name] for name in starved) < _STARVED_SHARE * sum(start.sizes.values()):
+        return None
+    return (
+        f"note: the allocation leaves {len(starved)} layers, {starved[0]} among them, less than a twentieth of the "
+        "density of the whole: --allocation erk shares it out by shape"
+    )
 
 
 def first_scores(config: SearchConfig, start: Start) -> dict[str, Tensor]:
