@@ -38,7 +38,7 @@ class Backbone:
         """
         ours, theirs = self._base.ref, config.base
         for what in ("architecture", "in_chans", "model_kwargs"):
-            found, said = getattr(ours, what), getattr(theirs, what)
+            found, said = (_acting(getattr(ref, what)) for ref in (ours, theirs))
             if found != said:
                 raise BaseMismatchError(f"its base {theirs.name} has {what} {said}, the base in memory {found}")
         if ours.img_size != theirs.img_size and self._is_built_for_one_image_size():
@@ -86,6 +86,13 @@ class Backbone:
         with torch.random.fork_rng(devices=[]), torch.device("meta"), SkipInit():
             create_timm_model(ref.architecture, requested, pretrained=False, **ref.model_kwargs)
         return "img_size" in requested  # where the architecture takes none, it was taken out
+
+
+def _acting(value: Any) -> Any:
+    """Of model arguments those that act outside training too; anything else as it is."""
+    if not isinstance(value, dict):
+        return value
+    return {key: scalar for key, scalar in value.items() if not key.endswith("_rate") and key != "bn_momentum"}
 
 
 def _reset_head(model: nn.Module, num_classes: int) -> None:

@@ -57,6 +57,7 @@ class JackpotModel(nn.Module):
         self._active: str | None = None
         self._turns = Turns()
         self.model = self._backbone.working_copy(self._dense.num_classes)
+        self.training = False
 
     @classmethod
     @torch.inference_mode(False)
