@@ -36,7 +36,7 @@ from timm_jackpot.base import (
 from timm_jackpot.data.open import data_config
 from timm_jackpot.errors import ArtefactError, BaseMismatchError, ConfigError, SwitchError
 from timm_jackpot.masks import MaskSet, packed_bytes
-from timm_jackpot.switching import model as switching
+from timm_jackpot.switching import working_copy as switching
 from timm_jackpot.switching.turns import Turns
 
 HUB_CARD = Path(__file__).parents[1] / "hubcards" / "digits"
@@ -229,14 +229,17 @@ def test_the_base_copy_is_never_written_to(model: JackpotModel, alone: dict[str 
     assert not theirs & {t.data_ptr() for t in model.model.state_dict().values()}
 
 
-def test_a_switch_keeps_the_weights_where_they_are(model: JackpotModel) -> None:
-    module, weight = model.model, model.model.get_parameter("layer2.0.conv1.weight")
-    model.set("affine")
-    assert model.model is module
-    model.set("five")  # another head: another module on the same weights
-    assert model.model.get_parameter("layer2.0.conv1.weight") is weight
-    model.set("plain")
-    assert model.model.get_parameter("layer2.0.conv1.weight") is weight
+def test_a_switch_keeps_every_module_but_a_new_head_where_it_is(model: JackpotModel, images: Tensor) -> None:
+    module, weight, head = model.model, model.model.get_parameter("layer2.0.conv1.weight"), model.model.fc
+    seen: list[int] = []
+    model.layer4.register_forward_hook(lambda *_: seen.append(1))
+    for name in ("affine", "five", "seven", "five", "plain"):
+        model.set(name)
+        model(images)
+        assert model.model is module
+        assert model.model.get_parameter("layer2.0.conv1.weight") is weight
+        assert (model.model.fc is head) == (name not in ("five", "seven"))
+    assert len(seen) == 5
 
 
 def test_names_are_taken_once_and_no_wrong_ones_are(model: JackpotModel, folders: dict[str, Path]) -> None:

@@ -394,13 +394,14 @@ def test_overlap_of_all_is_that_of_the_layers_weighted_by_size(layers: list[Shap
 
 
 def test_layer_overlaps_by_hand() -> None:
-    a = masks_of(x=[True, True, False, False], y=[True], none=[])
-    b = masks_of(x=[True, False, False, False], y=[False], none=[])
+    nothing = MaskSet({"none": torch.ones(0, dtype=torch.bool)})
+    a = MaskSet({**masks_of(x=[True, True, False, False], y=[True]), **nothing})
+    b = MaskSet({**masks_of(x=[True, False, False, False], y=[False]), **nothing})
     found = layer_overlaps(a, b)
     assert found == {"x": (0.75, 0.5), "y": (0.0, 0.0)}
     assert found["x"].chance == 0.5  # (2·1 + 2·3) / 16
     with pytest.raises(ValueError, match="undefined"):
-        layer_overlaps(masks_of(none=[]), masks_of(none=[]))
+        layer_overlaps(nothing, nothing)
 
 
 # -- arithmetic -------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""`Backbone`: the base as it came, what may be put on it, and working copies of it."""
+"""`Backbone`: the base as it came, and what may be put on it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from timm_jackpot.artefact import Config, check_base
-from timm_jackpot.base import Base, SkipInit, create_timm_model, maskable_weights, state_ids
+from timm_jackpot.base import Base, SkipInit, create_timm_model, state_ids
 from timm_jackpot.errors import BaseMismatchError
+from timm_jackpot.switching.held import Held
+from timm_jackpot.switching.new_head import reset_head
 
 
 class Backbone:
@@ -24,10 +25,8 @@ class Backbone:
 
     def __init__(self, base: Base, *, built: bool) -> None:
         self.model = base.model.eval().requires_grad_(False)
-        self.num_classes = int(getattr(base.model, "num_classes", base.ref.num_classes))
+        self.dense = Held({}, {}, int(getattr(base.model, "num_classes", base.ref.num_classes)), {})
         self._base, self._built = base, built
-        # What every working copy has in common, whatever its head: nearly all of the memory.
-        self.shared = frozenset(maskable_weights(self.model).weights)
 
     def check(self, config: Config) -> None:
         """Refuse an artefact that was not made on this base.
@@ -47,28 +46,14 @@ class Backbone:
             )
         check_base(config, self._with_classes(config.base.num_classes if config.head else None), built=self._built)
 
-    def working_copy(self, num_classes: int, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
-        """A copy of the base with a head of so many classes; a new head's values are arbitrary.
-
-        Args:
-            weights: tensors to use in the place of copies of those that are `shared`, with what was written to them.
-        """
-        mine = self.model.state_dict(keep_vars=True)
-        model = copy.deepcopy(self.model, {id(mine[name]): weights[name] for name in self.shared} if weights else {})
-        if num_classes != self.num_classes:
-            _reset_head(model, num_classes)
-            like = next(iter(mine.values()))
-            model.to(device=like.device, dtype=like.dtype if like.is_floating_point() else None)
-        return model.eval().requires_grad_(False)
-
     def _with_classes(self, num_classes: int | None) -> Base:
         """The base as `load_base` gives it with a new head; all its other tensors are this one's own."""
         base = self._base
-        if num_classes is None or num_classes == self.num_classes:
+        if num_classes is None or num_classes == self.dense.num_classes:
             return base
         mine = self.model.state_dict(keep_vars=True)
         model = copy.deepcopy(self.model, {id(tensor): tensor for tensor in mine.values()})
-        _reset_head(model, num_classes)
+        reset_head(model, num_classes)
         state = model.state_dict(keep_vars=True)
         new = {name: tensor for name, tensor in state.items() if tensor is not mine.get(name)}
         # Of the tensors as they were loaded: they may have moved to another device or dtype since.
@@ -93,16 +78,3 @@ def _acting(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {key: scalar for key, scalar in value.items() if not key.endswith("_rate") and key != "bn_momentum"}
-
-
-def _reset_head(model: nn.Module, num_classes: int) -> None:
-    """
-    Raises:
-        BaseMismatchError: if the model has no way to change its head.
-    """
-    if not hasattr(model, "reset_classifier"):
-        raise BaseMismatchError(
-            f"the jackpot has a head of {num_classes} classes, and a {type(model).__name__} cannot change its head"
-        )
-    with torch.random.fork_rng(devices=[]):
-        model.reset_classifier(num_classes)  # pyright: ignore[reportCallIssue]

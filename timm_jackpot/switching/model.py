@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import wraps
 from pathlib import Path
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from timm_jackpot.artefact import Artefact, Config, check_skeleton, load_dense_base, locate_artefact, read_artefact
 from timm_jackpot.base import Base, tensor_ids
 from timm_jackpot.errors import BaseMismatchError, SwitchError
-from timm_jackpot.masks import unpack
 from timm_jackpot.patterns import nearest
 from timm_jackpot.switching.backbone import Backbone
 from timm_jackpot.switching.held import Held
 from timm_jackpot.switching.turns import Turns
+from timm_jackpot.switching.working_copy import WorkingCopy
 
 
 class JackpotModel(nn.Module):
@@ -30,8 +30,7 @@ class JackpotModel(nn.Module):
     mask (one bit per weight) and those tensors.
 
     What the model at work has, this one has too (`num_classes`, `pretrained_cfg`, `forward_features`, …); the plain
-    timm module is `.model`. It is another module, on the same weights, after a switch to or from a head of another
-    number of classes: what was hooked on it or compiled from it stays with the old one.
+    timm module is `.model`, the same one for good: only a head of another number of classes is a new one each time.
 
     It serves and does not train: always in eval mode, nothing requires a gradient, `load_state_dict` is refused.
     `state_dict()` is that of the working copy as it is. `.to(…)` moves or converts both copies.
@@ -52,11 +51,11 @@ class JackpotModel(nn.Module):
         """
         super().__init__()
         self._backbone = Backbone(base, built=built)
-        self._dense = Held({}, {}, self._backbone.num_classes, {})
         self._jackpots: dict[str, Held] = {}
         self._active: str | None = None
         self._turns = Turns()
-        self.model = self._backbone.working_copy(self._dense.num_classes)
+        self._working = WorkingCopy(self._backbone)
+        self.model = self._working.model
         self.training = False
 
     @classmethod
@@ -242,8 +241,12 @@ class JackpotModel(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> JackpotModel:
         with self._turns.alone("moving or converting the model"):
+            active = self._active
+            self._switch(None)  # both copies are of one form then, with the heads that they came with
             self._backbone.model._apply(fn, recurse)
-            return super()._apply(fn, recurse)
+            super()._apply(fn, recurse)
+            self._switch(active)
+            return self
 
     def _load_from_state_dict(self, *_: Any, **__: Any) -> NoReturn:
         raise SwitchError(
@@ -291,42 +294,11 @@ class JackpotModel(nn.Module):
                 raise SwitchError(f"no jackpot {name!r} is loaded: {nearest(str(name), self._jackpots)}")
 
     def _held(self, name: str | None) -> Held:
-        return self._dense if name is None else self._jackpots[name]
+        return self._backbone.dense if name is None else self._jackpots[name]
 
-    @torch.no_grad()
-    @torch.inference_mode(False)
     def _switch(self, name: str | None) -> None:
-        """Write what differs. Where that fails half-way (no memory, ^C), all that was written is dense again."""
         if name == self._active:
             return
-        old, new = self._held(self._active), self._held(name)
-        try:
-            self._write(old, new)
-        except BaseException:
-            self._active = None
-            self._write(Held({**old.packed, **new.packed}, {**old.extras, **new.extras}, 0, {}), self._dense)
-            raise
-        self._active = name
-
-    def _write(self, old: Held, new: Held) -> None:
-        """w = w_base ⊙ mask for the weights that `new` masks, the base's own where only `old` did; and other tensors.
-
-        Multiplied as `merge` does it: a removed negative weight is −0.0.
-        """
-        base = self._backbone.model.state_dict()
-        if {old.num_classes, new.num_classes} == {self._backbone.num_classes}:
-            model, stale = self.model, {*old.packed, *old.extras}
-        else:
-            model = self._backbone.working_copy(new.num_classes, self.model.state_dict(keep_vars=True))
-            stale = {*old.packed} & self._backbone.shared  # all else is new
-        state = model.state_dict()
-        for name in stale - {*new.packed, *new.extras}:
-            state[name].copy_(base[name])
-        for name, packed in new.packed.items():
-            weight = base[name]
-            torch.mul(weight, unpack(packed, weight.shape).to(weight.device), out=state[name])
-        for name, tensor in new.extras.items():
-            state[name].copy_(tensor)
-        described: Mapping[str, Any] = getattr(self._backbone.model, "pretrained_cfg", None) or {}
-        model.pretrained_cfg = {**described, **new.data}  # pyright: ignore[reportArgumentType]
-        self.model = model
+        active, self._active = name, None  # what is left by a switch that fails
+        self._working.wear(self._held(active))
+        self._active = active
