@@ -297,6 +297,46 @@ def test_a_transformer_with_and_without_a_new_head(vits: dict[str, Path]) -> Non
         assert torch.equal(model(x), alone(x))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_convnext",
+        pytest.param("test_nfnet", marks=pytest.mark.slow),
+        pytest.param("test_mambaout", marks=pytest.mark.slow),
+        pytest.param("deit_tiny_distilled_patch16_224", marks=pytest.mark.slow),  # two heads
+        pytest.param("levit_128s", marks=pytest.mark.slow),  # heads with statistics of their own
+    ],
+)
+def test_heads_of_all_kinds_go_on_and_off(name: str, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "base.safetensors"
+    save_random_weights(name, checkpoint, {})
+    base, other = (load_base(name, base_checkpoint=checkpoint, num_classes=n) for n in (None, 3))
+    save_pretrained(random_jackpot(base, 0), tmp_path / "own")
+    save_pretrained(random_jackpot(other, 1, moved=("norm_statistics", "head")), tmp_path / "new")
+    save_pretrained(random_jackpot(other, 2, moved=("head",)), tmp_path / "again")
+    alone = {n: from_pretrained(tmp_path / n, base_checkpoint=checkpoint) for n in ("own", "new", "again")}
+    model = JackpotModel.from_pretrained(tmp_path / "new", name="new", base_checkpoint=checkpoint)
+    model.load("own", tmp_path / "own")
+    model.load("again", tmp_path / "again")
+    x = torch.randn(1, *base.model.pretrained_cfg["input_size"])
+    for n in ("new", "again", "own", "new", "own", "again", "new"):
+        model.set(n)
+        assert_same_bits(model.model, alone[n])
+        assert torch.equal(model(x), alone[n](x))
+        with model.disable():
+            assert_same_bits(model.model, base.model)
+            assert torch.equal(model(x), base.model(x))
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(model: JackpotModel, folders: dict[str, Path], images: Tensor) -> None:
+    model.set("five")
+    model.to("cuda")
+    for name in ("five", "plain", "seven"):
+        model.set(name)
+        assert torch.equal(model(images.cuda()), from_pretrained(folders[name], device="cuda")(images.cuda()))
+
+
 def test_a_jackpot_of_another_base_is_refused_by_name(vits: dict[str, Path], folders: dict[str, Path]) -> None:
     model = JackpotModel.from_pretrained(vits["a"], name="a", base_checkpoint=vits["one.safetensors"])
     before = copy.deepcopy(model.model)
@@ -401,6 +441,9 @@ def test_it_follows_to_another_type_and_memory_format(
 ) -> None:
     model.set("seven")  # moved while a new head is on it
     model.to(torch.bfloat16)
+    assert model.active == "seven"
+    for copies in (model.model, model._backbone.model):
+        assert {t.dtype for t in copies.state_dict().values()} == {torch.bfloat16, torch.int64}
     for name in ("seven", "plain", "masked_head", "five", "own_head"):
         model.set(name)
         alone = from_pretrained(folders[name], dtype=torch.bfloat16)
