@@ -120,15 +120,18 @@ def test_the_card_inherits_the_licence_and_names_base_and_results(hub: TestHub, 
 def test_a_fresh_cache_loads_the_very_same_model(hub: TestHub, work: Path, pushed: dict, tmp_path: Path) -> None:
     code = f"""
         import torch, timm, json, sys
-        from timm_jackpot import from_pretrained, transform_of
+        from timm_jackpot import JackpotModel, from_pretrained, transform_of
         local = from_pretrained({str(work / "jackpot")!r})
         there = from_pretrained({REPO!r})
         merged = timm.create_model("hf-hub:{REPO}@dense", pretrained=True).eval()
         at = from_pretrained({REPO!r}, revision={pushed["commit"]!r}, local_files_only=True)
+        many = JackpotModel.from_pretrained({str(work / "jackpot")!r}, name="local")
+        many.load("there", {REPO!r})
+        many.set("there")
         x = torch.randn(2, 3, 160, 160)
         with torch.no_grad():
             expected = local(x)
-            print(json.dumps([bool(torch.equal(m(x), expected)) for m in (there, merged, at)]))
+            print(json.dumps([bool(torch.equal(m(x), expected)) for m in (there, merged, at, many)]))
         zeros = sum(int((p == 0).sum()) for p in there.parameters()) / sum(p.numel() for p in there.parameters())
         from PIL import Image
         print(json.dumps([zeros > 0.5, list(transform_of(there)(Image.new("RGB", (300, 200))).shape)]))
@@ -136,7 +139,7 @@ def test_a_fresh_cache_loads_the_very_same_model(hub: TestHub, work: Path, pushe
     done = run_python(code, hub_environment(hub, tmp_path))
     assert done.returncode == 0, done.stderr
     same, shape = map(json.loads, done.stdout.splitlines()[-2:])
-    assert same == [True, True, True]
+    assert same == [True, True, True, True]
     assert shape == [True, [3, 160, 160]]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from math import prod
@@ -19,8 +20,10 @@ from timm_jackpot.masks import (
     LargestKept,
     MaskSet,
     allocate,
+    chance_overlap,
     keep_largest,
     kept_count,
+    layer_overlaps,
     mask_overlap,
     pack,
     packed_bytes,
@@ -398,3 +401,103 @@ def test_overlap_needs_the_same_weights() -> None:
         mask_overlap(masks_of(x=[True]), masks_of(x=[True, True]))
     with pytest.raises(ValueError, match="undefined"):
         mask_overlap(MaskSet({}), MaskSet({}))
+
+
+@given(layers=models, seed=st.integers(0, 2**31))
+def test_overlap_of_all_is_that_of_the_layers_weighted_by_size(layers: list[Shape], seed: int) -> None:
+    a, b = random_masks(layers, seed), random_masks(layers, seed + 1)
+    parts = layer_overlaps(a, b)
+    assert list(parts) == list(a)
+    for name, (overlap, chance) in parts.items():
+        n, differing = a[name].numel(), int((a[name] != b[name]).sum())
+        assert overlap == pytest.approx(1 - differing / n)
+        density_a, density_b = a[name].float().mean().item(), b[name].float().mean().item()
+        assert chance == pytest.approx(density_a * density_b + (1 - density_a) * (1 - density_b), abs=1e-6)
+    sizes = {name: mask.numel() / a.total for name, mask in a.items()}
+    assert mask_overlap(a, b) == pytest.approx(sum(sizes[name] * part.overlap for name, part in parts.items()))
+    assert chance_overlap(a, b) == pytest.approx(sum(sizes[name] * part.chance for name, part in parts.items()))
+
+
+def test_layer_overlaps_by_hand() -> None:
+    nothing = MaskSet({"none": torch.ones(0, dtype=torch.bool)})
+    a = MaskSet({**masks_of(x=[True, True, False, False], y=[True]), **nothing})
+    b = MaskSet({**masks_of(x=[True, False, False, False], y=[False]), **nothing})
+    found = layer_overlaps(a, b)
+    assert found == {"x": (0.75, 0.5), "y": (0.0, 0.0)}
+    assert found["x"].chance == 0.5  # (2·1 + 2·3) / 16
+    with pytest.raises(ValueError, match="undefined"):
+        layer_overlaps(nothing, nothing)
+
+
+# -- arithmetic -------------------------------------------------------------------------------------
+
+
+def random_masks(layers: list[Shape], seed: int) -> MaskSet:
+    generator = torch.Generator().manual_seed(seed)
+    return MaskSet({f"layer{i}": torch.rand(s, generator=generator) < 0.5 for i, s in enumerate(layers)})
+
+
+def positions(masks: MaskSet) -> set[tuple[str, int]]:
+    """A mask set as what it means: the set of weights that it keeps."""
+    return {(name, i) for name, mask in masks.items() for i, kept in enumerate(mask.reshape(-1).tolist()) if kept}
+
+
+@given(layers=models, seed=st.integers(0, 2**31))
+def test_arithmetic_is_that_of_the_sets_of_kept_weights(layers: list[Shape], seed: int) -> None:
+    a, b, c = (random_masks(layers, seed + i) for i in range(3))
+    assert positions(a | b) == positions(a) | positions(b)
+    assert positions(a & b) == positions(a) & positions(b)
+    assert positions(a - b) == positions(a) - positions(b)
+    for combined in (a | b, a & b, a - b):
+        assert list(combined) == list(a)
+        assert {n: m.shape for n, m in combined.items()} == {n: m.shape for n, m in a.items()}
+    assert (a | b) == (b | a)
+    assert (a & b) == (b & a)
+    assert a | (b | c) == (a | b) | c
+    assert a & (b & c) == (a & b) & c
+    assert a & (b | c) == (a & b) | (a & c)
+    assert a - (b | c) == (a - b) & (a - c)
+    assert a | a == a & a == a
+    assert (a - a).kept == 0
+    assert (a - b) | (a & b) == a
+    assert (a | b).kept == a.kept + b.kept - (a & b).kept
+    differing = (a - b) | (b - a)
+    assert mask_overlap(a, b) == pytest.approx(1 - differing.kept / a.total)
+
+
+def test_arithmetic_leaves_its_operands_alone() -> None:
+    a, b = masks_of(x=[True, False]), masks_of(x=[False, False])
+    union = a | b
+    union["x"].logical_not_()
+    assert (a, b) == (masks_of(x=[True, False]), masks_of(x=[False, False]))
+
+
+def test_the_order_of_the_layers_is_the_first_ones() -> None:
+    a, b = masks_of(x=[True], y=[False]), masks_of(y=[True], x=[False])
+    assert list(a | b) == ["x", "y"]
+    assert list(b | a) == ["y", "x"]
+    assert a & b == masks_of(x=[False], y=[False])
+
+
+@pytest.mark.parametrize(
+    ("what", "combine"),
+    [
+        ("a union", lambda a, b: a | b),
+        ("an intersection", lambda a, b: a & b),
+        ("a difference", lambda a, b: a - b),
+        ("an overlap", layer_overlaps),
+    ],
+)
+def test_masks_over_other_weights_are_refused_by_name(what: str, combine: Callable[[object, object], object]) -> None:
+    a = masks_of(x=[True], y=[True, False])
+    with pytest.raises(ValueError, match=rf"^{what} needs .* same weights: y is \(2,\) in the first and missing in"):
+        combine(a, masks_of(x=[True]))
+    with pytest.raises(ValueError, match=rf"^{what} needs .*: z is missing in the first and \(1,\) in the second$"):
+        combine(a, masks_of(x=[True], y=[True, False], z=[True]))
+    with pytest.raises(ValueError, match=r"y is \(2,\) in the first and \(1, 2\) in the second"):
+        combine(a, MaskSet({"x": torch.tensor([True]), "y": torch.tensor([[True, True]])}))
+
+
+def test_what_is_no_mask_set_takes_no_part() -> None:
+    with pytest.raises(TypeError):
+        _ = masks_of(x=[True]) | {"x": torch.tensor([True])}

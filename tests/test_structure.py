@@ -29,6 +29,7 @@ FLOORS = {
     "training": 2.2,
     "plots": 2.3,
     "hub": 3.0,
+    "switching": 3.0,
     "search": 3.1,
     "sweeps": 3.15,
     "benchmarks": 3.2,

@@ -26,6 +26,8 @@ _EXPORTS = {
     "zero_fractions": "timm_jackpot.adapter",
     "MaskSet": "timm_jackpot.masks",
     "mask_overlap": "timm_jackpot.masks",
+    "layer_overlaps": "timm_jackpot.masks",
+    "JackpotModel": "timm_jackpot.switching",
     "SearchConfig": "timm_jackpot.search",
     "search_jackpot": "timm_jackpot.search",
     "JackpotError": "timm_jackpot.errors",

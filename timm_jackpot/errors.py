@@ -7,6 +7,7 @@
     ├── DataError        a data set is missing, unreadable or does not fit the base
     ├── ArtefactError    an artefact is damaged, edited, incomplete or too new
     ├── HubError         the Hugging Face Hub refused, or could not be reached
+    ├── SwitchError      a JackpotModel has no such jackpot, is in use, or serves and does not train
     └── TrainingError    a run could not go on (a loss that is not a number, ranks that disagree)
         └── RunInterrupted      it was told to stop, and can be resumed
 
@@ -40,6 +41,10 @@ class ArtefactError(JackpotError):
 
 
 class HubError(JackpotError):
+    pass
+
+
+class SwitchError(JackpotError):
     pass
 
 

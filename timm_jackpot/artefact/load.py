@@ -65,21 +65,59 @@ def from_pretrained(
 
     def check(config: Config) -> None:
         """What can be refused without the base's weights, before the artefact's own tensors are read."""
-        model = _skeleton(config, base_checkpoint, trust_base) if base is None else base
-        if model is not None:
-            _check_shapes(config, model)
+        if base is None:
+            check_skeleton(config, base_checkpoint, trust_base)
+        else:
+            _check_shapes(config, base)
 
     artefact = read_artefact(locate_artefact(name, revision=revision, check=check, **hub), check=check)
     config = artefact.config
     if base is None:
         loaded = _build_base(config, base_checkpoint, trust_base, hub)
-        _check_built(config, loaded)
     else:
         loaded = Base(base, config.base, tensor_ids(base), ())
-    _check_shapes(config, loaded.model)
-    _check_digest(config, loaded)
+    check_base(config, loaded, built=base is None)
     model = apply_artefact(loaded.model, artefact)
     return model.to(device=device, dtype=dtype).eval()
+
+
+def load_dense_base(
+    config: Config, *, base_checkpoint: str | Path | None = None, trust_base: bool = False, **hub: Any
+) -> Base:
+    """The base that an artefact names, with its own head, whatever head the artefact brings; its digest is not checked.
+
+    Args: as `from_pretrained`; `hub` are huggingface_hub's.
+
+    Raises:
+        ArtefactError, BaseError, HubError: as `from_pretrained`.
+    """
+    return _build_base(config, base_checkpoint, trust_base, hub, own_head=True)
+
+
+def check_skeleton(config: Config, base_checkpoint: str | Path | None, trust_base: bool) -> None:
+    """Refuse what can be refused without the base's weights, before an artefact's own tensors are read.
+
+    Raises:
+        ArtefactError, BaseError, BaseMismatchError: as `from_pretrained`.
+    """
+    model = _skeleton(config, base_checkpoint, trust_base)
+    if model is not None:
+        _check_shapes(config, model)
+
+
+def check_base(config: Config, base: Base, *, built: bool) -> None:
+    """Refuse a base that is not the artefact's.
+
+    Args:
+        built: whether the base was built from what an artefact says, not handed over by its author.
+
+    Raises:
+        ArtefactError, BaseMismatchError: as `from_pretrained`.
+    """
+    if built:
+        _check_built(config, base)
+    _check_shapes(config, base.model)
+    _check_digest(config, base)
 
 
 def transform_of(model: nn.Module) -> Callable[[Any], Tensor]:
@@ -141,7 +179,9 @@ def _registered_hub_id(name: str) -> str | None:
     return cfg.hf_hub_id if cfg else None
 
 
-def _build_base(config: Config, checkpoint: str | Path | None, trust_base: bool, hub: dict[str, Any]) -> Base:
+def _build_base(
+    config: Config, checkpoint: str | Path | None, trust_base: bool, hub: dict[str, Any], *, own_head: bool = False
+) -> Base:
     ref = config.base
     # Where nothing was adapted the digest covers every tensor: what a loader left out could not pass for a weight.
     unadapted = not _adapted(config) and ref.img_size is None
@@ -150,7 +190,7 @@ def _build_base(config: Config, checkpoint: str | Path | None, trust_base: bool,
             _source(config, checkpoint, trust_base),
             model_kwargs=ref.model_kwargs,
             base_checkpoint=checkpoint,
-            num_classes=ref.num_classes if config.head else None,
+            num_classes=ref.num_classes if config.head and not own_head else None,
             in_chans=ref.in_chans if _adapted(config) else None,
             img_size=ref.img_size,
             revision=ref.revision,

@@ -35,7 +35,12 @@ class TensorId(NamedTuple):
 
 def tensor_ids(model: nn.Module) -> dict[str, TensorId]:
     """Identity of every entry of the state dict but `num_batches_tracked`, which counts and does not act."""
-    state = {n: t for n, t in model.state_dict().items() if not n.endswith("num_batches_tracked")}
+    return state_ids(model.state_dict())
+
+
+def state_ids(state: Mapping[str, Tensor]) -> dict[str, TensorId]:
+    """`tensor_ids` of a part of a state dict."""
+    state = {n: t for n, t in state.items() if not n.endswith("num_batches_tracked")}
     with ThreadPoolExecutor(2) as pool:  # hashing releases the interpreter's lock
         return dict(zip(state, pool.map(_tensor_id, state.values()), strict=True))
 

@@ -9,12 +9,13 @@ from timm_jackpot.masks.allocation import (
     scale_counts,
 )
 from timm_jackpot.masks.binarise import LargestKept, is_n_of_m, keep_largest, keep_n_of_m
-from timm_jackpot.masks.mask_set import MaskSet, chance_overlap, mask_overlap
+from timm_jackpot.masks.mask_set import LayerOverlap, MaskSet, chance_overlap, layer_overlaps, mask_overlap
 from timm_jackpot.masks.packing import pack, packed_bytes, unpack
 
 __all__ = [
     "ALLOCATIONS",
     "LargestKept",
+    "LayerOverlap",
     "MaskSet",
     "allocate",
     "chance_overlap",
@@ -22,6 +23,7 @@ __all__ = [
     "keep_largest",
     "keep_n_of_m",
     "kept_count",
+    "layer_overlaps",
     "mask_overlap",
     "pack",
     "packed_bytes",

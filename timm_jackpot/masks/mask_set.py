@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from timm_jackpot.masks.packing import pack
 
 class MaskSet(Mapping[str, Tensor]):
     """Ordered mapping of weight name → boolean mask (True = kept), held on the CPU.
+
+    Of two mask sets over the same weights `a | b` keeps what either keeps, `a & b` what both keep, and `a - b` what `a`
+    keeps and `b` removes; the result lists the layers in the order of `a`.
 
     Raises:
         ValueError: for a name that is not a non-empty string or a mask that is not a boolean tensor.
@@ -44,6 +48,25 @@ class MaskSet(Mapping[str, Tensor]):
     def __hash__(self) -> int:
         return hash(self.hash())
 
+    def __or__(self, other: MaskSet) -> MaskSet:
+        return self._combined(other, "a union", torch.logical_or)
+
+    def __and__(self, other: MaskSet) -> MaskSet:
+        return self._combined(other, "an intersection", torch.logical_and)
+
+    def __sub__(self, other: MaskSet) -> MaskSet:
+        return self._combined(other, "a difference", torch.gt)  # True > False, and nothing else is
+
+    def _combined(self, other: MaskSet, what: str, combine: Callable[[Tensor, Tensor], Tensor]) -> MaskSet:
+        """
+        Raises:
+            ValueError: if the two do not cover the same weights.
+        """
+        if not isinstance(other, MaskSet):
+            return NotImplemented
+        _check_same_weights(self, other, what)
+        return MaskSet({name: combine(mask, other[name]) for name, mask in self.items()})
+
     def __repr__(self) -> str:
         return f"MaskSet({len(self)} layers, {self.kept} of {self.total} kept, sparsity {self.sparsity:.4f})"
 
@@ -71,6 +94,13 @@ class MaskSet(Mapping[str, Tensor]):
         return digest.hexdigest()
 
 
+class LayerOverlap(NamedTuple):
+    """Of one layer: the fraction of elements on which two masks agree, and what two random ones would."""
+
+    overlap: float
+    chance: float
+
+
 def chance_overlap(a: MaskSet, b: MaskSet) -> float:
     """The overlap to expect of two random mask sets with the layer densities of `a` and `b`.
 
@@ -81,12 +111,7 @@ def chance_overlap(a: MaskSet, b: MaskSet) -> float:
     """
     _check_comparable(a, b)
     kept_a, kept_b = a.kept_per_layer(), b.kept_per_layer()
-    agreeing = 0.0
-    for name, mask in a.items():
-        n = mask.numel()
-        if n:
-            agreeing += (kept_a[name] * kept_b[name] + (n - kept_a[name]) * (n - kept_b[name])) / n
-    return agreeing / a.total
+    return sum(_agreeing_by_chance(mask.numel(), kept_a[name], kept_b[name]) for name, mask in a.items()) / a.total
 
 
 def mask_overlap(a: MaskSet, b: MaskSet) -> float:
@@ -102,8 +127,40 @@ def mask_overlap(a: MaskSet, b: MaskSet) -> float:
     return 1 - differing / a.total
 
 
+def layer_overlaps(a: MaskSet, b: MaskSet) -> dict[str, LayerOverlap]:
+    """`mask_overlap` and `chance_overlap` of each layer by itself; a layer without elements is left out.
+
+    Raises:
+        ValueError: as `mask_overlap`.
+    """
+    _check_comparable(a, b)
+    kept_a, kept_b = a.kept_per_layer(), b.kept_per_layer()
+    return {
+        name: LayerOverlap(
+            1 - int((mask ^ b[name]).count_nonzero()) / mask.numel(),
+            _agreeing_by_chance(mask.numel(), kept_a[name], kept_b[name]) / mask.numel(),
+        )
+        for name, mask in a.items()
+        if mask.numel()
+    }
+
+
+def _agreeing_by_chance(n: int, kept_a: int, kept_b: int) -> float:
+    """Expected number of the `n` elements on which two random masks agree that keep that many."""
+    return (kept_a * kept_b + (n - kept_a) * (n - kept_b)) / n if n else 0.0
+
+
 def _check_comparable(a: MaskSet, b: MaskSet) -> None:
-    if {n: m.shape for n, m in a.items()} != {n: m.shape for n, m in b.items()}:
-        raise ValueError("an overlap needs two mask sets over the same weights")
+    _check_same_weights(a, b, "an overlap")
     if not a.total:
         raise ValueError("an overlap of empty mask sets is undefined")
+
+
+def _check_same_weights(a: MaskSet, b: MaskSet, what: str) -> None:
+    for name in [*a, *b]:
+        first, second = (tuple(masks[name].shape) if name in masks else "missing" for masks in (a, b))
+        if first != second:
+            raise ValueError(
+                f"{what} needs two mask sets over the same weights: "
+                f"{name} is {first} in the first and {second} in the second"
+            )

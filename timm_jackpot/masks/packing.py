@@ -39,4 +39,4 @@ def unpack(packed: Tensor, shape: Sequence[int]) -> Tensor:
     bits = np.unpackbits(packed.numpy(), bitorder="little")
     if bits[n:].any():
         raise ValueError("spare bits after the last mask element are set")
-    return torch.from_numpy(bits[:n].astype(np.bool_)).reshape(tuple(shape))
+    return torch.from_numpy(bits[:n].view(np.bool_)).reshape(tuple(shape))

@@ -1,0 +1,28 @@
+"""`Held`: what one more jackpot costs in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from timm_jackpot.artefact import Artefact
+from timm_jackpot.masks import pack
+
+
+@dataclass(frozen=True)
+class Held:
+    """A jackpot in memory, on the CPU: one bit per masked weight, and the other tensors that moved."""
+
+    packed: dict[str, Tensor]  # U8 [ceil(n/8)], by weight name
+    extras: dict[str, Tensor]  # F32, by state-dict name
+    num_classes: int
+    data: dict[str, Any]  # timm's data config
+
+    @classmethod
+    def of(cls, artefact: Artefact) -> Held:
+        """An artefact that was checked against the base."""
+        packed = {name: pack(mask) for name, mask in artefact.masks.items()}
+        config = artefact.config
+        return cls(packed, dict(artefact.extras), config.base.num_classes, config.data.model_dump())
