@@ -131,26 +131,6 @@ def test_other_parallelism_is_refused_by_name(
     assert make_accelerator(seed=0).num_processes == 1
 
 
-@pytest.mark.multiprocess
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("flags", "sentence"),
-    [
-        (["--use_fsdp"], "FSDP is not supported"),
-        (["--use_deepspeed"], "DeepSpeed is not supported"),
-        (["--use_megatron_lm"], "Megatron-LM is not supported"),
-        (["--dynamo_backend", "inductor"], "dynamo plugin"),
-    ],
-)
-def test_and_by_the_launchers_own_flags(flags: list[str], sentence: str, tmp_path: Path) -> None:
-    command = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", *flags]
-    words = ["-m", "timm_jackpot.search", "--output", str(tmp_path / "j")]
-    done = subprocess.run([sys.executable, *command, *words], capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode != 0
-    assert sentence in done.stderr, done.stderr
-    assert not (tmp_path / "j").exists()
-
-
 # -- runs -------------------------------------------------------------------------------------------
 
 LOSE = """

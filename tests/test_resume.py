@@ -28,7 +28,7 @@ from timm_jackpot.search.state import SearchState
 from timm_jackpot.training import Checkpoints, State, checkpoint, read_record
 
 STEPS = 20
-SETTINGS = {"steps": STEPS, "batch_size": 256, "recalibrate_batches": 2}  # five epochs
+SETTINGS = {"steps": STEPS, "batch_size": 128, "recalibrate_batches": 2}  # two epochs and a bit
 
 
 def search(folder: Path, **settings: object) -> SearchResult:
@@ -321,69 +321,86 @@ def test_of_runs_that_start_at_one_instant_one_wins(tmp_path: Path) -> None:
 
 # -- in processes of their own ----------------------------------------------------------------------
 
-KILLED = """
-import os, random, signal, sys
+# One life for each word "step:instant" of the first argument, each a process of its own that gets a signal then. What
+# a process does before it knows what it is for (imports, most of the time here) is done once, and then forked.
+LIVES = """
+import os, signal, sys
+import matplotlib.pyplot, sklearn.datasets
 from timm_jackpot.cli import run_verb
 from timm_jackpot.search import __main__ as verb
 from timm_jackpot.search.life import Life
 from timm_jackpot.training import checkpoint
 
-step, instant = int(sys.argv.pop(1)), sys.argv.pop(1)
-after_step, save_file = Life.after_step, checkpoint.save_file
+lives, number = sys.argv.pop(1).split(), getattr(signal, sys.argv.pop(1))
+after_step = Life.after_step
 
 def die(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), number)
 
 def after(self, done, steps, state):
     if done == step and instant == "before":
         die()
-    if done >= step and instant == "while saving":
+    if done >= step and instant == "saving":
         checkpoint.save_file = lambda tensors, path: (path.write_bytes(b"half"), die())
     after_step(self, done, steps, state)
     if done == step and instant == "after":
         die()
 
 Life.after_step = after
-run_verb(verb.main)
+for life in lives:
+    step, instant = int(life.split(":")[0]), life.split(":")[1]
+    child = os.fork()
+    if child == 0:
+        run_verb(verb.main)
+        sys.exit()
+    print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=sys.stderr, flush=True)
 """
+TO_THE_END = "0:never"
+EVERY = 3  # steps between two checkpoints
 
 
-def run(folder: Path, *words: str, kill: tuple[int, str] = (-1, "never")) -> subprocess.CompletedProcess[str]:
+def live(folder: Path, lives: list[str], number: str, *words: str) -> tuple[list[int], str, list[str]]:
+    """How each life ended, and what all of them said on stdout and stderr."""
     settings = [part for key, value in SETTINGS.items() for part in (f"--{key.replace('_', '-')}", str(value))]
-    command = [sys.executable, "-c", KILLED, str(kill[0]), kill[1], *settings, "--output", str(folder), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, "-c", LIVES, " ".join(lives), number, *settings, "--output", str(folder), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    lines = done.stderr.splitlines()
+    return [int(line.split()[1]) for line in lines if line.startswith("ended ")], done.stdout, lines
 
 
-def killed_and_resumed(folder: Path, kills: list[tuple[int, str]]) -> str:
-    for kill in kills:
-        died = run(folder, "--checkpoint-steps", "3", "--resume", "auto", kill=kill)
-        assert died.returncode == -signal.SIGKILL, died.stderr
-    ended = run(folder, "--checkpoint-steps", "3", "--resume", "auto")
-    assert ended.returncode == 0, ended.stderr
+def killed_and_resumed(folder: Path, kills: list[str]) -> str:
+    words = ["--checkpoint-steps", str(EVERY), "--resume", "auto"]
+    ended, out, err = live(folder, [*kills, TO_THE_END], "SIGKILL", *words)
+    assert ended == [-signal.SIGKILL] * len(kills) + [0], err
     assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name], "no stray files"
-    return json.loads(ended.stdout.splitlines()[-1])["mask_hash"]
+    assert not (folder / "checkpoints").exists()
+    return json.loads(out.splitlines()[-1])["mask_hash"]
 
 
 def test_a_killed_run_goes_on_to_the_same_mask(tmp_path: Path, whole: SearchResult) -> None:
-    assert killed_and_resumed(tmp_path / "j", [(8, "while saving")]) == whole.summary["mask_hash"]
+    assert killed_and_resumed(tmp_path / "j", ["8:saving"]) == whole.summary["mask_hash"]
     assert read_artefact(tmp_path / "j").masks == whole.jackpot.masks
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("round_", range(2))
-def test_a_run_killed_ten_times_goes_on_to_the_same_mask(round_: int, tmp_path: Path, whole: SearchResult) -> None:
-    draw = random.Random(round_)
-    steps = sorted(draw.sample(range(3, STEPS), 10))
-    kills = [(step, draw.choice(["before", "while saving", "after"])) for step in steps]
-    assert killed_and_resumed(tmp_path / "j", kills) == whole.summary["mask_hash"]
+@pytest.mark.parametrize("seed", range(20))
+def test_a_run_killed_ten_times_goes_on_to_the_same_mask(seed: int, tmp_path: Path, whole: SearchResult) -> None:
+    draw = random.Random(seed)
+    last = STEPS // EVERY * EVERY  # after the last checkpoint there is none to be killed in
+    kills = [
+        f"{step}:{draw.choice(['before', 'after', 'saving'][: 3 if step <= last else 2])}"
+        for step in sorted(draw.sample(range(1, STEPS), 10))
+    ]
+    killed_and_resumed(tmp_path / "j", kills)
+    masks = read_artefact(tmp_path / "j").masks
+    differing = sum(int((mask ^ whole.jackpot.masks[name]).sum()) for name, mask in masks.items())
+    assert differing == 0, f"Hamming distance {differing} of {masks.total} after {kills}"
+    print(f"seed {seed}: {len(kills)} kills, Hamming distance {differing} of {masks.total}")
 
 
 def test_a_signal_ends_the_verb_with_one_line(tmp_path: Path) -> None:
-    code = KILLED.replace("signal.SIGKILL", "signal.SIGINT")
-    settings = [part for key, value in SETTINGS.items() for part in (f"--{key.replace('_', '-')}", str(value))]
-    command = [sys.executable, "-c", code, "5", "before", *settings, "--output", str(tmp_path / "j")]
-    stopped = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert stopped.returncode == 128 + signal.SIGINT
-    assert stopped.stdout == ""
-    assert stopped.stderr.splitlines()[-1].startswith("stopped: by SIGINT after step 5 of 20; go on with --resume auto")
-    assert "Traceback" not in stopped.stderr
+    ended, out, err = live(tmp_path / "j", ["5:before"], "SIGINT")
+    assert ended == [128 + signal.SIGINT]
+    assert out == ""
+    assert err[-2].startswith("stopped: by SIGINT after step 5 of 20; go on with --resume auto")
+    assert not any("Traceback" in line for line in err)

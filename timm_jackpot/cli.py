@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from timm_jackpot.errors import ConfigError, JackpotError, RunInterrupted
-from timm_jackpot.processes import launched_as_main, lost_process_named
+from timm_jackpot.processes import launched_as_main, leave_process_group, lost_process_named
 from timm_jackpot.recipes import read_recipe
 
 C = TypeVar("C", bound=BaseModel)
@@ -64,6 +64,7 @@ def run_verb(main: Callable[[], Mapping[str, Any]]) -> None:
     try:
         with lost_process_named():
             result = main()
+            leave_process_group()
     except RunInterrupted as error:
         print(f"stopped: {error}", file=sys.stderr)
         sys.exit(128 + error.signal)

@@ -122,6 +122,12 @@ def _many() -> bool:
     return torch.distributed.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def leave_process_group() -> None:
+    """Say goodbye to the other processes, at the very end: no accelerator of this process works afterwards."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 @contextmanager
 def lost_process_named(when: str = "") -> Iterator[None]:
     """Turn what torch says about a peer that has gone, or does not answer, into a sentence.

@@ -185,7 +185,8 @@ def _search(
         summary |= _save(jackpot, summary, output, record, config, accelerator)
     finally:
         record.close()
-        accelerator.end_training()
+        for tracker in accelerator.trackers:  # `end_training` would end the process group too, and with it a sweep
+            tracker.finish()
     return SearchResult(jackpot, comparison, summary)
 
 
