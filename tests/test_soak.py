@@ -15,6 +15,7 @@ from test_processes import started
 
 from timm_jackpot.artefact import read_artefact
 from timm_jackpot.masks import MaskSet
+from timm_jackpot.training import read_record
 
 STEPS, KILL_EVERY, CHECKPOINT_EVERY = 2000, 200, 50
 LOST = "error: another process of this run was lost"
@@ -101,7 +102,7 @@ def test_two_thousand_steps_and_nine_kills(tmp_path: Path) -> None:
         "weights": masks.total,
         "memory_kib": [min(memory), max(memory)],
         "seconds": [round(middle - begun), round(time.monotonic() - middle)],
-        "resumes": sum('"kind": "resume"' in line for line in open(tmp_path / "j" / "record.jsonl", encoding="utf-8")),
+        "resumes": len(list(read_record(tmp_path / "j" / "record.jsonl").of("resume"))),
     }
     print(json.dumps(figures))
     assert differing == 0
