@@ -276,17 +276,19 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_a_killed_run_left_locks_nothing(tmp_path: Path) -> None:
-    code = (
-        "import os, pathlib, signal, sys\n"
-        "from timm_jackpot.lock import locked\n"
-        "with locked(pathlib.Path(sys.argv[1])):\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "j")], timeout=60, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert (tmp_path / ".j.lock").exists()
-    with locked(tmp_path / "j"):
-        assert (tmp_path / ".j.lock").read_text() == f"{os.getpid()}\n"
+    path = tmp_path / ".j.lock"
+    code = f"import fcntl; f = open({str(path)!r}, 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(ConfigError, match="another run"), locked(tmp_path / "j"):
+            pass
+        holder.kill()
+        holder.wait()
+        assert path.exists()
+        with locked(tmp_path / "j"):
+            assert path.read_text() == f"{os.getpid()}\n"
     assert not list(tmp_path.iterdir())
 
 
