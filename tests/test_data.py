@@ -479,6 +479,44 @@ def test_loaded_evaluation_covers_every_image_once_over_three_shards(loaded: Loa
     assert sorted(seen) == loaded.indices.tolist()
 
 
+class Damaged:
+    """Small images that tell their own number; only those at a few positions can be read."""
+
+    def __init__(self, readable: set[int]) -> None:
+        self.readable = readable
+
+    def __getitem__(self, position: int) -> tuple[Image.Image, int]:
+        if position not in self.readable:
+            raise OSError("truncated")
+        return Image.new("RGB", (4, 4), (position,) * 3), position
+
+
+def damaged(readable: set[int]) -> LoaderImages:
+    whole = lambda image: torch.from_numpy(np.array(image.crop((0, 0, 4, 4)))).permute(2, 0, 1).float()  # noqa: E731
+    return LoaderImages(Damaged(readable), torch.arange(3, 24), whole, whole, 0, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_batch_without_a_readable_image_is_still_a_batch(batch_size: int, count: int) -> None:
+    """Ranks that take fewer steps than others would read another epoch; and so would a run that goes on."""
+    readable = {5, 6}
+    source = damaged(readable)
+    read = lambda rank, first=0: list(  # noqa: E731
+        source.train_batches(seed=1, epoch=0, batch_size=batch_size, shard=Shard(rank, count), first=first)
+    )
+    steps = steps_per_epoch(len(source), batch_size, Shard(0, count))
+    for rank in range(count):
+        batches = read(rank)
+        assert len(batches) == steps
+        assert all(set(batch.labels.tolist()) <= readable and len(batch.labels) for batch in batches)
+        assert equal(iter(batches[1:]), iter(read(rank, first=1)))
+    assert 0 < len(source.unreadable.names) <= len(source) - len(readable)
+    nothing = damaged(set())
+    with pytest.raises(DataError, match="none of the 21 training images can be read"):
+        list(nothing.train_batches(seed=1, epoch=0, batch_size=batch_size, shard=ONE))
+
+
 def test_one_sample_is_augmented_alike_wherever_it_stands_in_a_batch(loaded: LoaderImages) -> None:
     one, three = views(loaded, seed=5, epoch=0, batch_size=1), views(loaded, seed=5, epoch=0, batch_size=3)
     assert one.keys() == three.keys()

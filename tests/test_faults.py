@@ -163,7 +163,7 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     weights = tmp_path_factory.mktemp("vit") / "base.safetensors"
     state = timm.create_model("test_vit", num_classes=10, img_size=32).state_dict()
     save_file({n: t.contiguous() for n, t in state.items()}, weights)
-    words = ["--model", "test_vit", "--img-size", "32", "--dataset", "digits", "--steps", "20", "--base-checkpoint"]
+    words = ["--model", "test_vit", "--img-size", "32", "--dataset", "digits", "--steps", "40", "--base-checkpoint"]
     return [*words, str(weights)]
 
 
@@ -176,7 +176,10 @@ def mask_hash(process: subprocess.Popen[str]) -> str:
 @pytest.mark.multiprocess
 @pytest.mark.slow
 def test_two_and_three_processes_find_the_mask_of_one(vit: list[str], tmp_path: Path) -> None:
-    """The same images in each step, the same learning rates; only sums are taken in another order."""
+    """The same images in each step, the same learning rates; only sums are taken in another order.
+
+    An epoch of 1,293 images is 26 steps of 48 and a remainder that no process reads.
+    """
     hashes = {
         n: mask_hash(launch(tmp_path / f"j{n}", *vit, "--batch-size", str(48 // n), processes=n)) for n in (1, 2, 3)
     }
@@ -196,30 +199,6 @@ def test_a_stopped_pair_goes_on_to_the_same_mask(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     assert mask_hash(launch(tmp_path / "part", *words, "--resume", "auto")) == whole
-
-
-@pytest.mark.multiprocess
-@pytest.mark.slow
-def test_a_lost_process_ends_the_others_with_a_reason(tmp_path: Path) -> None:
-    code = (
-        "import os, signal\n"
-        "from timm_jackpot.cli import run_verb\n"
-        "from timm_jackpot.search import __main__ as verb\n"
-        "from timm_jackpot.search.life import Life\n"
-        "after = Life.after_step\n"
-        "def step(self, done, steps, state):\n"
-        "    if done == 3 and os.environ['RANK'] == '1': os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    after(self, done, steps, state)\n"
-        "Life.after_step = step\n"
-        "run_verb(verb.main)\n"
-    )
-    (tmp_path / "lose.py").write_text(code)
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    command = [*TWO, "2", str(tmp_path / "lose.py"), "--steps", "500", "--output", str(tmp_path / "j")]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
-    assert ended.returncode != 0
-    assert not (tmp_path / "j" / "config.json").exists()
-    assert "another process of this run was lost" in ended.stderr or "SIGKILL" in ended.stderr
 
 
 def is_running(process: int) -> bool:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from timm_jackpot.artefact import read_artefact
@@ -20,23 +25,23 @@ from timm_jackpot.lock import locked
 from timm_jackpot.search import SearchConfig, SearchResult, search_jackpot
 from timm_jackpot.search.life import Life
 from timm_jackpot.search.state import SearchState
-from timm_jackpot.training import checkpoint, read_record
+from timm_jackpot.training import Checkpoints, State, checkpoint, read_record
 
 STEPS = 20
-SETTINGS = {"steps": STEPS, "batch_size": 256, "recalibrate_batches": 2}  # five epochs
+SETTINGS = {"steps": STEPS, "batch_size": 128, "recalibrate_batches": 2}  # two epochs and a bit
 
 
 def search(folder: Path, **settings: object) -> SearchResult:
     return search_jackpot(SearchConfig(**{**SETTINGS, "output": str(folder), **settings}))  # pyright: ignore
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> None:
-    """Let the process get a signal in the given step."""
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, *, resumed: bool = False) -> None:
+    """Let the process get a SIGTERM in the given step of a run's first life, or of a later one."""
     after_step = Life.after_step
 
     def with_signal(self: Life, done: int, steps: int, state: SearchState) -> None:
-        if done == step and self.resumed is None:
-            os.kill(os.getpid(), number)
+        if done == step and (self.resumed is not None) == resumed:
+            os.kill(os.getpid(), signal.SIGTERM)
         after_step(self, done, steps, state)
 
     monkeypatch.setattr(Life, "after_step", with_signal)
@@ -58,7 +63,7 @@ def same(one: SearchResult, other: SearchResult) -> bool:
     ("step", "settings"),
     [
         (7, {}),  # in the middle of an epoch and of the ramp
-        (12, {"refresh_interval": 5}),  # with a mask older than the scores
+        (8, {"refresh_interval": 7}),  # with a mask older than the scores, and its churn reported after the stop
         (9, {"opt": "adam", "train_norm": True, "mixup": 0.3, "grad_accum_steps": 2, "batch_size": 64}),
     ],
     ids=["default", "old mask", "everything moves"],
@@ -74,7 +79,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     assert stopped.value.signal == signal.SIGTERM
     assert not (tmp_path / "part" / "config.json").exists()
     torch.manual_seed(99)  # whatever the next process draws before
-    resumed = search(tmp_path / "part", resume="auto", **settings)
+    way = "auto" if step == 7 else str(tmp_path / "part" / "checkpoints" / f"step-{step:08d}")
+    resumed = search(tmp_path / "part", resume=way, **settings)
     assert same(uninterrupted, resumed)
     assert not (tmp_path / "part" / "checkpoints").exists(), "the artefact takes their place"
 
@@ -85,15 +91,119 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
 
 
 def test_checkpoints_come_every_so_many_steps_and_the_last_two_stay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: SearchResult
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], whole: SearchResult
 ) -> None:
     stop_after(monkeypatch, 17)
     with pytest.raises(RunInterrupted):
         search(tmp_path / "j", checkpoint_steps=5)
     kept = sorted(path.name for path in (tmp_path / "j" / "checkpoints").iterdir())
     assert kept == ["step-00000015", "step-00000017"]
-    older = tmp_path / "j" / "checkpoints" / "step-00000015"
-    assert same(whole, search(tmp_path / "j", resume=str(older), checkpoint_steps=7))
+    newest = tmp_path / "j" / "checkpoints" / kept[1]
+    (newest / "rank0.safetensors").write_bytes((newest / "rank0.safetensors").read_bytes()[:-1])
+    with pytest.raises(ConfigError, match=r"step-00000017 holds no complete checkpoint \(rank0\.safetensors is not as"):
+        search(tmp_path / "j", resume=str(newest), checkpoint_steps=5)
+    capsys.readouterr()
+    assert same(whole, search(tmp_path / "j", resume="auto", checkpoint_steps=5))
+    said = capsys.readouterr().err
+    assert "warning: " in said
+    assert "step-00000017 holds no complete checkpoint" in said
+    assert "resuming after step 15" in said
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    names = ("config.json", "masks.safetensors", "extras.safetensors", "record.jsonl")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def test_a_stopped_run_that_may_overwrite_goes_on_without_saying_so_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "jk":
+        search(tmp_path / name, steps=1)
+    before = {name: content(tmp_path / name) for name in "jk"}
+    stop_after(monkeypatch, 2)
+    with pytest.raises(RunInterrupted, match="go on with --resume auto"):
+        search(tmp_path / "j", overwrite=True, steps=6)
+    with pytest.raises(ArtefactError, match="already holds a jackpot: name another folder, or say overwrite"):
+        search(tmp_path / "j", steps=6)
+    # Its permission is for the artefact that was there, whatever way its state comes to another one.
+    shutil.copytree(tmp_path / "j" / "checkpoints", tmp_path / "k" / "checkpoints")
+    for way in ("auto", str(tmp_path / "j" / "checkpoints" / "step-00000002")):
+        with pytest.raises(ArtefactError, match="k already holds a jackpot: name another folder, or say overwrite"):
+            search(tmp_path / "k", resume=way, steps=6)
+    shutil.rmtree(tmp_path / "k" / "checkpoints")
+    with pytest.raises(ArtefactError, match="k already holds a jackpot"):  # with nothing to go on with
+        search(tmp_path / "k", resume="auto", steps=6)
+    assert before == {name: content(tmp_path / name) for name in "jk"}
+    monkeypatch.undo()
+    stop_after(monkeypatch, 4, resumed=True)
+    with pytest.raises(RunInterrupted):
+        search(tmp_path / "j", resume="auto", steps=6)
+    monkeypatch.undo()
+    assert search(tmp_path / "j", resume="auto", steps=6).summary["steps"] == 6
+    assert content(tmp_path / "j") != before["j"]
+    assert content(tmp_path / "k") == before["k"]
+
+
+# -- damaged states ---------------------------------------------------------------------------------
+
+
+def flip(file: Path, at: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGE = {
+    "a truncated file": lambda folder: os.truncate(folder / "rank0.safetensors", 100),
+    "a flipped bit among the tensors": lambda folder: flip(folder / "rank0.safetensors", -1),
+    "no file of this rank": lambda folder: (folder / "rank0.safetensors").unlink(),
+    "no state": lambda folder: (folder / "state.json").unlink(),
+    "half a state": lambda folder: os.truncate(folder / "state.json", 20),
+    "a flipped bit in the state": lambda folder: flip(folder / "state.json", 9),
+    "no digests": lambda folder: (folder / "SHA256SUMS").unlink(),
+    "empty digests": lambda folder: (folder / "SHA256SUMS").write_text(""),
+    "no text": lambda folder: (folder / "SHA256SUMS").write_bytes(b"\xff"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_state_is_passed_over(
+    damage: Callable[[Path], None], accelerator: Accelerator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints = Checkpoints(tmp_path, accelerator)
+    assert checkpoints.load_newest() is None
+    paths = [checkpoints.save(State(step, {"a": torch.full((9,), step)}, {"settings": {}})) for step in (10, 20)]
+    newest = checkpoints.load_newest()
+    assert newest is not None
+    assert (newest.step, newest.tensors["a"].tolist()) == (20, [20] * 9)
+    damage(paths[1])
+    with pytest.raises(ConfigError, match=r"step-00000020 holds no complete checkpoint \("):
+        checkpoints.load(paths[1])
+    assert capsys.readouterr().err == ""
+    older = checkpoints.load_newest()
+    assert older is not None
+    assert (older.step, older.tensors["a"].tolist()) == (10, [10] * 9)
+    assert capsys.readouterr().err.startswith(f"warning: {paths[1]} holds no complete checkpoint (")
+    damage(paths[0])
+    with pytest.raises(ConfigError, match=r"step-00000010 holds no .*, and there is no other: discard the unfinished"):
+        checkpoints.load_newest()
+
+
+def test_digests_are_those_that_coreutils_check(accelerator: Accelerator, tmp_path: Path) -> None:
+    path = Checkpoints(tmp_path, accelerator).save(State(1, {"a": torch.ones(3)}, {}))
+    checked = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=path, capture_output=True, text=True, check=True)
+    assert checked.stdout.split() == ["rank0.safetensors:", "OK", "state.json:", "OK"]
+
+
+def test_a_state_of_another_search_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = SearchState.tensors
+    monkeypatch.setattr(SearchState, "tensors", lambda self: {n: t for n, t in tensors(self).items() if n != "churn"})
+    stop_after(monkeypatch, 1)
+    with pytest.raises(RunInterrupted):
+        search(tmp_path / "j", steps=2)
+    with pytest.raises(ConfigError, match="the checkpoint lacks churn: it is another search's, or another version's"):
+        search(tmp_path / "j", steps=2, resume="auto")
 
 
 def test_an_unfinished_run_is_neither_lost_nor_mistaken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,71 +275,134 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*")), "the lock goes with the run"
 
 
+def test_a_lock_that_a_killed_run_left_locks_nothing(tmp_path: Path) -> None:
+    path = tmp_path / ".j.lock"
+    code = f"import fcntl; f = open({str(path)!r}, 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(ConfigError, match="another run"), locked(tmp_path / "j"):
+            pass
+        holder.kill()
+        holder.wait()
+        assert path.exists()
+        with locked(tmp_path / "j"):
+            assert path.read_text() == f"{os.getpid()}\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_runs_that_start_at_one_instant_one_wins(tmp_path: Path) -> None:
+    """Sixteen of them, again and again: never two at a time, and each either holds the folder or is refused."""
+    start, inside, most, held, refused = threading.Barrier(16), [], [], [], []
+
+    def run_often() -> None:
+        start.wait()
+        for _ in range(200):
+            try:
+                with locked(tmp_path / "j"):
+                    inside.append(1)
+                    most.append(len(inside))
+                    time.sleep(0)
+                    inside.pop()
+                    held.append(1)
+            except ConfigError:
+                refused.append(1)
+
+    threads = [threading.Thread(target=run_often) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1
+    assert held
+    assert refused
+    assert len(held) + len(refused) == 16 * 200
+    assert not list(tmp_path.iterdir())
+
+
 # -- in processes of their own ----------------------------------------------------------------------
 
-KILLED = """
-import os, random, signal, sys
+# One life for each word "step:instant" of the first argument, each a process of its own that gets a signal then. What
+# a process does before it knows what it is for (imports, most of the time here) is done once, and then forked.
+LIVES = """
+import os, signal, sys
+import matplotlib.pyplot, sklearn.datasets
 from timm_jackpot.cli import run_verb
 from timm_jackpot.search import __main__ as verb
 from timm_jackpot.search.life import Life
 from timm_jackpot.training import checkpoint
 
-step, instant = int(sys.argv.pop(1)), sys.argv.pop(1)
-after_step, save_file = Life.after_step, checkpoint.save_file
+lives, number = sys.argv.pop(1).split(), getattr(signal, sys.argv.pop(1))
+after_step = Life.after_step
 
 def die(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), number)
 
 def after(self, done, steps, state):
     if done == step and instant == "before":
         die()
-    if done >= step and instant == "while saving":
+    if done >= step and instant == "saving":
         checkpoint.save_file = lambda tensors, path: (path.write_bytes(b"half"), die())
     after_step(self, done, steps, state)
     if done == step and instant == "after":
         die()
 
 Life.after_step = after
-run_verb(verb.main)
+for life in lives:
+    step, instant = int(life.split(":")[0]), life.split(":")[1]
+    child = os.fork()
+    if child == 0:
+        run_verb(verb.main)
+        sys.exit()
+    print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=sys.stderr, flush=True)
 """
+TO_THE_END = "0:never"
+EVERY = 3  # steps between two checkpoints
 
 
-def run(folder: Path, *words: str, kill: tuple[int, str] = (-1, "never")) -> subprocess.CompletedProcess[str]:
+def live(folder: Path, lives: list[str], number: str, *words: str) -> tuple[list[int], str, list[str]]:
+    """How each life ended, and what all of them said on stdout and stderr."""
     settings = [part for key, value in SETTINGS.items() for part in (f"--{key.replace('_', '-')}", str(value))]
-    command = [sys.executable, "-c", KILLED, str(kill[0]), kill[1], *settings, "--output", str(folder), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, "-c", LIVES, " ".join(lives), number, *settings, "--output", str(folder), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    lines = done.stderr.splitlines()
+    return [int(line.split()[1]) for line in lines if line.startswith("ended ")], done.stdout, lines
 
 
-def killed_and_resumed(folder: Path, kills: list[tuple[int, str]]) -> str:
-    for kill in kills:
-        died = run(folder, "--checkpoint-steps", "3", "--resume", "auto", kill=kill)
-        assert died.returncode == -signal.SIGKILL, died.stderr
-    ended = run(folder, "--checkpoint-steps", "3", "--resume", "auto")
-    assert ended.returncode == 0, ended.stderr
+def killed_and_resumed(folder: Path, kills: list[str]) -> str:
+    words = ["--checkpoint-steps", str(EVERY), "--resume", "auto"]
+    ended, out, err = live(folder, [*kills, TO_THE_END], "SIGKILL", *words)
+    assert ended == [-signal.SIGKILL] * len(kills) + [0], err
     assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name], "no stray files"
-    return json.loads(ended.stdout.splitlines()[-1])["mask_hash"]
+    assert not (folder / "checkpoints").exists()
+    return json.loads(out.splitlines()[-1])["mask_hash"]
 
 
 def test_a_killed_run_goes_on_to_the_same_mask(tmp_path: Path, whole: SearchResult) -> None:
-    assert killed_and_resumed(tmp_path / "j", [(8, "while saving")]) == whole.summary["mask_hash"]
+    assert killed_and_resumed(tmp_path / "j", ["8:saving"]) == whole.summary["mask_hash"]
     assert read_artefact(tmp_path / "j").masks == whole.jackpot.masks
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("round_", range(2))
-def test_a_run_killed_ten_times_goes_on_to_the_same_mask(round_: int, tmp_path: Path, whole: SearchResult) -> None:
-    draw = random.Random(round_)
-    steps = sorted(draw.sample(range(3, STEPS), 10))
-    kills = [(step, draw.choice(["before", "while saving", "after"])) for step in steps]
-    assert killed_and_resumed(tmp_path / "j", kills) == whole.summary["mask_hash"]
+@pytest.mark.parametrize("seed", range(20))
+def test_a_run_killed_ten_times_goes_on_to_the_same_mask(seed: int, tmp_path: Path, whole: SearchResult) -> None:
+    draw = random.Random(seed)
+    last = STEPS // EVERY * EVERY  # after the last checkpoint there is none to be killed in
+    kills = [
+        f"{step}:{draw.choice(['before', 'after', 'saving'][: 3 if step <= last else 2])}"
+        for step in sorted(draw.sample(range(1, STEPS), 10))
+    ]
+    killed_and_resumed(tmp_path / "j", kills)
+    masks = read_artefact(tmp_path / "j").masks
+    differing = sum(int((mask ^ whole.jackpot.masks[name]).sum()) for name, mask in masks.items())
+    assert differing == 0, f"Hamming distance {differing} of {masks.total} after {kills}"
+    print(f"seed {seed}: {len(kills)} kills, Hamming distance {differing} of {masks.total}")
 
 
 def test_a_signal_ends_the_verb_with_one_line(tmp_path: Path) -> None:
-    code = KILLED.replace("signal.SIGKILL", "signal.SIGINT")
-    settings = [part for key, value in SETTINGS.items() for part in (f"--{key.replace('_', '-')}", str(value))]
-    command = [sys.executable, "-c", code, "5", "before", *settings, "--output", str(tmp_path / "j")]
-    stopped = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert stopped.returncode == 128 + signal.SIGINT
-    assert stopped.stdout == ""
-    assert stopped.stderr.splitlines()[-1].startswith("stopped: by SIGINT after step 5 of 20; go on with --resume auto")
-    assert "Traceback" not in stopped.stderr
+    ended, out, err = live(tmp_path / "j", ["5:before"], "SIGINT")
+    assert ended == [128 + signal.SIGINT]
+    assert out == ""
+    assert err[-2].startswith("stopped: by SIGINT after step 5 of 20; go on with --resume auto")
+    assert not any("Traceback" in line for line in err)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import sys
 import types
 import warnings
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from timm_jackpot.errors import ConfigError, JackpotError, RunInterrupted
+from timm_jackpot.processes import launched_as_main, leave_process_group, lost_process_named
 from timm_jackpot.recipes import read_recipe
 
 C = TypeVar("C", bound=BaseModel)
@@ -62,7 +62,9 @@ def run_verb(main: Callable[[], Mapping[str, Any]]) -> None:
     """Run a verb; print its result as the last line of stdout (main process only)."""
     _quieten()
     try:
-        result = main()
+        with lost_process_named():
+            result = main()
+            leave_process_group()
     except RunInterrupted as error:
         print(f"stopped: {error}", file=sys.stderr)
         sys.exit(128 + error.signal)
@@ -72,7 +74,7 @@ def run_verb(main: Callable[[], Mapping[str, Any]]) -> None:
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         sys.exit(130)
-    if int(os.environ.get("RANK", "0")) == 0:
+    if launched_as_main():
         print(json.dumps(result, allow_nan=False), flush=True)
 
 

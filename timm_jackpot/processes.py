@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -13,6 +17,7 @@ from accelerate.utils import (
     DistributedType,
     DynamoBackend,
     GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
     gather_object,
     set_seed,
 )
@@ -37,10 +42,24 @@ _SUPPORTED = {
     DistributedType.MULTI_CPU,
     DistributedType.MULTI_GPU,
 }
+# What the launcher sets; asked before Accelerate is, which wants their packages first.
+_REFUSED = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
+}
+# Words of gloo's and NCCL's errors, which have no class of their own on every backend.
+_LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "Timed out", "timed out", "timeout")
 
 
 def make_accelerator(
-    *, seed: int, grad_accum_steps: int = 1, report_to: str | None = None, logs: Path | None = None
+    *,
+    seed: int,
+    grad_accum_steps: int = 1,
+    report_to: str | None = None,
+    logs: Path | None = None,
+    timeout: float = 1800.0,
 ) -> Accelerator:
     """The accelerator of a run, as the launcher's environment describes it; everything random is seeded.
 
@@ -50,10 +69,14 @@ def make_accelerator(
     Args:
         report_to: name of a tracker of Accelerate's.
         logs: folder for a tracker that writes files.
+        timeout: seconds that a process waits for the others; kept by the first accelerator of a process.
 
     Raises:
         ConfigError: for a kind of parallelism that would break scores or masks, or a tracker that is not installed.
     """
+    for variable, name in _REFUSED.items():
+        if os.environ.get(variable, "").lower() in ("1", "true", "yes"):
+            raise ConfigError(_unsupported(name))
     trackers = {tracker.value for tracker in get_available_trackers()}
     if report_to is not None and report_to not in trackers:
         raise ConfigError(
@@ -66,13 +89,13 @@ def make_accelerator(
         log_with=report_to,
         project_dir=None if logs is None else str(logs),
         gradient_accumulation_plugin=GradientAccumulationPlugin(grad_accum_steps, sync_with_dataloader=False),
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)),
+        ],
     )
     if accelerator.distributed_type not in _SUPPORTED:
-        raise ConfigError(
-            f"{accelerator.distributed_type.value} is not supported: scores would be sharded; use plain "
-            "multi-GPU (DDP) with `accelerate launch --multi_gpu`"
-        )
+        raise ConfigError(_unsupported(accelerator.distributed_type.value))
     compiler = accelerator.state.dynamo_plugin
     if compiler is not None and compiler.backend != DynamoBackend.NO:
         raise ConfigError(
@@ -81,6 +104,46 @@ def make_accelerator(
         )
     set_seed(seed)
     return accelerator
+
+
+def _unsupported(name: str) -> str:
+    return (
+        f"{name} is not supported: scores would be sharded; use plain multi-GPU (DDP) with "
+        "`accelerate launch --multi_gpu`"
+    )
+
+
+def launched_as_main() -> bool:
+    """Whether the launcher started this process as the main one; asked where there is no accelerator (yet)."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _many() -> bool:
+    return torch.distributed.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def leave_process_group() -> None:
+    """Say goodbye to the other processes, at the very end: no accelerator of this process works afterwards."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def lost_process_named(when: str = "") -> Iterator[None]:
+    """Turn what torch says about a peer that has gone, or does not answer, into a sentence.
+
+    Raises:
+        TrainingError: if another process of this run was lost.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if _many() and any(word in str(error) for word in _LOST):
+            why = "did not answer within --timeout" if "imed out" in str(error) else "was lost"
+            raise TrainingError(
+                f"another process of this run {why}{when}: see its own last words, then go on with --resume auto"
+            ) from error
+        raise
 
 
 def say(text: str | None, accelerator: Accelerator) -> None:

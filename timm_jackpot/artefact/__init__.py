@@ -5,7 +5,7 @@ from timm_jackpot.artefact.load import check_base, check_skeleton, from_pretrain
 from timm_jackpot.artefact.locate import locate_artefact
 from timm_jackpot.artefact.read import Artefact, read_artefact
 from timm_jackpot.artefact.report import artefact_report, report_table
-from timm_jackpot.artefact.save import check_target, replace_folder, save_pretrained
+from timm_jackpot.artefact.save import artefact_digest, check_target, replace_folder, save_pretrained
 from timm_jackpot.artefact.schema import Config
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Config",
     "Extra",
     "Jackpot",
+    "artefact_digest",
     "artefact_report",
     "check_base",
     "check_skeleton",

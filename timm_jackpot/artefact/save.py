@@ -61,6 +61,11 @@ def is_artefact(folder: Path) -> bool:
     return (folder / CONFIG).exists() and (folder / MASKS).exists()
 
 
+def artefact_digest(folder: Path) -> str | None:
+    """What tells the artefact in a folder from any other: the sha256 of its config, which holds the files' own."""
+    return hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest() if is_artefact(folder) else None
+
+
 def check_target(folder: Path, *, overwrite: bool) -> None:
     """Refuse a folder whose content must not be replaced.
 

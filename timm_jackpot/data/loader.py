@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from timm_jackpot.data.read import UnreadableImage, image_name, read_image
 from timm_jackpot.data.source import Batch, Unreadable, eval_order, sample_hash, train_order
+from timm_jackpot.errors import DataError
 from timm_jackpot.processes import Shard
 
 
@@ -38,7 +40,7 @@ class LoaderImages:
     def train_batches(self, *, seed: int, epoch: int, batch_size: int, shard: Shard, first: int = 0) -> Iterator[Batch]:
         order = train_order(len(self), seed=seed, epoch=epoch, batch_size=batch_size, shard=shard, first=first)
         seeds = sample_hash(seed, epoch, self.indices) % (1 << 32)
-        yield from self._read(self._transformed(self.train_transform, seeds), list(order))
+        yield from self._read(self._transformed(self.train_transform, seeds), list(order), every_batch=True)
 
     def eval_batches(self, *, batch_size: int, shard: Shard) -> Iterator[Batch]:
         order = eval_order(len(self), batch_size=batch_size, shard=shard)
@@ -47,7 +49,7 @@ class LoaderImages:
     def _transformed(self, transform: Callable[[Any], Tensor], seeds: Tensor | None) -> _Transformed:
         return _Transformed(self.dataset, self.indices, transform, self.eval_transform, seeds, self.mode)
 
-    def _read(self, dataset: _Transformed, batches: Sequence[Tensor]) -> Iterator[Batch]:
+    def _read(self, dataset: _Transformed, batches: Sequence[Tensor], *, every_batch: bool = False) -> Iterator[Batch]:
         pin = self.device.type == "cuda"
         loader = DataLoader(
             dataset,
@@ -60,10 +62,21 @@ class LoaderImages:
             for position in (-1 - labels[~readable]).tolist():
                 index = int(self.indices[position])
                 self.unreadable.note(image_name(self.dataset, index), "damaged or gone")
-            if not readable.all():
+            if every_batch and not readable.any():
+                images, labels = self._in_place_of(dataset, (-1 - labels).tolist())
+            elif not readable.all():
                 images, labels = images[readable], labels[readable]
             if len(labels):
                 yield Batch(images.to(self.device, non_blocking=pin), labels.to(self.device, non_blocking=pin))
+
+    def _in_place_of(self, dataset: _Transformed, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """As many images that can be read, from there on: all processes, and a run that goes on, count alike."""
+        last, n = positions[-1], len(self)
+        read = (dataset[(last + offset) % n] for offset in range(1, n))
+        found = list(islice((pair for pair in read if pair[1] >= 0), len(positions)))
+        if not found:
+            raise DataError(f"none of the {n} training images can be read")
+        return torch.stack([image for image, _ in found]), torch.tensor([label for _, label in found])
 
 
 @contextmanager

@@ -67,28 +67,31 @@ def find_masks(
         return scale_counts(start.sizes, start.kept, share)
 
     adapter = attach(model, first_scores(config, start), counts(0), n_of_m=start.n_of_m)
-    churn = torch.zeros((), dtype=torch.int64)
+    churn = torch.zeros((), dtype=torch.int64, device=accelerator.device)
     expected = sum(counts(0).values())
 
     def before_step(step: int) -> None:
-        nonlocal churn, expected
+        nonlocal expected
         if step and (step % config.refresh_interval == 0 or step == ramp_end):
-            churn = adapter.refresh(counts(step))
+            churn.copy_(adapter.refresh(counts(step)))
             expected = sum(counts(step).values())
         if data.val is not None and step and step % max(1, steps // 4) == 0:
             _validate(model, data, config, accelerator, record, step)
 
     def figures() -> dict[str, float]:
-        kept = adapter.masks().kept
+        masks = adapter.masks()
+        kept = masks.kept
         if kept != expected:  # NaN is neither above nor at a threshold
             raise TrainingError(f"scores are not numbers any more: lower --lr (now {config.lr:g})")
+        if accelerator.num_processes > 1:
+            same_everywhere(masks.hash(), accelerator, "the mask")
         total = sum(start.sizes.values())
         return {"sparsity": 1 - kept / total, "churn": int(churn) / total}
 
     optimizer = make_optimizer(config, [*adapter.scores(), *trained])
     if config.equalise_layers:
         equalise_gradients(optimizer, adapter.scores())
-    state = SearchState(model, adapter, trained, optimizer, accelerator)
+    state = SearchState(model, adapter, trained, optimizer, accelerator, churn)
     first_step = 0
     if life is not None and life.resumed is not None:
         first_step = life.resumed.step

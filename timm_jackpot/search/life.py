@@ -10,6 +10,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from timm_jackpot.artefact import artefact_digest
 from timm_jackpot.errors import ConfigError, RunInterrupted
 from timm_jackpot.interruption import Interruption
 from timm_jackpot.processes import say
@@ -26,6 +27,8 @@ class Life:
         output: folder of the run; checkpoints lie in it until the artefact takes their place.
         resume: "auto" (the newest checkpoint of `output`, if there is one), the path of one, or None.
         every: steps between two checkpoints; 0 keeps none but the one of an interruption.
+        overwrite: discard an unfinished run, and replace an artefact. A checkpoint remembers which one it may replace,
+            so that a run that goes on need not say it again (the attribute `overwrite`).
         settings: what fixes the result; a checkpoint made with others is refused.
 
     Raises:
@@ -49,6 +52,11 @@ class Life:
         self._started = time.monotonic()
         self._checkpoints = Checkpoints(output / CHECKPOINTS, accelerator)
         self.resumed = self._find(resume, overwrite=overwrite)
+        occupant = artefact_digest(output)
+        allowed = self.resumed.about["replaces"] if self.resumed else None
+        # Said now, or when the run began: then of the artefact that was there, and of no other.
+        self.overwrite = overwrite or (occupant is not None and occupant == allowed)
+        self._replaces = occupant if self.overwrite else None
         self.record = Record()
 
     @property
@@ -94,6 +102,7 @@ class Life:
             "identity": self._identity,
             "seconds": self.seconds,
             "events": self.record.events,
+            "replaces": self._replaces,
         }
         self._checkpoints.save(State(step, state.tensors(), about))
         if number:
@@ -121,12 +130,10 @@ class Life:
             if newest is not None and self._accelerator.is_main_process:
                 shutil.rmtree(newest.parent)
             return None
-        if resume == "auto" and newest is None:
+        state = self._checkpoints.load_newest() if resume == "auto" else self._checkpoints.load(Path(resume))
+        if state is None:
             say(f"note: {self._output} holds no checkpoint; starting anew", self._accelerator)
             return None
-        path = newest if resume == "auto" else Path(resume)
-        assert path is not None
-        state = self._checkpoints.load(path)
         self._refuse_other("was made with", state.about["settings"], self._settings)
         say(f"resuming after step {state.step}", self._accelerator)
         return state

@@ -54,7 +54,7 @@ _PICTURE = "plots/search.png"
 _DETERMINISTIC = "the same seed gives the same mask on this machine, bit for bit"
 _NOT_QUITE = "cuDNN's deterministic kernels; others (scatter, interpolation, attention backward) may round differently"
 # Paths of one machine, which are never published, and what does not bear on the result.
-_PRIVATE = {"output", "overwrite", "base_checkpoint", "data_dir", "resume", "checkpoint_steps", "report_to"}
+_PRIVATE = {"output", "overwrite", "base_checkpoint", "data_dir", "resume", "checkpoint_steps", "report_to", "timeout"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,11 @@ def search_jackpot(config: SearchConfig, base: Base | None = None) -> SearchResu
         config = _without_base(config, base)
     logs = Path(f"{config.output or 'runs/search'}-logs") if config.report_to else None
     accelerator = make_accelerator(
-        seed=config.seed, grad_accum_steps=config.grad_accum_steps, report_to=config.report_to, logs=logs
+        seed=config.seed,
+        grad_accum_steps=config.grad_accum_steps,
+        report_to=config.report_to,
+        logs=logs,
+        timeout=config.timeout,
     )
     output = _choose_output(config, accelerator)
     with locked(output) if accelerator.is_main_process else nullcontext():
@@ -92,6 +96,8 @@ def search_jackpot(config: SearchConfig, base: Base | None = None) -> SearchResu
             overwrite=config.overwrite,
             settings=published_settings(config),
         )
+        config = config.model_copy(update={"overwrite": life.overwrite})
+        _check_output(config)
         return _search(config, base, output, life, accelerator)
 
 
@@ -181,7 +187,8 @@ def _search(
         summary |= _save(jackpot, summary, output, record, config, accelerator)
     finally:
         record.close()
-        accelerator.end_training()
+        for tracker in accelerator.trackers:  # `end_training` would end the process group too, and with it a sweep
+            tracker.finish()
     return SearchResult(jackpot, comparison, summary)
 
 
@@ -216,10 +223,8 @@ def random_base_of(output: Path) -> Path:
 def _choose_output(config: SearchConfig, accelerator: Accelerator) -> Path:
     """The output folder, the same on every rank; refused before anything is loaded if it may not be used."""
     if config.output:
-        check_target(Path(config.output), overwrite=config.overwrite)
-        beside = random_base_of(Path(config.output))
-        if not config.pretrained and beside.exists() and not config.overwrite:
-            raise ConfigError(f"{beside} exists, where the random weights would go: name another --output")
+        if config.resume is None:  # or else a checkpoint may know what may be replaced
+            _check_output(config)
         return Path(config.output)
     if config.resume == "auto":
         raise ConfigError("--resume auto needs --output, the folder of the run that was stopped")
@@ -229,6 +234,15 @@ def _choose_output(config: SearchConfig, accelerator: Accelerator) -> Path:
     while fresh.exists():
         fresh = fresh.with_name(fresh.name + "x")
     return Path(broadcast_object_list([str(fresh)])[0])
+
+
+def _check_output(config: SearchConfig) -> None:
+    if not config.output:  # a fresh one
+        return
+    check_target(Path(config.output), overwrite=config.overwrite)
+    beside = random_base_of(Path(config.output))
+    if not config.pretrained and beside.exists() and not config.overwrite:
+        raise ConfigError(f"{beside} exists, where the random weights would go: name another --output")
 
 
 def _open_record(output: Path, life: Life, config: SearchConfig, accelerator: Accelerator, steps: int) -> Record:

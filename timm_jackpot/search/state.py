@@ -9,11 +9,16 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from timm_jackpot.adapter import ScoreAdapter
+from timm_jackpot.errors import ConfigError
 from timm_jackpot.training import optimizer_tensors, random_state, restore_optimizer, restore_random_state
 
 
 class SearchState:
-    """Everything that a search changes: scores, masks, what is trained beside them, buffers, optimizer, generators."""
+    """Everything that a search changes: scores, masks, what is trained beside them, buffers, optimizer, generators.
+
+    Args:
+        churn: how many mask elements the last refresh flipped.
+    """
 
     def __init__(
         self,
@@ -22,11 +27,13 @@ class SearchState:
         trained: Sequence[nn.Parameter],
         optimizer: torch.optim.Optimizer,
         accelerator: Accelerator,
+        churn: Tensor,
     ) -> None:
         self._optimizer, self._accelerator = optimizer, accelerator
         self._live: dict[str, Tensor] = {f"scores.{name}": layer.scores for name, layer in adapter.items()}
         self._live |= {f"mask.{name}": layer.mask for name, layer in adapter.items()}
         self._live |= {f"trained.{i}": parameter for i, parameter in enumerate(trained)}
+        self._live["churn"] = churn
         self._live |= {f"buffer.{name}": buffer for name, buffer in model.named_buffers()}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -38,7 +45,11 @@ class SearchState:
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        assert self._live.keys() <= tensors.keys()
+        """Raises: ConfigError: if `tensors` are those of another search, or of another version of this package."""
+        if missing := sorted(self._live.keys() - tensors.keys()):
+            raise ConfigError(
+                f"the checkpoint lacks {missing[0]}: it is another search's, or another version's; start anew"
+            )
         for name, tensor in self._live.items():
             tensor.copy_(tensors[name])
         restore_optimizer(self._optimizer, tensors)

@@ -12,6 +12,7 @@ from timm_jackpot.artefact import read_artefact
 from timm_jackpot.artefact.save import is_artefact
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.plots import convergence_figure, sweep_figure
+from timm_jackpot.processes import launched_as_main
 from timm_jackpot.recipes import read_yaml
 from timm_jackpot.search import SearchConfig, search_jackpot
 from timm_jackpot.search.run import published_settings
@@ -40,20 +41,29 @@ def run_sweep(config: SweepConfig) -> dict[str, Any]:
     done = {path for cell, seed, path in runs if _is_done(path, cell.searches[seed], journal)}
     for number, (cell, seed, path) in enumerate(runs, 1):
         if path not in done:
-            print(f"sweep: run {number} of {len(runs)}: {cell.name}, seed {seed}", file=sys.stderr, flush=True)
-            journal.note(path, cell.searches[seed])
+            if launched_as_main():
+                print(f"sweep: run {number} of {len(runs)}: {cell.name}, seed {seed}", file=sys.stderr, flush=True)
+                journal.note(path, cell.searches[seed])
             search_jackpot(cell.searches[seed].model_copy(update={"output": str(path), "resume": "auto"}))
+    if launched_as_main():
+        _tabulate(folder, cells, runs)
+    return {"cells": len(cells), "runs": len(runs), "skipped": len(done), "table": str(folder / "table.md")}
+
+
+def _tabulate(folder: Path, cells: list[Cell], runs: list[tuple[Cell, int, Path]]) -> None:
     rows = [
         {"cell": cell.name, **cell.axes, "seed": seed, **read_artefact(path).config.info["results"]}
         for cell, seed, path in runs
-        if path.exists()  # on the main process
     ]
-    if rows:
-        records: dict[str, list[Record]] = {}
-        for cell, _, path in runs:
-            records.setdefault(cell.name, []).append(read_record(path / "record.jsonl"))
-        _write(folder, cells, rows, records)
-    return {"cells": len(cells), "runs": len(runs), "skipped": len(done), "table": str(folder / "table.md")}
+    records: dict[str, list[Record]] = {}
+    for cell, _, path in runs:
+        records.setdefault(cell.name, []).append(read_record(path / "record.jsonl"))
+    (folder / "table.csv").write_text(csv_table(rows), encoding="utf-8")
+    (folder / "table.md").write_text(markdown_table(cells, rows), encoding="utf-8")
+    if find_spec("matplotlib"):
+        (folder / "picture.png").write_bytes(sweep_figure(rows, list(cells[0].axes)))
+        if convergence := convergence_figure(records):
+            (folder / "convergence.png").write_bytes(convergence)
 
 
 class _Journal:
@@ -66,7 +76,9 @@ class _Journal:
     def note(self, run: Path, search: SearchConfig) -> None:
         self._runs[str(run)] = self.made_from(search)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(json.dumps(self._runs, indent=1), encoding="utf-8")
+        aside = self._path.with_name(f".{self._path.name}")
+        aside.write_text(json.dumps(self._runs, indent=1), encoding="utf-8")
+        aside.replace(self._path)  # another process may be reading it, and a kill may come at any instant
 
     def files(self, run: Path) -> dict[str, Any]:
         return self._runs.get(str(run), {})
@@ -89,12 +101,3 @@ def _is_done(path: Path, search: SearchConfig, journal: _Journal) -> bool:
             f"{path} holds a run with {odd[0]} {theirs.get(odd[0])!r}, not {ours.get(odd[0])!r}: name another --output"
         )
     return True
-
-
-def _write(folder: Path, cells: list[Cell], rows: list[dict[str, Any]], records: dict[str, list[Record]]) -> None:
-    (folder / "table.csv").write_text(csv_table(rows), encoding="utf-8")
-    (folder / "table.md").write_text(markdown_table(cells, rows), encoding="utf-8")
-    if find_spec("matplotlib"):
-        (folder / "picture.png").write_bytes(sweep_figure(rows, list(cells[0].axes)))
-        if convergence := convergence_figure(records):
-            (folder / "convergence.png").write_bytes(convergence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,14 +12,16 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from timm_jackpot.errors import ConfigError, TrainingError
+from timm_jackpot.processes import say
 
 _KEEP = 2
+_ABOUT, _SUMS = "state.json", "SHA256SUMS"
 
 
 class State(NamedTuple):
@@ -30,10 +33,11 @@ class State(NamedTuple):
 
 
 class Checkpoints:
-    """The last complete states of a run, each in a folder `step-N`, one file for each rank.
+    """The last complete states of a run, each in a folder `step-N`: tensors in a file for each rank, what they share
+    in state.json, and the digests of all of these in SHA256SUMS (as `sha256sum -c` reads them).
 
     A kill at any instant leaves the newest complete one usable: a folder gets its name when everything in it is on
-    the disk, and older ones go after that.
+    the disk, and older ones go after that. All processes must see the same folder.
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator) -> None:
@@ -48,68 +52,123 @@ class Checkpoints:
         """
         final = self.folder / f"step-{state.step:08d}"
         aside = self.folder / f".{final.name}"
-        fault = None
+        digest, fault = "", None
         try:
             aside.mkdir(parents=True, exist_ok=True)
-            file = aside / self._file
+            file = aside / _file_of(self._accelerator.process_index)
             save_file(
                 {n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in state.tensors.items()},
                 file,
             )
             _sync(file)
-            if self._accelerator.is_main_process:
-                about = aside / "state.json"
-                text = json.dumps({"step": state.step, "ranks": self._accelerator.num_processes, **state.about})
-                about.write_text(text, encoding="utf-8")
-                _sync(about)
+            digest = _sha256(file)
         except (OSError, RuntimeError, SafetensorError) as error:
-            fault = f"a checkpoint could not be written to {self.folder}: {error}"
+            fault = str(error)
         # Every rank hears of a fault of any, and none waits for one that has given up.
-        fault = _first(self._accelerator, fault)
-        if self._accelerator.is_main_process:
-            if fault is None:
-                shutil.rmtree(final, ignore_errors=True)
-                aside.rename(final)
-                _sync(self.folder)
-                self._prune(final)
-            else:
-                shutil.rmtree(aside, ignore_errors=True)
+        digests, fault = gather_object([digest]), self._first(fault)
+        if self._accelerator.is_main_process and fault is None:
+            try:
+                self._complete(aside, final, state, digests)
+            except OSError as error:
+                fault = str(error)
+        fault = self._first(fault)
         if fault is not None:
-            raise TrainingError(f"{fault}; free some space, then go on with --resume auto")
-        self._accelerator.wait_for_everyone()
+            if self._accelerator.is_main_process:
+                shutil.rmtree(aside, ignore_errors=True)
+            raise TrainingError(
+                f"a checkpoint could not be written to {self.folder}: {fault}; free some space, then go on with "
+                "--resume auto"
+            )
         return final
 
     def newest(self) -> Path | None:
-        found = sorted(self.folder.glob("step-" + 8 * "[0-9]"))
+        """The newest one, whole or not."""
+        found = self._all()
         return found[-1] if found else None
 
     def load(self, path: Path) -> State:
-        """A state as it was saved.
+        """A state as it was saved; every rank calls this with the same path.
 
         Raises:
-            ConfigError: if `path` holds none, or one of another number of processes.
+            ConfigError: if `path` holds none or a damaged one, on any rank, or one of another number of processes.
         """
-        try:
-            about = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            ranks = self._accelerator.num_processes
-            if about["ranks"] != ranks:
-                raise ConfigError(f"{path} is the state of {about['ranks']} processes, and these are {ranks}")
-            return State(about["step"], load_file(path / self._file), about)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            if isinstance(error, ConfigError):
-                raise
-            raise ConfigError(f"{path} holds no complete checkpoint: {error}") from error
+        state, damage = self._read(path)
+        if state is None:
+            raise ConfigError(damage)
+        return state
 
-    @property
-    def _file(self) -> str:
-        return f"rank{self._accelerator.process_index}.safetensors"
+    def load_newest(self) -> State | None:
+        """The newest complete state, the same on every rank; damaged ones are passed over with a notice.
 
-    def _prune(self, newest: Path) -> None:
-        for path in sorted(self.folder.glob("step-" + 8 * "[0-9]"))[:-_KEEP]:
-            if path != newest:
+        Returns:
+            None if there is nothing at all.
+
+        Raises:
+            ConfigError: if all there are are damaged, or the newest is one of another number of processes.
+        """
+        damage = None
+        for path in reversed(broadcast_object_list([self._all()])[0]):
+            state, damage = self._read(path)
+            if state is not None:
+                return state
+            say(f"warning: {damage}; looking for an older one", self._accelerator)
+        if damage is not None:
+            raise ConfigError(f"{damage}, and there is no other: discard the unfinished run with --overwrite")
+        return None
+
+    def _all(self) -> list[Path]:
+        return sorted(self.folder.glob("step-" + 8 * "[0-9]"))
+
+    def _complete(self, aside: Path, final: Path, state: State, digests: list[str]) -> None:
+        """On the main process: add what all share, give the folder its name, drop old ones."""
+        files = {_file_of(rank): digest for rank, digest in enumerate(digests)}
+        for name in files:
+            if not (aside / name).exists():
+                raise FileNotFoundError(f"{name} of another process is not there: do all see the same folder?")
+        about = aside / _ABOUT
+        text = json.dumps({"step": state.step, "ranks": self._accelerator.num_processes, **state.about})
+        about.write_text(text, encoding="utf-8")
+        _sync(about)
+        sums = aside / _SUMS
+        files[_ABOUT] = _sha256(about)
+        sums.write_text("".join(f"{digest}  {name}\n" for name, digest in files.items()), encoding="utf-8")
+        _sync(sums)
+        shutil.rmtree(final, ignore_errors=True)
+        aside.rename(final)
+        _sync(self.folder)
+        for path in self._all()[:-_KEEP]:
+            if path != final:
                 shutil.rmtree(path, ignore_errors=True)
         for path in self.folder.glob(".step-*"):
             shutil.rmtree(path, ignore_errors=True)
+
+    def _read(self, path: Path) -> tuple[State | None, str]:
+        """A state that is whole on every rank, or else what is wrong with it on the first rank that cannot read it."""
+        state, damage, ranks = None, None, self._accelerator.num_processes
+        try:
+            digests = {line[66:]: line[:64] for line in (path / _SUMS).read_text(encoding="utf-8").splitlines()}
+            about = json.loads(_intact(path / _ABOUT, digests).read_text(encoding="utf-8"))
+            if about["ranks"] == ranks:
+                file = _intact(path / _file_of(self._accelerator.process_index), digests)
+                state = State(about["step"], load_file(file), about)
+            else:
+                state = State(about["step"], {}, about)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            damage = f"{path} holds no complete checkpoint ({error})"
+        damage = self._first(damage)
+        if damage is not None:
+            return None, damage
+        assert state is not None
+        if state.about["ranks"] != ranks:
+            raise ConfigError(f"{path} is the state of {state.about['ranks']} processes, and these are {ranks}")
+        return state, ""
+
+    def _first(self, fault: str | None) -> str | None:
+        return next((found for found in gather_object([fault]) if found is not None), None)
+
+
+def _file_of(rank: int) -> str:
+    return f"rank{rank}.safetensors"
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
@@ -145,10 +204,19 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _first(accelerator: Accelerator, fault: str | None) -> str | None:
-    if accelerator.num_processes == 1:
-        return fault
-    return next((found for found in gather_object([fault]) if found is not None), None)
+def _intact(file: Path, digests: Mapping[str, str]) -> Path:
+    """Raises: ValueError: if the bytes are not those that were written."""
+    if file.exists() and _sha256(file) != digests.get(file.name):
+        raise ValueError(f"{file.name} is not as it was written")
+    return file
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while part := stream.read(1 << 22):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _sync(path: Path) -> None:

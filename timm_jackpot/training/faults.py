@@ -8,8 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from timm_jackpot.errors import DataError, TrainingError
-
-_LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "Timed out", "timeout")
+from timm_jackpot.processes import lost_process_named
 
 
 @contextmanager
@@ -21,7 +20,8 @@ def explained(step: int) -> Iterator[None]:
         DataError: a data worker died.
     """
     try:
-        yield
+        with lost_process_named(f" at step {step}"):
+            yield
     except torch.OutOfMemoryError as error:
         raise _out_of_memory(step) from error
     except ValueError as error:
@@ -36,11 +36,6 @@ def explained(step: int) -> Iterator[None]:
             ) from error
         if "not enough memory" in text or "can't allocate memory" in text:
             raise _out_of_memory(step) from error
-        if torch.distributed.is_initialized() and any(word in text for word in _LOST):
-            raise TrainingError(
-                f"another process of this run was lost at step {step}: see its own last words, then go on with "
-                "--resume auto"
-            ) from error
         raise
 
 

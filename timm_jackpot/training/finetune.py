@@ -48,7 +48,7 @@ def finetune_jackpot(config: FinetuneConfig) -> dict[str, Any]:
         JackpotError: for anything wrong with artefact, data or flags, before any training.
     """
     started = time.monotonic()
-    accelerator = make_accelerator(seed=config.seed, grad_accum_steps=config.grad_accum_steps)
+    accelerator = make_accelerator(seed=config.seed, grad_accum_steps=config.grad_accum_steps, timeout=config.timeout)
     shard = shard_of(accelerator)
 
     def steps_of(images: int) -> int:

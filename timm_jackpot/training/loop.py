@@ -85,7 +85,9 @@ def fit(
                 loss += part.detach() / accelerator.gradient_accumulation_steps
         return loss
 
-    with Progress(steps, title, enabled=accelerator.is_main_process, done=first_step) as progress:
+    with Progress(
+        steps, title, enabled=accelerator.is_main_process, done=first_step, figures=_latest(record)
+    ) as progress:
         for step in range(first_step, steps):
             before_step(step)
             for group in optimizer.param_groups:
@@ -101,14 +103,20 @@ def fit(
                         f"the loss is not a number at step {step}: lower --lr (now {lr_at(step):g}), or do without "
                         "mixed precision"
                     )
-                shown = {"loss": value, **figures()}
-                record.write("step", step=step, lr=lr_at(step), **shown)
-                progress.advance(**shown)
+                record.write("step", step=step, lr=lr_at(step), loss=value, **figures())
+                progress.advance(_latest(record))
             after_step(step + 1)
     # Accelerate replaces a model's forward under mixed precision: give the plain one back, and let go of both.
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     vars(model).pop("forward", None)
     accelerator.free_memory()
+
+
+def _latest(record: Record) -> dict[str, float]:
+    """The figures of the last step and of the last validation that are on record."""
+    shown = {key: value for key, value in record.last("step").items() if key not in ("kind", "step", "lr")}
+    validation = record.last("validation")
+    return {**shown, "validation": validation["top1"]} if validation else shown
 
 
 def _endless(train: ImageSource, batch_size: int, seed: int, shard: Shard, consumed: int) -> Iterator[Batch]:

@@ -41,7 +41,7 @@ def pretrain_base(config: PretrainConfig) -> dict[str, Any]:
         JackpotError: for anything wrong with model, data or flags, before any training.
     """
     started = time.monotonic()
-    accelerator = make_accelerator(seed=config.seed, grad_accum_steps=config.grad_accum_steps)
+    accelerator = make_accelerator(seed=config.seed, grad_accum_steps=config.grad_accum_steps, timeout=config.timeout)
     model = _build(config)
     shard = shard_of(accelerator)
 

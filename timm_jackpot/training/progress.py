@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from tqdm import tqdm
 
 
 class Progress:
-    """Counts steps and shows the latest figures. Off a terminal, about a dozen lines in all, the first one early."""
+    """Counts steps, says how long the rest will take, and shows the latest figures.
 
-    def __init__(self, steps: int, title: str, *, enabled: bool, done: int = 0) -> None:
-        self._steps, self._title, self._step = steps, title, done
+    Off a terminal, about a dozen lines in all, the first one early.
+
+    Args:
+        done: steps of an earlier life of the run.
+        figures: the latest ones of that life.
+    """
+
+    def __init__(
+        self, steps: int, title: str, *, enabled: bool, done: int = 0, figures: Mapping[str, float] | None = None
+    ) -> None:
+        self._steps, self._title, self._step, self._first = steps, title, done, done
         on_terminal = enabled and sys.stderr.isatty()
         self._bar = tqdm(total=steps, desc=title, file=sys.stderr, initial=done) if on_terminal else None
         self._plain = enabled and not on_terminal
-        self._figures = ""
+        self._figures = _text(figures or {})
+        self._started = time.monotonic()
 
     def __enter__(self) -> Progress:
         return self
@@ -27,16 +39,22 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def advance(self, **figures: float) -> None:
+    def advance(self, figures: Mapping[str, float] | None = None) -> None:
         self._step += 1
         if figures:
-            self._figures = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
+            self._figures = _text(figures)
         if self._bar is not None:
             self._bar.set_postfix_str(self._figures, refresh=False)
             self._bar.update()
         elif self._plain and (self._step % max(1, self._steps // 10) == 0 or self._step == self._steps):
+            seconds = (time.monotonic() - self._started) / (self._step - self._first) * (self._steps - self._step)
+            left = tqdm.format_interval(seconds)
             print(
-                f"{self._title}: step {self._step}/{self._steps}, {self._figures}",
+                f"{self._title}: step {self._step}/{self._steps}, {left} left, {self._figures}",
                 file=sys.stderr,
                 flush=True,
             )
+
+
+def _text(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{key} {value:.4g}" for key, value in figures.items())

@@ -32,6 +32,10 @@ class Record:
     def of(self, kind: str) -> Iterator[dict[str, Any]]:
         return (event for event in self.events if event["kind"] == kind)
 
+    def last(self, kind: str) -> dict[str, Any]:
+        """The latest event of a kind; empty if there is none."""
+        return next((event for event in reversed(self.events) if event["kind"] == kind), {})
+
     def lines(self) -> str:
         return "".join(json.dumps(event, allow_nan=False) + "\n" for event in self.events)
 

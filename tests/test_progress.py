@@ -1,0 +1,80 @@
+"""What people see while a run goes: steps, time left, the latest figures."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from tqdm import tqdm
+
+from timm_jackpot.training import Record
+from timm_jackpot.training.loop import _latest
+from timm_jackpot.training.progress import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, to be set by the test."""
+    now = [0.0]
+    monkeypatch.setattr("timm_jackpot.training.progress.time.monotonic", lambda: now[0])
+    return now
+
+
+def lines(clock: list[float], capsys: pytest.CaptureFixture[str], *, done: int = 0, **settings: object) -> list[str]:
+    with Progress(100, "search", done=done, **settings) as progress:  # pyright: ignore
+        for step in range(done, 100):
+            clock[0] += 3
+            progress.advance({"loss": step / 100, "sparsity": 0.9, "validation": 98.333} if step % 10 == 0 else None)
+    return capsys.readouterr().err.splitlines()
+
+
+def test_lines_tell_the_time_left_and_the_latest_figures(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = lines(clock, capsys, enabled=True)
+    assert len(said) == 10
+    assert said[0] == "search: step 10/100, 04:30 left, loss 0, sparsity 0.9, validation 98.33"
+    assert said[1] == "search: step 20/100, 04:00 left, loss 0.1, sparsity 0.9, validation 98.33"
+    assert said[9] == "search: step 100/100, 00:00 left, loss 0.9, sparsity 0.9, validation 98.33"
+
+
+def test_a_run_that_goes_on_reads_as_if_it_had_not_stopped(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The time left is reckoned from this life alone: the machine may be another one."""
+    before = lines(clock, capsys, enabled=True)
+    clock[0] += 10_000
+    figures = {"loss": 0.4, "sparsity": 0.9, "validation": 98.333}
+    assert lines(clock, capsys, enabled=True, done=45, figures=figures) == before[4:]
+
+
+def test_other_processes_say_nothing(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    assert lines(clock, capsys, enabled=False) == []
+
+
+def test_a_bar_on_a_terminal_has_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)  # no thread that outlives the test
+    with Progress(4, "search", enabled=True) as progress:
+        for _ in range(4):
+            progress.advance({"loss": 0.5, "churn": 0.25})
+    last = terminal.getvalue().split("\r")[-1]
+    assert re.search(r"search: 100%.* 4/4 \[\d\d:\d\d<00:00, .*loss 0\.5, churn 0\.25\]", last), last
+
+
+def test_the_latest_figures_are_those_on_record() -> None:
+    record = Record()
+    assert _latest(record) == {}
+    record.write("step", step=0, lr=0.1, loss=2.0, churn=0.5)
+    assert _latest(record) == {"loss": 2.0, "churn": 0.5}
+    record.write("validation", step=5, top1=80.0, n=10)
+    record.write("validation", step=9, top1=90.0, n=10)
+    record.write("step", step=10, lr=0.1, loss=1.0, churn=0.25)
+    assert _latest(record) == {"loss": 1.0, "churn": 0.25, "validation": 90.0}
