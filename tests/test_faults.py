@@ -209,27 +209,30 @@ def is_running(process: int) -> bool:
         return False
 
 
+SHELL = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+
+
 @pytest.mark.multiprocess
 @pytest.mark.slow
-def test_a_run_whose_parent_has_gone_stops_and_keeps_its_state(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "timm_jackpot.search", "--steps", "5000", "--output", str(tmp_path / "j")]
-    parent = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            f"import subprocess, time; p = subprocess.Popen({command!r}); print(p.pid, flush=True); p.wait()",
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert parent.stdout is not None
-    child = int(parent.stdout.readline())
+@pytest.mark.parametrize("launched", [True, False], ids=["launcher", "shell"])
+def test_a_launcher_that_has_gone_stops_the_run_and_a_shell_does_not(tmp_path: Path, launched: bool) -> None:
+    parent_words = ["-m", "accelerate.commands.launch", "-m"] if launched else ["-c", SHELL, sys.executable, "-m"]
+    words = [*parent_words, "timm_jackpot.search", "--steps", "5000", "--output", str(tmp_path / "j")]
+    parent = subprocess.Popen([sys.executable, *words], start_new_session=True)
     record = tmp_path / "j" / "record.partial.jsonl"
     while not record.exists() or '"step"' not in record.read_text():
         time.sleep(0.1)
+    child = int(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()[0])
     parent.kill()
     parent.communicate()
+    if not launched:
+        lines = len(record.read_text().splitlines())
+        deadline = time.monotonic() + 60
+        while len(record.read_text().splitlines()) < lines + 3 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert len(record.read_text().splitlines()) >= lines + 3
+        assert is_running(child)
+        os.kill(child, signal.SIGTERM)
     deadline = time.monotonic() + 60
     while is_running(child) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -11,10 +11,13 @@ import torch
 from accelerate import Accelerator
 
 _AGREE_EVERY = 10  # steps between two questions to the other ranks
+_LAUNCHED = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}  # set by accelerate launch, and by torchrun
 
 
 class Interruption:
     """Inside, SIGTERM and SIGINT are noted and not obeyed: the run asks `requested` after each step.
+
+    A launcher that dies leaves its processes running: they watch for that. A shell may go (`nohup … &`).
 
     A second signal is obeyed at once. Only the main thread can listen; elsewhere nothing is changed.
     """
@@ -22,7 +25,7 @@ class Interruption:
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
         self._signal: int | None = None
-        self._parent = os.getppid()
+        self._launcher = os.getppid() if _LAUNCHED & os.environ.keys() else None
         self._before: dict[int, signal._HANDLER] = {}
 
     def __enter__(self) -> Interruption:
@@ -38,8 +41,8 @@ class Interruption:
                 signal.signal(number, handler)
 
     def requested(self, step: int) -> int | None:
-        """The signal after which to stop now, the same on every rank; a parent that has gone counts as SIGTERM."""
-        if self._signal is None and os.getppid() != self._parent:
+        """The signal after which to stop now, the same on every rank; a launcher that has gone counts as SIGTERM."""
+        if self._signal is None and self._launcher not in (None, os.getppid()):
             self._signal = signal.SIGTERM
         if self._accelerator.num_processes == 1:
             return self._signal
