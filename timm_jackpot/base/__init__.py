@@ -20,6 +20,7 @@ from timm_jackpot.base.tensors import (
     norm_affine,
     norm_layers,
     norm_statistics,
+    tensor_id,
     tensor_ids,
 )
 
@@ -44,5 +45,6 @@ __all__ = [
     "norm_statistics",
     "parse_model_kwargs",
     "save_random_weights",
+    "tensor_id",
     "tensor_ids",
 ]

@@ -37,7 +37,7 @@ def tensor_ids(model: nn.Module) -> dict[str, TensorId]:
     """Identity of every entry of the state dict but `num_batches_tracked`, which counts and does not act."""
     state = {n: t for n, t in model.state_dict().items() if not n.endswith("num_batches_tracked")}
     with ThreadPoolExecutor(2) as pool:  # hashing releases the interpreter's lock
-        return dict(zip(state, pool.map(_tensor_id, state.values()), strict=True))
+        return dict(zip(state, pool.map(tensor_id, state.values()), strict=True))
 
 
 def base_digest(ids: Mapping[str, TensorId], *, adapted: Collection[str] = ()) -> str:
@@ -85,7 +85,8 @@ def copy_tensors(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
     return {name: state[name].detach().cpu().clone() for name in names}
 
 
-def _tensor_id(tensor: Tensor) -> TensorId:
+def tensor_id(tensor: Tensor) -> TensorId:
+    """Identity of one tensor, whatever its device and memory format."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return TensorId(
         DTYPES[tensor.dtype], tuple(tensor.shape), hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()

@@ -9,14 +9,19 @@ from timm_jackpot.masks.allocation import (
     scale_counts,
 )
 from timm_jackpot.masks.binarise import is_n_of_m, keep_largest, keep_n_of_m
+from timm_jackpot.masks.compact import RankedMasks, compact_limits, decode_compact, encode_compact
 from timm_jackpot.masks.mask_set import MaskSet, chance_overlap, mask_overlap
 from timm_jackpot.masks.packing import pack, packed_bytes, unpack
 
 __all__ = [
     "ALLOCATIONS",
     "MaskSet",
+    "RankedMasks",
     "allocate",
     "chance_overlap",
+    "compact_limits",
+    "decode_compact",
+    "encode_compact",
     "is_n_of_m",
     "keep_largest",
     "keep_n_of_m",
