@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from safetensors.torch import save
 from torch import Tensor
@@ -21,7 +21,7 @@ from timm_jackpot.artefact.schema import COMPACT, CONFIG, EXTRAS, FORMAT, MASKS,
 from timm_jackpot.artefact.strict_json import parse_strict
 from timm_jackpot.artefact.tensors_file import read_bytes
 from timm_jackpot.base import Base
-from timm_jackpot.errors import ArtefactError
+from timm_jackpot.errors import ArtefactError, ConfigError
 from timm_jackpot.masks import MaskSet, pack
 
 # Everything that an artefact folder may hold; a folder with anything else in it is somebody's own.
@@ -59,6 +59,7 @@ def save_pretrained(
 
     Raises:
         ArtefactError: if `folder` already holds an artefact, or cannot be written.
+        ConfigError: for an encoding that there is not.
         BaseMismatchError: compact, if the base's weights are no longer those that it was loaded with.
     """
     folder = Path(folder).resolve()
@@ -76,7 +77,7 @@ def recode(artefact: Artefact, base: Base, encoding: Encoding) -> dict[str, byte
         BaseMismatchError: if it is not the base of the masks.
     """
     text = read_bytes(artefact.folder / CONFIG, MAX_CONFIG_BYTES)
-    config = parse_strict(text, CONFIG, max_bytes=MAX_CONFIG_BYTES) | {"encoding": encoding}
+    config: dict[str, Any] = {**parse_strict(text, CONFIG, max_bytes=MAX_CONFIG_BYTES), "encoding": encoding}
     repeated = _repeated(artefact.config.base.digest, artefact.config.mask_hash, encoding)
     masks = _safetensors(_encoded(artefact.masks_on(base), base, encoding), {"timm_jackpot": json.dumps(repeated)})
     config["files"] = {**config["files"], MASKS: _entry(masks)}
@@ -144,9 +145,11 @@ def _repeated(digest: str, mask_hash: str, encoding: Encoding) -> dict[str, Any]
 
 
 def _encoded(masks: MaskSet, base: Base, encoding: Encoding) -> dict[str, Tensor]:
-    if encoding != COMPACT:
-        return {name: pack(mask) for name, mask in masks.items()}
-    return {COMPACT: compact_on(masks, base)}
+    if encoding not in get_args(Encoding):
+        raise ConfigError(f"masks are stored {' or '.join(get_args(Encoding))}, not {encoding!r}")
+    if encoding == COMPACT:
+        return {COMPACT: compact_on(masks, base)}
+    return {name: pack(mask) for name, mask in masks.items()}
 
 
 def _json(config: Mapping[str, Any]) -> bytes:
