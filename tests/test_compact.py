@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from test_artefact import edit, make_jackpot, reseal
 from torch import Tensor
 
+from timm_jackpot import inspect
 from timm_jackpot.artefact import (
     artefact_report,
     compact_on,
@@ -36,6 +37,8 @@ from timm_jackpot.errors import ArtefactError, BaseMismatchError, ConfigError
 from timm_jackpot.hub import render_card
 from timm_jackpot.masks import MaskSet, compact_limits, decode_compact, encode_compact, keep_largest, rans
 from timm_jackpot.masks.compact import rank_order
+from timm_jackpot.search import SearchConfig, search_jackpot
+from timm_jackpot.training.finetune import FinetuneConfig, finetune_jackpot
 
 SHAPES = hnp.array_shapes(max_dims=4, max_side=12)
 WEIGHTS = SHAPES.flatmap(
@@ -320,6 +323,35 @@ def test_a_claim_of_many_weights_is_refused_before_anything_is_made_of_it(folder
     edit(folder, many)
     with pytest.raises(ArtefactError, match="cannot have"):
         read_artefact(folder)
+
+
+def test_a_search_can_save_compact(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"steps": 6, "batch_size": 32, "output": str(tmp_path / "j"), "encoding": "compact"}
+    result = search_jackpot(SearchConfig(**settings))
+    artefact, base = open_artefact(tmp_path / "j")
+    assert artefact.config.encoding == "compact"
+    assert artefact.masks_on(base) == result.jackpot.masks
+    assert artefact_report(artefact)["mask_bytes"]["compact"] == result.summary["compact_mask_bytes"]
+    card = (tmp_path / "j" / "README.md").read_text("utf-8")
+    assert f"(`masks.safetensors`) | {result.summary['mask_bytes']} |" in card
+    assert "--encoding compact" in card  # of the command
+    tuned = finetune_jackpot(FinetuneConfig(artefact=str(tmp_path / "j"), output=str(tmp_path / "tuned"), steps=2))
+    assert tuned["jackpot_top1"] == result.summary["jackpot_top1"]
+    assert tuned["sparsity"] == pytest.approx(result.summary["sparsity"])
+
+
+def test_inspect_verifies_on_request(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def report(*words: str) -> dict[str, Any]:
+        monkeypatch.setattr("sys.argv", ["inspect", "--artefact", str(folder), *words])
+        return inspect.main()
+
+    assert report()["mask_hash_checked"] is False
+    assert report("--verify")["mask_hash_checked"] is True
+    assert "bit for each maskable weight" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="--base-checkpoint goes with --verify"):
+        report("--base-checkpoint", "x.safetensors")
 
 
 def test_a_half_precision_checkpoint_is_a_base(jackpot: Jackpot, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from timm_jackpot.masks.mask_set import MaskSet
-from timm_jackpot.masks.packing import pack, packed_bytes, unpack
+from timm_jackpot.masks.packing import packed_bytes, unpack
 from timm_jackpot.masks.rans import ONE, Runs, decode_bits, encode_bits, least_bytes
 
 # Odds, in 64ths, of a rank's place in its layer over those of the kept count: steps of 2^(2/3), from 1/11 to 64.
@@ -94,10 +94,10 @@ def decode_compact(coded: Tensor, sizes: Mapping[str, Size]) -> RankedMasks:
     pieces = decode_bits(data[_TABLE_BYTES:], _runs(_bin_ends(sizes.values()), table))
     bits, rest = {}, np.empty(0, np.bool_)
     for name, (n, kept) in sizes.items():
-        ranked, rest = _take(n, rest, pieces)
-        if np.count_nonzero(ranked) != kept:
+        packed, ones, rest = _take(n, rest, pieces)
+        if ones != kept:
             raise ValueError(f"{name} does not keep {kept} weights")
-        bits[name] = pack(torch.from_numpy(ranked))
+        bits[name] = torch.from_numpy(packed)
     spare = len(rest) + sum(len(piece) for piece in pieces)  # asked for more, the stream checks its end
     assert spare == 0
     return RankedMasks(bits, len(data))
@@ -138,13 +138,16 @@ def _runs(ends: NDArray[np.int64], table: NDArray[np.uint32]) -> Runs:
 
 def _take(
     n: int, rest: NDArray[np.bool_], pieces: Iterator[NDArray[np.bool_]]
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """The next `n` bits, and what is left of the piece that the last of them came from."""
-    parts, missing = [rest[:n]], n - len(rest[:n])
-    rest = rest[n:]
-    while missing:
-        piece = next(pieces)
-        parts.append(piece[:missing])
-        missing -= len(parts[-1])
-        rest = piece[len(parts[-1]) :]
-    return np.concatenate(parts), rest
+) -> tuple[NDArray[np.uint8], int, NDArray[np.bool_]]:
+    """The next `n` bits, packed as they come; how many are ones; and what is left of the last piece."""
+    packed, ones, bits = [], 0, np.empty(0, np.bool_)
+    while n:
+        rest = rest if len(rest) else next(pieces)
+        part, rest = rest[:n], rest[n:]
+        n -= len(part)
+        ones += int(np.count_nonzero(part))
+        bits = np.concatenate([bits, part])
+        whole = len(bits) // 8 * 8 if n else len(bits)
+        packed.append(np.packbits(bits[:whole], bitorder="little"))
+        bits = bits[whole:]
+    return np.concatenate(packed) if packed else np.empty(0, np.uint8), ones, rest
