@@ -28,7 +28,7 @@ BAIT = "jackpot_bait"  # a module on the path; whoever imports it has followed a
 SECRET = "secret"  # a folder beside the artefacts that nothing may open
 FIRST = "conv1.0.weight"  # the first layer of the bundled base
 GIANT = 50 * 10**9
-GOOD = ("digits", "head", "grey", "vit", "odd")  # the artefacts that all others are made from
+GOOD = ("digits", "compact", "head", "grey", "vit", "odd")  # the artefacts that all others are made from
 
 
 @dataclass(frozen=True)
@@ -930,6 +930,135 @@ def _giant_extra(size: int) -> Callable[[Path], None]:
 
 for _size in (2**28, 2**31):
     _add(f"a sparse extra of {_size} values", _giant_extra(_size))
+
+# --- compact masks -------------------------------------------------------------------------------------------
+
+
+def _blob(name: str, change: Callable[[bytes], bytes]) -> None:
+    """A case that edits the stream of compact masks, header and config.json made to agree."""
+
+    def build(folder: Path) -> None:
+        header, body = split((folder / MASKS).read_bytes())
+        after = change(body)
+        assert after != body, name
+        tensors = {"compact": ("U8", [len(after)], after)}
+        (folder / MASKS).write_bytes(_file(tensors, header["__metadata__"]))
+        reseal(folder, MASKS)
+
+    _add(f"compact masks {name}", build, good="compact")
+
+
+def _put_number(place: int, value: int, width: int) -> Callable[[bytes], bytes]:
+    return lambda body: body[:place] + value.to_bytes(width, "little") + body[place + width :]
+
+
+_LANES = 39  # of the 314,544 maskable weights of the bundled base
+_WORDS = 32 + 4 * _LANES
+_BLOBS: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda body: b"",
+    "of one byte": lambda body: body[:1],
+    "of a table alone": lambda body: body[:32],
+    "without words": lambda body: body[:_WORDS],
+    "without the last word": lambda body: body[:-2],
+    "without the first word": lambda body: body[:_WORDS] + body[_WORDS + 2 :],
+    "without the last byte": lambda body: body[:-1],
+    "with a word more": lambda body: body + b"\0\0",
+    "with a byte more": lambda body: body + b"\0",
+    "with a thousand words more": lambda body: body + b"\xff" * 2000,
+    "twice": lambda body: body + body,
+    "and a gigabyte of nothing": lambda body: body + bytes(2**20),
+    "of random bytes": lambda body: np.random.default_rng(0).bytes(len(body)),
+    "of zeros": lambda body: bytes(len(body)),
+    "of ones": lambda body: b"\xff" * len(body),
+    "with random words": lambda body: body[:_WORDS] + np.random.default_rng(0).bytes(len(body) - _WORDS),
+    "with the words reversed": lambda body: body[:_WORDS] + body[:_WORDS:-1] + body[_WORDS : _WORDS + 1],
+    "with their states exchanged": lambda body: body[:32] + body[36:40] + body[32:36] + body[40:],
+    "with a table of zeros": lambda body: bytes(32) + body[32:],
+    "with a table of certainties": lambda body: (4096).to_bytes(2, "little") * 16 + body[32:],
+    "with a table of large numbers": lambda body: b"\xff" * 32 + body[32:],
+    "with a table reversed": lambda body: body[:32][::-1] + body[32:],
+    "with a table of one probability": lambda body: (2048).to_bytes(2, "little") * 16 + body[32:],
+    "with the least table": lambda body: (1).to_bytes(2, "little") * 16 + body[32:],
+    "with a first probability of 0": _put_number(0, 0, 2),
+    "with a last probability of 4096": _put_number(30, 4096, 2),
+    "with a state of 0": _put_number(32, 0, 4),
+    "with a state of 65535": _put_number(32, 65535, 4),
+    "with a state of 65536": _put_number(32, 65536, 4),
+    "with a state of 4294967295": _put_number(32, 2**32 - 1, 4),
+    "with a last state of 4294967295": _put_number(_WORDS - 4, 2**32 - 1, 4),
+    "with start states": lambda body: body[:32] + (65536).to_bytes(4, "little") * _LANES + body[_WORDS:],
+    "with one bit of the first word flipped": lambda body: (
+        body[:_WORDS] + bytes([body[_WORDS] ^ 1]) + body[_WORDS + 1 :]
+    ),
+    "with the last bit flipped": lambda body: body[:-1] + bytes([body[-1] ^ 128]),
+}
+for _name, _change in _BLOBS.items():
+    _blob(_name, _change)
+
+
+def _compact_header(name: str, change: Callable[[dict[str, Any]], object]) -> None:
+    def build(folder: Path) -> None:
+        header, body = split((folder / MASKS).read_bytes())
+        change(header)
+        (folder / MASKS).write_bytes(join(header, body))
+        reseal(folder, MASKS)
+
+    _add(f"compact masks {name}", build, good="compact")
+
+
+_compact_header("under another name", lambda header: header.update(ranks=header.pop("compact")))
+_compact_header("under a layer's name", lambda header: header.update({FIRST: header.pop("compact")}))
+_compact_header("beside an empty tensor", lambda header: header.update(x=_EMPTY_TENSOR))
+_compact_header("beside a packed layer", lambda header: header.update({FIRST: header["compact"]}))
+_compact_header("of another dtype", lambda header: header["compact"].update(dtype="I8"))
+_compact_header("of two dimensions", lambda header: header["compact"]["shape"].insert(0, 1))
+_compact_header("of a shorter shape", lambda header: header["compact"]["shape"].__setitem__(0, 32))
+_compact_header("of 10^18 bytes", lambda header: header["compact"].update(shape=[10**18], data_offsets=[0, 10**18]))
+_compact_header("with a negative offset", lambda header: header["compact"].update(data_offsets=[-1, 8]))
+_compact_header("that say packed", lambda header: _repeat(header, "encoding", "packed"))
+
+
+def _giant_compact(shape: list[int], size: int) -> Callable[[Path], None]:
+    """Masks for a layer of a size that only config.json claims, in a sparse file of `size` bytes more."""
+
+    def build(folder: Path) -> None:
+        header, body = split((folder / MASKS).read_bytes())
+        header["compact"].update(shape=[len(body) + size], data_offsets=[0, len(body) + size])
+        (folder / MASKS).write_bytes(join(header, body))
+        os.truncate(folder / MASKS, (folder / MASKS).stat().st_size + size)
+        with edited(folder) as config:
+            config["layers"][0].update(shape=shape, kept=0)
+            kept = sum(layer["kept"] for layer in config["layers"])
+            total = sum(prod(layer["shape"]) for layer in config["layers"])
+            config["sparsity"].update(maskable=[kept, total], all_parameters=[kept + 2794, total + 2794])
+            config["files"][MASKS]["bytes"] = (folder / MASKS).stat().st_size
+        if size < 10**9:
+            reseal(folder, MASKS)
+
+    return build
+
+
+for _shape in ([2**29], [2**31, 2], [2**31, 256]):
+    for _size in (0, 2**24, 10**10):
+        _add(f"compact masks for shape {_shape} and {_size} bytes", _giant_compact(_shape, _size), good="compact")
+for _kept in (0, 100, 432):
+    _name = f"compact masks, {_kept} kept of the first layer"
+
+    def _count(config: dict[str, Any], kept: int = _kept) -> None:
+        config["layers"][0]["kept"] = kept
+        total_kept = sum(layer["kept"] for layer in config["layers"])
+        total, everything = config["sparsity"]["maskable"][1], config["sparsity"]["all_parameters"][1]
+        config["sparsity"].update(
+            maskable=[total_kept, total], all_parameters=[everything - (total - total_kept), everything]
+        )
+
+    _config(_name, _count, good="compact")
+_setting("encoding", "packed", good="compact")
+_setting("mask_hash", "0" * 64, good="compact")
+_setting("layers/0/sha256", "0" * 64, good="compact")
+_add("compact masks on other weights", lambda folder: None, good="compact", base="other weights")
+_add("compact masks on another module", lambda folder: None, good="compact", base="other module")
+_add("compact masks, one weight changed", lambda folder: None, good="compact", base="module with one weight changed")
 
 # --- what a folder can hold ----------------------------------------------------------------------------------
 

@@ -143,6 +143,25 @@ def test_a_fresh_cache_loads_the_very_same_model(hub: TestHub, work: Path, pushe
     assert shape == [True, [3, 160, 160]]
 
 
+def test_a_push_may_convert_to_compact_masks(hub: TestHub, home: Path, work: Path, pushed: dict) -> None:
+    words = ["timm_jackpot.push", "--artefact", "jackpot", "--repo-id", "alice/compact", "--encoding", "compact"]
+    done = verb(hub, home, *words, cwd=work, token="hf_alice")
+    assert done.returncode == 0, done.stderr
+    there, before = hub.files("alice/compact"), hub.files(REPO)
+    assert set(there) == set(before)
+    assert len(there["masks.safetensors"]) < 0.5 * len(before["masks.safetensors"])
+    assert "coded on the ranks of the base's weights (`masks.safetensors`)" in there["README.md"].decode()
+    assert "SECRET" not in str(there)
+    code = f"""
+        import torch
+        from timm_jackpot import from_pretrained
+        one, other = from_pretrained({REPO!r}).state_dict(), from_pretrained("alice/compact").state_dict()
+        print(all(torch.equal(one[name], other[name]) for name in one))
+    """
+    loaded = run_python(code, hub_environment(hub, home))
+    assert loaded.stdout.splitlines()[-1] == "True", loaded.stderr
+
+
 @pytest.fixture
 def ask_errors(hub: TestHub, tmp_path: Path):
     """Run from_pretrained calls in one process; the class and the sentence of each one's error."""

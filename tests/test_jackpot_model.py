@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import json
 import pickle
 import re
@@ -100,7 +101,10 @@ TEN: dict[str, Callable[[], Jackpot]] = {
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("jackpots")
-    return {name: save_pretrained(make(), root / name) for name, make in TEN.items()}
+    return {
+        name: save_pretrained(make(), root / name, encoding=encoding)
+        for (name, make), encoding in zip(TEN.items(), itertools.cycle(("packed", "compact")))
+    }
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +218,7 @@ def test_a_further_jackpot_takes_its_packed_mask_and_its_extras(model: JackpotMo
     for name, held in model._jackpots.items():
         artefact = read_artefact(folders[name])
         stored = sum(t.untyped_storage().nbytes() for t in (*held.packed.values(), *held.extras.values()))
-        assert stored == sum(packed_bytes(m.numel()) for m in artefact.masks.values()) + sum(
+        assert stored == sum(packed_bytes(layer.total) for layer in artefact.config.layers) + sum(
             t.nbytes for t in artefact.extras.values()
         )
         rest = len(pickle.dumps((list(held.packed), list(held.extras), held.data)))
@@ -452,6 +456,15 @@ def test_it_follows_to_another_type_and_memory_format(
     at_once = JackpotModel.from_pretrained(folders["affine"], dtype=torch.bfloat16)
     assert_same_bits(at_once.model, from_pretrained(folders["affine"], dtype=torch.bfloat16))
     at_once.load("five", folders["five"])  # checked against the base as it was loaded
+
+
+def test_compact_masks_want_the_base_as_it_was_loaded(folders: dict[str, Path], images: Tensor) -> None:
+    model = JackpotModel.from_pretrained(folders["bare"]).to(torch.bfloat16)  # pyright: ignore
+    assert read_artefact(folders["affine"]).config.encoding == "compact"
+    with pytest.raises(SwitchError, match="compact"):
+        model.load("affine", folders["affine"])
+    model.load("plain", folders["plain"])
+    assert model.names == ["default", "plain"]
 
 
 def test_channels_last(model: JackpotModel, folders: dict[str, Path], images: Tensor) -> None:

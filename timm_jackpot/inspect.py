@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from timm_jackpot.artefact import artefact_report, locate_artefact, read_artefact, report_table
+from timm_jackpot.artefact import artefact_report, locate_artefact, open_artefact, read_artefact, report_table
 from timm_jackpot.cli import parse, run_verb
+from timm_jackpot.errors import ConfigError
 
 
 class InspectConfig(BaseModel):
@@ -19,13 +20,24 @@ class InspectConfig(BaseModel):
     """An artefact folder, or the name of a Hub repo."""
     revision: str | None = None
     """Branch, tag or commit of the Hub repo."""
+    verify: bool = False
+    """Load the base too: check that the masks are the recorded ones on it, and tell what they take if compact."""
+    base_checkpoint: str | None = None
+    """The base's .safetensors file, where --verify needs it."""
     only_json: bool = Field(default=False, json_schema_extra={"flags": ["--json"]})
     """Print nothing but the JSON line."""
 
 
 def main() -> dict[str, object]:
     config = parse(InspectConfig)
-    report = artefact_report(read_artefact(locate_artefact(config.artefact, revision=config.revision)))
+    if config.verify:
+        report = artefact_report(
+            *open_artefact(config.artefact, base_checkpoint=config.base_checkpoint, revision=config.revision)
+        )
+    elif config.base_checkpoint:
+        raise ConfigError("--base-checkpoint goes with --verify: nothing else needs the base here")
+    else:
+        report = artefact_report(read_artefact(locate_artefact(config.artefact, revision=config.revision)))
     if not config.only_json:
         print(report_table(report))
     return report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from timm_jackpot.artefact import Encoding
 from timm_jackpot.cli import parse, run_verb
 from timm_jackpot.hub import push_to_hub
 
@@ -27,8 +28,10 @@ class PushConfig(BaseModel):
     """Open a pull request instead of committing."""
     merged: bool = False
     """Also write the dense timm checkpoint with zeros on the branch "dense"."""
+    encoding: Encoding | None = None
+    """Store the masks packed or compact on the Hub, whatever they are in the folder."""
     base_checkpoint: str | None = None
-    """The base's .safetensors file, where --merged needs it."""
+    """The base's .safetensors file, where --merged or --encoding needs it."""
 
 
 def main() -> dict[str, object]:

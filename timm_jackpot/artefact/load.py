@@ -29,6 +29,7 @@ from timm_jackpot.base import (
     tensor_ids,
 )
 from timm_jackpot.errors import ArtefactError, BaseMismatchError
+from timm_jackpot.masks import MaskSet
 
 
 def from_pretrained(
@@ -61,6 +62,35 @@ def from_pretrained(
         BaseMismatchError: the base found is not the one that the mask was searched in.
         BaseError, HubError: the base cannot be built or fetched.
     """
+    artefact, loaded = open_artefact(
+        name,
+        base_checkpoint=base_checkpoint,
+        base=base,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        trust_base=trust_base,
+    )
+    model = apply_artefact(loaded.model, artefact, artefact.masks_on(loaded))
+    return model.to(device=device, dtype=dtype).eval()
+
+
+def open_artefact(
+    name: str | Path,
+    *,
+    base_checkpoint: str | Path | None = None,
+    base: nn.Module | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    trust_base: bool = False,
+) -> tuple[Artefact, Base]:
+    """An artefact, and the base that it belongs to, checked against each other but not yet merged.
+
+    Args and errors: as `from_pretrained`.
+    """
     hub: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
 
     def check(config: Config) -> None:
@@ -77,8 +107,7 @@ def from_pretrained(
     else:
         loaded = Base(base, config.base, tensor_ids(base), ())
     check_base(config, loaded, built=base is None)
-    model = apply_artefact(loaded.model, artefact)
-    return model.to(device=device, dtype=dtype).eval()
+    return artefact, loaded
 
 
 def load_dense_base(
@@ -125,9 +154,9 @@ def transform_of(model: nn.Module) -> Callable[[Any], Tensor]:
     return create_transform(**resolve_model_data_config(model))  # pyright: ignore[reportReturnType]
 
 
-def apply_artefact(model: nn.Module, artefact: Artefact) -> nn.Module:
+def apply_artefact(model: nn.Module, artefact: Artefact, masks: MaskSet) -> nn.Module:
     """Write masks, extras and data config into a base that was checked."""
-    merge(model, artefact.masks)
+    merge(model, masks)
     state = model.state_dict()
     with torch.no_grad():
         for name, tensor in artefact.extras.items():

@@ -12,7 +12,9 @@ from pathlib import Path
 from pydantic import ValidationError
 from torch import Tensor
 
+from timm_jackpot.artefact.compact import check_layers
 from timm_jackpot.artefact.schema import (
+    COMPACT,
     CONFIG,
     EXTRAS,
     FORMAT,
@@ -23,19 +25,66 @@ from timm_jackpot.artefact.schema import (
     Config,
 )
 from timm_jackpot.artefact.strict_json import parse_strict
-from timm_jackpot.artefact.tensors_file import MAX_HEADER, body_bytes, read_bytes, read_tensors
+from timm_jackpot.artefact.tensors_file import (
+    MAX_HEADER,
+    body_bytes,
+    bytes_after_header,
+    read_bytes,
+    read_tensors,
+)
+from timm_jackpot.base import Base
 from timm_jackpot.errors import ArtefactError, ConfigError
-from timm_jackpot.masks import MaskSet, is_n_of_m, packed_bytes, parse_sparsity, unpack
+from timm_jackpot.masks import (
+    MaskSet,
+    RankedMasks,
+    compact_limits,
+    decode_compact,
+    is_n_of_m,
+    packed_bytes,
+    parse_sparsity,
+    unpack,
+)
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """A folder that agrees with itself; whether it fits a base is for `from_pretrained` to see."""
+    """A folder that agrees with itself; whether it fits a base is for `from_pretrained` to see.
+
+    Compact masks are decoded here as far as they go without the base: the stream is sound, its counts are those of
+    the config. Where in each layer the kept weights lie, and so the mask hash, only `masks_on` can tell.
+    """
 
     folder: Path
     config: Config
-    masks: MaskSet
+    stored: MaskSet | RankedMasks
     extras: dict[str, Tensor]
+
+    @property
+    def masks(self) -> MaskSet:
+        """The masks of a packed artefact.
+
+        Raises:
+            ArtefactError: if they are compact.
+        """
+        if isinstance(self.stored, RankedMasks):
+            raise ArtefactError(
+                f"the masks in {self.folder} are compact: they can be read beside their base's weights only"
+            )
+        return self.stored
+
+    def masks_on(self, base: Base) -> MaskSet:
+        """The masks, whatever their encoding, given the base as it is right after loading.
+
+        Raises:
+            BaseMismatchError: if a layer that is needed to decode is not the one that the mask was searched in.
+            ArtefactError: if compact masks do not have the recorded hash.
+        """
+        if isinstance(self.stored, MaskSet):
+            return self.stored
+        check_layers(self.config, base.tensors)
+        masks = self.stored.on(base.model.state_dict())
+        _check_masks(self.config, masks)
+        return masks
 
 
 def read_artefact(folder: str | Path, *, check: Callable[[Config], object] | None = None) -> Artefact:
@@ -53,15 +102,13 @@ def read_artefact(folder: str | Path, *, check: Callable[[Config], object] | Non
     config = read_config(folder)
     if check:
         check(config)
-    masks = {layer.name: (packed_bytes(prod(layer.shape)),) for layer in config.layers}
-    packed, metadata = _checked_tensors(folder, config, MASKS, "U8", masks)
-    _check_metadata(config, metadata)
+    stored = (_read_compact if config.encoding == COMPACT else _read_packed)(folder, config)
     extras: dict[str, Tensor] = {}
     if config.extras:
         shapes = {extra.name: extra.shape for extra in config.extras}
         extras, _ = _checked_tensors(folder, config, EXTRAS, "F32", shapes)
         _check_values(extras)
-    return Artefact(folder, config, _unpack_all(config, packed), extras)
+    return Artefact(folder, config, stored, extras)
 
 
 def read_config(folder: Path) -> Config:
@@ -135,16 +182,45 @@ def _check_head(config: Config) -> None:
         raise ArtefactError(f"{CONFIG}: {len(head.labels)} labels for {head.num_classes} classes")
 
 
+def _read_packed(folder: Path, config: Config) -> MaskSet:
+    shapes = {layer.name: (packed_bytes(layer.total),) for layer in config.layers}
+    packed, metadata = _checked_tensors(folder, config, MASKS, "U8", shapes)
+    _check_metadata(config, metadata)
+    masks = {}
+    for layer in config.layers:
+        try:
+            masks[layer.name] = unpack(packed[layer.name], layer.shape)
+        except ValueError as error:
+            raise ArtefactError(f"{MASKS}: {layer.name}: {error}") from error
+    found = MaskSet(masks)
+    _check_masks(config, found)
+    return found
+
+
+def _read_compact(folder: Path, config: Config) -> RankedMasks:
+    least, most = compact_limits(config.sparsity.maskable[1])
+    data = _checked_bytes(folder, config, MASKS, least, most)
+    tensors, metadata = read_tensors(data, MASKS, "U8", {COMPACT: (bytes_after_header(data, MASKS),)})
+    _check_metadata(config, metadata)
+    try:
+        return decode_compact(tensors[COMPACT], {layer.name: (layer.total, layer.kept) for layer in config.layers})
+    except ValueError as error:
+        raise ArtefactError(f"{MASKS} holds no sound compact masks: {error}") from error
+
+
 def _checked_tensors(
     folder: Path, config: Config, name: str, dtype: str, shapes: Mapping[str, Sequence[int]]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    return read_tensors(_checked_bytes(folder, config, name, body_bytes(dtype, shapes)), name, dtype, shapes)
+    body = body_bytes(dtype, shapes)
+    return read_tensors(_checked_bytes(folder, config, name, body, body), name, dtype, shapes)
 
 
-def _checked_bytes(folder: Path, config: Config, name: str, body: int) -> bytes:
+def _checked_bytes(folder: Path, config: Config, name: str, least: int, most: int) -> bytes:
+    """A file's bytes, as many as recorded, with the recorded hash; its tensors take from `least` to `most` of them."""
     entry = config.files[name]  # pyright: ignore[reportArgumentType]
-    if not body < entry.bytes <= 8 + MAX_HEADER + body:
-        raise ArtefactError(f"{name} cannot have {entry.bytes} bytes: its tensors take {body}")
+    if not least < entry.bytes <= 8 + MAX_HEADER + most:
+        expected = f"{least}" if least == most else f"{least} to {most}"
+        raise ArtefactError(f"{name} cannot have {entry.bytes} bytes: its tensors take {expected}")
     data = read_bytes(folder / name, entry.bytes)
     if len(data) != entry.bytes:
         raise ArtefactError(f"{name} is truncated: {len(data)} of {entry.bytes} bytes; fetch the artefact again")
@@ -174,16 +250,7 @@ def _check_values(extras: dict[str, Tensor]) -> None:
             raise ArtefactError(f"{EXTRAS}: {name} holds a negative variance")
 
 
-def _unpack_all(config: Config, packed: dict[str, Tensor]) -> MaskSet:
-    masks = {}
-    digest = hashlib.sha256()
-    for layer in config.layers:
-        try:
-            masks[layer.name] = unpack(packed[layer.name], layer.shape)
-        except ValueError as error:
-            raise ArtefactError(f"{MASKS}: {layer.name}: {error}") from error
-        digest.update(packed[layer.name].numpy().data)
-    found = MaskSet(masks)
+def _check_masks(config: Config, found: MaskSet) -> None:
     n, m = config.allocation.n, config.allocation.m
     for name, mask in found.items():
         if n is not None and m is not None and not is_n_of_m(mask, n, m):
@@ -191,6 +258,5 @@ def _unpack_all(config: Config, packed: dict[str, Tensor]) -> MaskSet:
     for layer, kept in zip(config.layers, found.kept_per_layer().values(), strict=True):
         if kept != layer.kept:
             raise ArtefactError(f"{MASKS}: {layer.name} does not keep the {layer.kept} weights that {CONFIG} says")
-    if digest.hexdigest() != config.mask_hash:
+    if found.hash() != config.mask_hash:
         raise ArtefactError(f"{MASKS} does not match the mask hash in {CONFIG}")
-    return found

@@ -6,22 +6,37 @@ from math import log2
 from pathlib import Path
 from typing import Any
 
+from timm_jackpot.artefact.compact import compact_on
 from timm_jackpot.artefact.read import Artefact
 from timm_jackpot.artefact.schema import CONFIG, EXTRAS, MASKS
+from timm_jackpot.base import Base
+from timm_jackpot.masks import RankedMasks, packed_bytes
 
 
-def artefact_report(artefact: Artefact) -> dict[str, Any]:
-    """Layers (name, shape, kept, sparsity), totals, and the bytes of each file against the dense checkpoint."""
+def artefact_report(artefact: Artefact, base: Base | None = None) -> dict[str, Any]:
+    """Layers (name, shape, kept, sparsity), totals, and the bytes of each file against the dense checkpoint.
+
+    Args:
+        base: as right after loading (`open_artefact`). Where given, the masks are checked on it in full, and the bytes
+            that packed masks would take if compact are known.
+
+    Raises:
+        JackpotError: if the masks do not fit the base.
+    """
+    masks = artefact.masks_on(base) if base else None
+    compact = artefact.stored.coded_bytes if isinstance(artefact.stored, RankedMasks) else None
+    if masks and base and compact is None:
+        compact = len(compact_on(masks, base))
     config = artefact.config
     layers = [
         {
             "name": layer.name,
             "shape": layer.shape,
             "kept": layer.kept,
-            "total": mask.numel(),
-            "sparsity": 1 - layer.kept / mask.numel(),
+            "total": layer.total,
+            "sparsity": 1 - layer.kept / layer.total,
         }
-        for layer, mask in zip(config.layers, artefact.masks.values(), strict=True)
+        for layer in config.layers
     ]
     kept, total = config.sparsity.maskable
     kept_all, all_parameters = config.sparsity.all_parameters
@@ -35,7 +50,13 @@ def artefact_report(artefact: Artefact) -> dict[str, Any]:
         "total": total,
         "sparsity": 1 - kept / total if total else 0.0,
         "sparsity_all_parameters": 1 - kept_all / all_parameters,
+        "encoding": config.encoding,
+        "mask_hash_checked": masks is not None or compact is None,
         "bytes": {name: file_bytes(artefact.folder / name) for name in (CONFIG, MASKS, EXTRAS)},
+        "mask_bytes": {  # of the tensors alone
+            "packed": sum(packed_bytes(layer.total) for layer in config.layers),
+            "compact": compact,
+        },
         "mask_entropy_bytes": round(sum(entropy_bits(layer["kept"], layer["total"]) for layer in layers) / 8),
         "dense_bytes": 4 * all_parameters,
     }
@@ -63,8 +84,19 @@ def report_table(report: dict[str, Any]) -> str:
         for name, size in report["bytes"].items()
         if size
     ]
-    lines.append(f"entropy bound of the masks, layer by layer: {report['mask_entropy_bytes']} bytes")
+    sizes = {**report["mask_bytes"], "entropy bound, layer by layer": report["mask_entropy_bytes"]}
+    lines.append(f"masks, stored {report['encoding']}; without the file's header they take:")
+    lines += [
+        f"  {name}: {'not known without the base (--verify)' if size is None else _per_weight(size, report['total'])}"
+        for name, size in sizes.items()
+    ]
+    if not report["mask_hash_checked"]:
+        lines.append("which weights are kept can only be checked beside the base (--verify); their numbers were")
     return "\n".join(lines)
+
+
+def _per_weight(size: int, total: int) -> str:
+    return f"{size} bytes, {8 * size / total:.3f} bit for each maskable weight"
 
 
 def entropy_bits(kept: int, total: int) -> float:

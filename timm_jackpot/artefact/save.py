@@ -9,15 +9,20 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from safetensors.torch import save
 from torch import Tensor
 
+from timm_jackpot.artefact.compact import compact_on
 from timm_jackpot.artefact.jackpot import Jackpot
-from timm_jackpot.artefact.schema import CONFIG, EXTRAS, FORMAT, MASKS, Config
-from timm_jackpot.errors import ArtefactError
-from timm_jackpot.masks import pack
+from timm_jackpot.artefact.read import Artefact
+from timm_jackpot.artefact.schema import COMPACT, CONFIG, EXTRAS, FORMAT, MASKS, MAX_CONFIG_BYTES, Config, Encoding
+from timm_jackpot.artefact.strict_json import parse_strict
+from timm_jackpot.artefact.tensors_file import read_bytes
+from timm_jackpot.base import Base
+from timm_jackpot.errors import ArtefactError, ConfigError
+from timm_jackpot.masks import MaskSet, pack
 
 # Everything that an artefact folder may hold; a folder with anything else in it is somebody's own.
 _OURS = {
@@ -38,6 +43,7 @@ def save_pretrained(
     jackpot: Jackpot,
     folder: str | Path,
     *,
+    encoding: Encoding = "packed",
     attachments: Mapping[str, bytes] | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -46,15 +52,36 @@ def save_pretrained(
     The folder is written beside its final place, synced, and renamed: a reader never sees a part of it.
 
     Args:
+        encoding: packed, one bit per weight; or compact, about a fifth of it where the mask was searched from
+            magnitudes, which only a reader that has the base's weights can decode.
         attachments: further files by name (card, record, recipe); never needed to load.
         overwrite: replace an artefact that is already there.
 
     Raises:
         ArtefactError: if `folder` already holds an artefact, or cannot be written.
+        ConfigError: for an encoding that there is not.
+        BaseMismatchError: compact, if the base's weights are no longer those that it was loaded with.
     """
     folder = Path(folder).resolve()
     check_target(folder, overwrite=overwrite)
-    return replace_folder(folder, {**dict(attachments or {}), **_files(jackpot)})
+    return replace_folder(folder, {**dict(attachments or {}), **_files(jackpot, encoding)})
+
+
+def recode(artefact: Artefact, base: Base, encoding: Encoding) -> dict[str, bytes]:
+    """The files of `artefact` that another encoding changes: masks.safetensors and config.json.
+
+    Args:
+        base: as it is right after loading (`open_artefact`).
+
+    Raises:
+        BaseMismatchError: if it is not the base of the masks.
+    """
+    text = read_bytes(artefact.folder / CONFIG, MAX_CONFIG_BYTES)
+    config: dict[str, Any] = {**parse_strict(text, CONFIG, max_bytes=MAX_CONFIG_BYTES), "encoding": encoding}
+    repeated = _repeated(artefact.config.base.digest, artefact.config.mask_hash, encoding)
+    masks = _safetensors(_encoded(artefact.masks_on(base), base, encoding), {"timm_jackpot": json.dumps(repeated)})
+    config["files"] = {**config["files"], MASKS: _entry(masks)}
+    return {MASKS: masks, CONFIG: _json(config)}
 
 
 def is_artefact(folder: Path) -> bool:
@@ -107,22 +134,37 @@ def replace_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
     return folder
 
 
-def _files(jackpot: Jackpot) -> dict[str, bytes]:
-    masks = {name: pack(mask) for name, mask in jackpot.masks.items()}
+def _files(jackpot: Jackpot, encoding: Encoding) -> dict[str, bytes]:
     extras = {name: extra.tensor.detach().float().cpu().contiguous() for name, extra in jackpot.extras.items()}
-    repeated = {
-        "format": FORMAT,
-        "digest": jackpot.base.ref.digest,
-        "mask_hash": jackpot.masks.hash(),
-        "encoding": "packed",
-    }
+    repeated = _repeated(jackpot.base.ref.digest, jackpot.masks.hash(), encoding)
+    masks = _encoded(jackpot.masks, jackpot.base, encoding)
     files = {MASKS: _safetensors(masks, {"timm_jackpot": json.dumps(repeated)})}
     if extras:
         files[EXTRAS] = _safetensors(extras, {})
-    config = _config(jackpot, repeated, files)
+    return {**files, CONFIG: _json(_config(jackpot, repeated, files))}
+
+
+def _repeated(digest: str, mask_hash: str, encoding: Encoding) -> dict[str, Any]:
+    """What config.json and masks.safetensors both say."""
+    return {"format": FORMAT, "digest": digest, "mask_hash": mask_hash, "encoding": encoding}
+
+
+def _encoded(masks: MaskSet, base: Base, encoding: Encoding) -> dict[str, Tensor]:
+    if encoding not in get_args(Encoding):
+        raise ConfigError(f"masks are stored {' or '.join(get_args(Encoding))}, not {encoding!r}")
+    if encoding == COMPACT:
+        return {COMPACT: compact_on(masks, base)}
+    return {name: pack(mask) for name, mask in masks.items()}
+
+
+def _json(config: Mapping[str, Any]) -> bytes:
     text = json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     Config.model_validate_json(text)  # what we write, we can read
-    return {**files, CONFIG: text.encode()}
+    return text.encode()
+
+
+def _entry(content: bytes) -> dict[str, Any]:
+    return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
 
 
 def _config(jackpot: Jackpot, repeated: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
@@ -163,10 +205,7 @@ def _config(jackpot: Jackpot, repeated: Mapping[str, Any], files: Mapping[str, b
         "data": data,
         "encoding": repeated["encoding"],
         "mask_hash": repeated["mask_hash"],
-        "files": {
-            name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-            for name, content in files.items()
-        },
+        "files": {name: _entry(content) for name, content in files.items()},
         "info": info,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,6 +13,9 @@ from timm_jackpot.base.ref import MAX_CLASSES, Hex64
 FORMAT = 1
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
 CONFIG, MASKS, EXTRAS = "config.json", "masks.safetensors", "extras.safetensors"
+
+Encoding = Literal["packed", "compact"]
+COMPACT = "compact"  # the only tensor of masks.safetensors in that encoding
 
 # The largest networks that timm knows have 7·10⁹ weights: beyond this a number is no size, but an attack.
 MAX_WEIGHTS, MAX_EXTRAS = 2**33, 2**28
@@ -56,6 +60,10 @@ class Layer(_Strict):
     shape: Shape
     kept: Count
     sha256: Hex64
+
+    @property
+    def total(self) -> int:
+        return prod(self.shape)
 
 
 class Dense(_Strict):
@@ -103,7 +111,7 @@ class Config(_Strict):
     extras: Annotated[list[ExtraEntry], Field(fail_fast=True)]
     head: Head | None
     data: DataConfig
-    encoding: Literal["packed"]
+    encoding: Encoding
     mask_hash: Hex64
     files: dict[Literal["masks.safetensors", "extras.safetensors"], FileEntry]
     info: dict[str, Any]

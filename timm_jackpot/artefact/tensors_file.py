@@ -28,9 +28,7 @@ def read_tensors(
     Raises:
         ArtefactError: for any difference, naming the first tensor that differs.
     """
-    size = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or size > min(MAX_HEADER, len(data) - 8):
-        raise ArtefactError(f"{what} is truncated or no safetensors file")
+    size = _header_bytes(data, what)
     header = parse_strict(data[8 : 8 + size], f"the header of {what}", max_bytes=MAX_HEADER)
     metadata = header.pop("__metadata__", {})
     for name, shape in expected.items():
@@ -50,6 +48,22 @@ def read_tensors(
         return load(data), metadata
     except (SafetensorError, ValueError) as error:
         raise ArtefactError(f"{what} is no readable safetensors file: {error}") from error
+
+
+def bytes_after_header(data: bytes, what: str) -> int:
+    """Bytes of the tensors of a safetensors file, as they are there.
+
+    Raises:
+        ArtefactError: if there is no room for the header.
+    """
+    return len(data) - 8 - _header_bytes(data, what)
+
+
+def _header_bytes(data: bytes, what: str) -> int:
+    size = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or size > min(MAX_HEADER, len(data) - 8):
+        raise ArtefactError(f"{what} is truncated or no safetensors file")
+    return size
 
 
 def body_bytes(dtype: str, shapes: Mapping[str, Sequence[int]]) -> int:

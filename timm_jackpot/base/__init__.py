@@ -21,6 +21,7 @@ from timm_jackpot.base.tensors import (
     norm_layers,
     norm_statistics,
     state_ids,
+    tensor_id,
     tensor_ids,
 )
 
@@ -46,5 +47,6 @@ __all__ = [
     "parse_model_kwargs",
     "save_random_weights",
     "state_ids",
+    "tensor_id",
     "tensor_ids",
 ]

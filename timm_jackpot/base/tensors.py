@@ -42,7 +42,7 @@ def state_ids(state: Mapping[str, Tensor]) -> dict[str, TensorId]:
     """`tensor_ids` of a part of a state dict."""
     state = {n: t for n, t in state.items() if not n.endswith("num_batches_tracked")}
     with ThreadPoolExecutor(2) as pool:  # hashing releases the interpreter's lock
-        return dict(zip(state, pool.map(_tensor_id, state.values()), strict=True))
+        return dict(zip(state, pool.map(tensor_id, state.values()), strict=True))
 
 
 def base_digest(ids: Mapping[str, TensorId], *, adapted: Collection[str] = ()) -> str:
@@ -90,7 +90,8 @@ def copy_tensors(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
     return {name: state[name].detach().cpu().clone() for name in names}
 
 
-def _tensor_id(tensor: Tensor) -> TensorId:
+def tensor_id(tensor: Tensor) -> TensorId:
+    """Identity of one tensor, whatever its device and memory format."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return TensorId(
         DTYPES[tensor.dtype], tuple(tensor.shape), hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()

@@ -20,12 +20,15 @@ class BenchConfig(BaseModel):
         "load",
         "encode",
         "decode",
+        "encode_compact",
+        "decode_compact",
     )
     """Which benchmarks: search_step, distill_step, reference_step (every layer's scores sorted in every forward), each
     over a dense training step of the same model, batch and precision; search_memory (peak bytes above dense training,
     for each maskable weight); data_path (reading a batch of in-memory images over a search step); load
     (from_pretrained over timm.create_model, same local weights); encode, decode (packing and unpacking the masks over
-    writing and reading the dense weights)."""
+    writing and reading the dense weights); encode_compact, decode_compact (the same with the masks coded on the
+    ranks of the weights)."""
     models: tuple[str, ...] = ("resnet50",)
     """timm architectures, with random weights."""
     batch_size: int = Field(default=16, ge=2, json_schema_extra={"flags": ["-b"]})

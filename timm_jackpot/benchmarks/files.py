@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import timm
 import torch
 from safetensors.torch import load, save, save_file
+from torch import Tensor
 
 from timm_jackpot.artefact import Jackpot, from_pretrained, save_pretrained
 from timm_jackpot.base import load_base, maskable_weights
@@ -17,7 +19,7 @@ from timm_jackpot.benchmarks.steps import build, search_step
 from timm_jackpot.criteria import magnitude
 from timm_jackpot.data.memory import MemoryImages
 from timm_jackpot.data.open import data_config
-from timm_jackpot.masks import MaskSet, allocate, keep_largest, pack, unpack
+from timm_jackpot.masks import MaskSet, allocate, decode_compact, encode_compact, keep_largest, pack, unpack
 from timm_jackpot.processes import Shard
 
 _IMAGES = 10_000
@@ -78,7 +80,41 @@ def decode_ratio(name: str, config: BenchConfig) -> Ratio:
     )
 
 
+def encode_compact_ratio(name: str, config: BenchConfig) -> Ratio:
+    """Coding the masks on the ranks of the weights over writing the dense weights, both to bytes in memory."""
+    model = timm.create_model(name)
+    masks, weights = _moved_masks(model)
+    state = {n: t.contiguous() for n, t in model.state_dict().items()}
+    return paired_ratio(
+        lambda: save({"compact": encode_compact(masks, weights)}), lambda: save(state), pairs=config.pairs
+    )
+
+
+def decode_compact_ratio(name: str, config: BenchConfig) -> Ratio:
+    """Reading and decoding compact masks over reading the dense weights, both from bytes in memory."""
+    model = timm.create_model(name)
+    masks, weights = _moved_masks(model)
+    sizes = {
+        n: (mask.numel(), kept) for (n, mask), kept in zip(masks.items(), masks.kept_per_layer().values(), strict=True)
+    }
+    ours = save({"compact": encode_compact(masks, weights)})
+    theirs = save({n: t.contiguous() for n, t in model.state_dict().items()})
+    return paired_ratio(
+        lambda: decode_compact(load(ours)["compact"], sizes).on(weights), lambda: load(theirs), pairs=config.pairs
+    )
+
+
+def _moved_masks(model: torch.nn.Module) -> tuple[MaskSet, Mapping[str, Tensor]]:
+    """Masks about as far from the magnitude masks as a search goes: those themselves take next to nothing."""
+    weights = maskable_weights(model).weights
+    noise = {layer: torch.randn(weight.shape).mul_(0.35).exp_() for layer, weight in weights.items()}
+    return _masks({layer: values * noise[layer] for layer, values in magnitude(weights).items()}), weights
+
+
 def _magnitude_masks(model: torch.nn.Module) -> MaskSet:
-    scores = magnitude(maskable_weights(model).weights)
+    return _masks(magnitude(maskable_weights(model).weights))
+
+
+def _masks(scores: Mapping[str, Tensor]) -> MaskSet:
     kept = allocate("global", scores, "0.9")
     return MaskSet({layer: keep_largest(values, kept[layer]) for layer, values in scores.items()})

@@ -9,7 +9,14 @@ import timm
 import torch
 
 from timm_jackpot.benchmarks.config import BenchConfig
-from timm_jackpot.benchmarks.files import data_path_ratio, decode_ratio, encode_ratio, load_ratio
+from timm_jackpot.benchmarks.files import (
+    data_path_ratio,
+    decode_compact_ratio,
+    decode_ratio,
+    encode_compact_ratio,
+    encode_ratio,
+    load_ratio,
+)
 from timm_jackpot.benchmarks.memory import search_memory
 from timm_jackpot.benchmarks.paired import Ratio
 from timm_jackpot.benchmarks.steps import distill_step_ratio, reference_step_ratio, search_step_ratio
@@ -26,6 +33,8 @@ _ON_CPU: Mapping[str, Callable[[str, BenchConfig], Ratio]] = {
     "load": load_ratio,
     "encode": encode_ratio,
     "decode": decode_ratio,
+    "encode_compact": encode_compact_ratio,
+    "decode_compact": decode_compact_ratio,
 }
 
 

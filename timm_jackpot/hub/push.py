@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 
-from timm_jackpot.artefact import Artefact, from_pretrained, read_artefact
+from timm_jackpot.artefact import Artefact, Encoding, from_pretrained, open_artefact, read_artefact, recode
 from timm_jackpot.artefact.schema import CONFIG, EXTRAS, MASKS
 from timm_jackpot.base.hub_files import explain_hub_error
 from timm_jackpot.errors import ArtefactError, ConfigError, HubError
@@ -31,6 +31,7 @@ def push_to_hub(
     commit_message: str | None = None,
     create_pr: bool = False,
     merged: bool = False,
+    encoding: Encoding | None = None,
     base_checkpoint: str | Path | None = None,
     token: str | bool | None = None,
 ) -> dict[str, Any]:
@@ -44,7 +45,8 @@ def push_to_hub(
         create_pr: open a pull request instead of committing to the branch.
         merged: also write the dense timm checkpoint with zeros on the branch `dense`, for people without this
             package (`timm.create_model("hf-hub:user/name@dense", pretrained=True)`).
-        base_checkpoint: as in `from_pretrained`; needed for `merged` where the base is a file.
+        encoding: store the masks so, whatever they are stored as in the folder.
+        base_checkpoint: as in `from_pretrained`; needed for `merged` and `encoding` where the base is a file.
 
     Returns:
         `{"repo_id", "revision", "commit", "changed", "url", "files"}`; `changed` is False where the Hub already
@@ -52,6 +54,7 @@ def push_to_hub(
 
     Raises:
         ArtefactError: if the folder is no sound artefact.
+        BaseMismatchError: if the base found is not the one of the masks (where it is needed).
         HubError: if the Hub refuses or cannot be reached.
     """
     found = read_artefact(artefact)
@@ -59,13 +62,27 @@ def push_to_hub(
         repo_id += default_repo_name(found)
     if repo_id.count("/") != 1:
         raise ConfigError(f"--repo-id {repo_id!r} is no name of a Hub repo: expected user/name")
-    model = from_pretrained(artefact, base_checkpoint=base_checkpoint) if merged else None
-    try:
-        return _push(found, repo_id, model, private, revision, commit_message, create_pr, token)
-    except (HubError, ArtefactError):
-        raise
-    except Exception as error:
-        raise explain_hub_error(error, repo_id, revision) from error
+    with tempfile.TemporaryDirectory() as temporary:
+        if encoding not in (None, found.config.encoding):
+            found = _recoded(found, encoding, base_checkpoint, Path(temporary))
+        model = from_pretrained(artefact, base_checkpoint=base_checkpoint) if merged else None
+        try:
+            return _push(found, repo_id, model, private, revision, commit_message, create_pr, token)
+        except (HubError, ArtefactError):
+            raise
+        except Exception as error:
+            raise explain_hub_error(error, repo_id, revision) from error
+
+
+def _recoded(artefact: Artefact, encoding: Encoding, base_checkpoint: str | Path | None, folder: Path) -> Artefact:
+    """The same artefact with its masks stored otherwise, in `folder`, read back beside its base."""
+    _, base = open_artefact(artefact.folder, base_checkpoint=base_checkpoint)
+    _copy(artefact.folder, _publishable(artefact), folder)
+    for name, content in recode(artefact, base, encoding).items():
+        (folder / name).write_bytes(content)
+    found = read_artefact(folder)
+    found.masks_on(base)
+    return found
 
 
 def _push(
@@ -96,22 +113,32 @@ def _push(
 
 def _collect(artefact: Artefact, folder: Path, repo_id: str, licence: str | None) -> list[str]:
     """Copy what may be published into `folder`; returns the names."""
+    names = _publishable(artefact)
+    _copy(artefact.folder, names, folder)
+    shown = tuple(name for name in names if name.endswith(".png"))
+    card = render_card(artefact, repo_id=repo_id, licence=licence, pictures=shown)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return [*names, "README.md"]
+
+
+def _publishable(artefact: Artefact) -> list[str]:
+    """Names of the files that may leave this machine, of those that are there."""
     source = artefact.folder
     pictures = sorted(p for p in source.glob("plots/*.png") if _PICTURE.fullmatch(p.name))
     wanted = [source / name for name in (CONFIG, MASKS, *_OPTIONAL)] + pictures
     if artefact.extras:
         wanted.append(source / EXTRAS)
-    names = []
-    for path in wanted:
-        if path.is_file() and not path.is_symlink() and not path.parent.is_symlink():
-            name = path.relative_to(source).as_posix()
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_bytes(path.read_bytes())
-            names.append(name)
-    shown = tuple(name for name in names if name.endswith(".png"))
-    card = render_card(artefact, repo_id=repo_id, licence=licence, pictures=shown)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    return [*names, "README.md"]
+    return [
+        path.relative_to(source).as_posix()
+        for path in wanted
+        if path.is_file() and not path.is_symlink() and not path.parent.is_symlink()
+    ]
+
+
+def _copy(source: Path, names: list[str], target: Path) -> None:
+    for name in names:
+        (target / name).parent.mkdir(exist_ok=True)
+        (target / name).write_bytes((source / name).read_bytes())
 
 
 def _commit(

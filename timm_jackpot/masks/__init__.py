@@ -9,6 +9,7 @@ from timm_jackpot.masks.allocation import (
     scale_counts,
 )
 from timm_jackpot.masks.binarise import LargestKept, is_n_of_m, keep_largest, keep_n_of_m
+from timm_jackpot.masks.compact import RankedMasks, compact_limits, decode_compact, encode_compact
 from timm_jackpot.masks.mask_set import LayerOverlap, MaskSet, chance_overlap, layer_overlaps, mask_overlap
 from timm_jackpot.masks.packing import pack, packed_bytes, unpack
 
@@ -17,8 +18,12 @@ __all__ = [
     "LargestKept",
     "LayerOverlap",
     "MaskSet",
+    "RankedMasks",
     "allocate",
     "chance_overlap",
+    "compact_limits",
+    "decode_compact",
+    "encode_compact",
     "is_n_of_m",
     "keep_largest",
     "keep_n_of_m",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from timm_jackpot.artefact import Encoding
 from timm_jackpot.base import BaseFlags
 from timm_jackpot.data import DataFlags
 from timm_jackpot.masks import ALLOCATIONS, parse_sparsity
@@ -104,6 +105,8 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     """Batches over which running statistics are re-estimated at the end; 0 keeps the moving averages of the run."""
     output: str | None = None
     """Folder for the artefact. Default: a fresh one under runs/."""
+    encoding: Encoding = "packed"
+    """How the masks are stored: packed (one bit per weight), or compact (about a fifth of it, read beside the base)."""
     overwrite: bool = False
     """Replace an artefact that --output already holds."""
     checkpoint_steps: int = Field(default=0, ge=0)

@@ -17,7 +17,15 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from timm.models import split_model_name_tag
 
-from timm_jackpot.artefact import Extra, Jackpot, artefact_report, check_target, read_artefact, save_pretrained
+from timm_jackpot.artefact import (
+    Extra,
+    Jackpot,
+    artefact_report,
+    check_target,
+    compact_on,
+    read_artefact,
+    save_pretrained,
+)
 from timm_jackpot.base import (
     Base,
     BaseFlags,
@@ -335,15 +343,17 @@ def _save(
         return {}
     # The settings that differ from the defaults; recipe.yaml has all of them.
     settings = published_settings(config, exclude_defaults=True)
-    jackpot.info.update(results=summary, config=settings)
+    compact = {"compact_mask_bytes": len(compact_on(jackpot.masks, jackpot.base))}
+    jackpot.info.update(results={**summary, **compact}, config=settings)
     attachments = {
         _RECORD: record.lines().encode(),
         "recipe.yaml": yaml.safe_dump(published_settings(config), sort_keys=False).encode(),
     }
     if find_spec("matplotlib"):
         attachments[_PICTURE] = search_figure(record)
-    save_pretrained(jackpot, output, attachments=attachments, overwrite=config.overwrite)
+    save_pretrained(jackpot, output, encoding=config.encoding, attachments=attachments, overwrite=config.overwrite)
     artefact = read_artefact(output)  # what was written, read back
+    artefact.masks_on(jackpot.base)
     pictures = (_PICTURE,) if _PICTURE in attachments else ()
     (output / "README.md").write_text(render_card(artefact, pictures=pictures), encoding="utf-8")
     report = artefact_report(artefact)
@@ -351,6 +361,7 @@ def _save(
         "artefact": str(output),
         "artefact_bytes": sum(report["bytes"].values()),
         "mask_bytes": report["bytes"]["masks.safetensors"],
+        **compact,
     }
 
 

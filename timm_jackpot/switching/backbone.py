@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from timm_jackpot.artefact import Config, check_base
-from timm_jackpot.base import Base, SkipInit, create_timm_model, state_ids
-from timm_jackpot.errors import BaseMismatchError
+from timm_jackpot.artefact import Artefact, Config, check_base
+from timm_jackpot.base import Base, SkipInit, create_timm_model, state_ids, tensor_id
+from timm_jackpot.errors import BaseMismatchError, SwitchError
+from timm_jackpot.masks import MaskSet
 from timm_jackpot.switching.held import Held
 from timm_jackpot.switching.new_head import reset_head
 
@@ -45,6 +46,20 @@ class Backbone:
                 f"its base {theirs.name} has img_size {theirs.img_size}, the base in memory {ours.img_size}"
             )
         check_base(config, self._with_classes(config.base.num_classes if config.head else None), built=self._built)
+
+    def masks_of(self, artefact: Artefact) -> MaskSet:
+        """The masks of an artefact that was checked.
+
+        Raises:
+            SwitchError: if they are compact, and the base was converted: they are coded on the weights as loaded.
+        """
+        if artefact.config.encoding == "compact":
+            first = artefact.config.layers[0].name
+            if tensor_id(self.model.state_dict()[first]) != self._base.tensors[first]:
+                raise SwitchError(
+                    "its masks are compact, and read beside the base as it was loaded: load it before .to()"
+                )
+        return artefact.masks_on(self._base)
 
     def _with_classes(self, num_classes: int | None) -> Base:
         """The base as `load_base` gives it with a new head; all its other tensors are this one's own."""

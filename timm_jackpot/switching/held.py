@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from timm_jackpot.artefact import Artefact
-from timm_jackpot.masks import pack
+from timm_jackpot.masks import MaskSet, pack
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Held:
     data: dict[str, Any]  # timm's data config
 
     @classmethod
-    def of(cls, artefact: Artefact) -> Held:
-        """An artefact that was checked against the base."""
-        packed = {name: pack(mask) for name, mask in artefact.masks.items()}
+    def of(cls, artefact: Artefact, masks: MaskSet) -> Held:
+        """An artefact that was checked against the base, and its masks."""
+        packed = {name: pack(mask) for name, mask in masks.items()}
         config = artefact.config
         return cls(packed, dict(artefact.extras), config.base.num_classes, config.data.model_dump())

@@ -278,7 +278,7 @@ class JackpotModel(nn.Module):
 
     def _add(self, name: str, artefact: Artefact) -> None:
         self._check_free(name)
-        held = Held.of(artefact)
+        held = Held.of(artefact, self._backbone.masks_of(artefact))
         if self._jackpots.setdefault(name, held) is not held:  # another thread was faster
             self._check_free(name)
 

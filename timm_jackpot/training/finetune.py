@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from timm_jackpot.adapter import zero_fractions
-from timm_jackpot.artefact import from_pretrained, locate_artefact, read_artefact
+from timm_jackpot.artefact import apply_artefact, open_artefact
 from timm_jackpot.data import default_data_notice, open_data, steps_per_epoch
 from timm_jackpot.errors import BaseError
 from timm_jackpot.evaluation import evaluate_accuracy
@@ -55,13 +55,14 @@ def finetune_jackpot(config: FinetuneConfig) -> dict[str, Any]:
         return total_steps(config, steps_per_epoch(images, config.batch_size, shard), default_epochs=30)
 
     with accelerator.main_process_first():
-        masks = read_artefact(locate_artefact(config.artefact, revision=config.revision)).masks
-        model = from_pretrained(
+        artefact, base = open_artefact(
             config.artefact,
             base_checkpoint=config.base_checkpoint,
             revision=config.revision,
             trust_base=config.trust_base,
         )
+        masks = artefact.masks_on(base)
+        model = apply_artefact(base.model, artefact, masks)
         say(default_data_notice(config, model, steps=steps_of), accelerator)
         data = open_data(config, model, device=accelerator.device)
     steps = steps_of(len(data.train))
