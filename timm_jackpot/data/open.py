@@ -84,14 +84,19 @@ def open_data(flags: DataFlags, model: nn.Module, *, device: torch.device, img_s
     labels = tuple(map(str, classes)) if classes is not None and len(classes) == num_classes else ()
     labels = labels if labels and all(label.isprintable() and len(label) <= 500 for label in labels) else None
     whole = bind(flags.train_split)
+
+    def take(positions: Tensor) -> ImageSource:
+        if isinstance(whole, MemoryImages):
+            return whole.select(positions.to(device))
+        return bind(flags.train_split, positions)
+
+    mine = train_part(len(whole), flags.train_part)
     if val_split is not None:
-        return Data(name, num_classes, whole, bind(val_split), test, config, unreadable, labels)
-    part, held_out = hold_out(len(whole), flags.val_fraction)
-    if isinstance(whole, MemoryImages):
-        kept, val = whole.select(part.to(device)), whole.select(held_out.to(device))
-    else:
-        kept, val = bind(flags.train_split, part), bind(flags.train_split, held_out)
-    return Data(name, num_classes, kept, val if len(held_out) else None, test, config, unreadable, labels)
+        train = whole if flags.train_part is None else take(mine)
+        return Data(name, num_classes, train, bind(val_split), test, config, unreadable, labels)
+    part, held_out = hold_out(len(mine), flags.val_fraction)
+    val = take(mine[held_out]) if len(held_out) else None
+    return Data(name, num_classes, take(mine[part]), val, test, config, unreadable, labels)
 
 
 def open_split(
@@ -119,6 +124,16 @@ def hold_out(n: int, fraction: float) -> tuple[Tensor, Tensor]:
     order = torch.randperm(n, generator=torch.Generator().manual_seed(20240831))
     cut = round(n * fraction)
     return order[cut:].sort().values, order[:cut].sort().values
+
+
+def train_part(images: int, part: str | None) -> Tensor:
+    """Positions of part k/n of so many images: every n-th from the k-th on; all of them for None.
+
+    The n parts are disjoint and make up the whole. Where a data set lists its images class by class, as folders and
+    tar files do, each part has as many of every class, give or take one.
+    """
+    first, count = (1, 1) if part is None else map(int, part.split("/"))
+    return torch.arange(images)[first - 1 :: count]
 
 
 def data_config(

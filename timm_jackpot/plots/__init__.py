@@ -3,5 +3,6 @@
 from timm_jackpot.plots.convergence_figure import convergence_figure
 from timm_jackpot.plots.search_figure import search_figure
 from timm_jackpot.plots.sweep_figure import sweep_figure
+from timm_jackpot.plots.transfer_figure import transfer_figure
 
-__all__ = ["convergence_figure", "search_figure", "sweep_figure"]
+__all__ = ["convergence_figure", "search_figure", "sweep_figure", "transfer_figure"]
