@@ -1,7 +1,7 @@
 """The artefact: format 1 on disk (hubcards/FORMAT.md); written atomically, read with suspicion."""
 
 from timm_jackpot.artefact.jackpot import Extra, Jackpot
-from timm_jackpot.artefact.load import from_pretrained, transform_of
+from timm_jackpot.artefact.load import from_pretrained, load_base_of, transform_of
 from timm_jackpot.artefact.locate import locate_artefact
 from timm_jackpot.artefact.read import Artefact, read_artefact
 from timm_jackpot.artefact.report import artefact_report, report_table
@@ -16,6 +16,7 @@ __all__ = [
     "artefact_report",
     "check_target",
     "from_pretrained",
+    "load_base_of",
     "locate_artefact",
     "read_artefact",
     "replace_folder",

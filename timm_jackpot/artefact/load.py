@@ -82,6 +82,28 @@ def from_pretrained(
     return model.to(device=device, dtype=dtype).eval()
 
 
+def load_base_of(
+    artefact: Artefact, *, base_checkpoint: str | Path | None = None, trust_base: bool = False, **hub: Any
+) -> Base:
+    """The base that an artefact belongs to, checked, its weights untouched.
+
+    Args:
+        base_checkpoint, trust_base: as in `from_pretrained`.
+        hub: token, cache_dir, local_files_only.
+
+    Raises:
+        ArtefactError, BaseMismatchError, BaseError, HubError: as `from_pretrained`.
+    """
+    skeleton = _skeleton(artefact.config, base_checkpoint, trust_base)
+    if skeleton is not None:
+        _check_shapes(artefact.config, skeleton)
+    base = _build_base(artefact.config, base_checkpoint, trust_base, hub)
+    _check_built(artefact.config, base)
+    _check_shapes(artefact.config, base.model)
+    _check_digest(artefact.config, base)
+    return base
+
+
 def transform_of(model: nn.Module) -> Callable[[Any], Tensor]:
     """timm's evaluation transform for a model: PIL image → normalised tensor [c, h, w]."""
     return create_transform(**resolve_model_data_config(model))  # pyright: ignore[reportReturnType]

@@ -64,7 +64,8 @@ def transfer_figure(cells: Sequence[Mapping[str, Any]]) -> bytes:
     spread = f"mean ± std over {seeds} seeds" if seeds > 1 else "one seed"
     plot.set_title(f"top-1 (%) on the target, {spread}", fontsize=10)
     frame = Line2D([], [], color=ORANGE, linewidth=2.2, label="the target's own mask")
-    figure.legend(handles=[frame], loc="outside lower left", frameon=False, fontsize=8)
+    note = Line2D([], [], linestyle="none", label="darker: better, within its column")
+    figure.legend(handles=[frame, note], loc="outside lower left", frameon=False, fontsize=8, ncols=2)
     return to_png(figure)
 
 
