@@ -18,6 +18,8 @@ from timm_jackpot.base import Base
 from timm_jackpot.cli import parse, run_verb
 from timm_jackpot.compare import main
 from timm_jackpot.comparison import CompareConfig, compare_masks, overlap_per_layer
+from timm_jackpot.comparison.entries import Entry
+from timm_jackpot.comparison.pairs import pairs_of
 from timm_jackpot.errors import ArtefactError, ConfigError
 from timm_jackpot.masks import MaskSet, chance_overlap, mask_overlap
 from timm_jackpot.plots import overlap_figure
@@ -30,7 +32,7 @@ def mask(text: str) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One-shot masks: by magnitude (a), random (b), beside a new head (h), without stage 1 (x), of other weights (o)."""
+    """One-shot masks: by magnitude (a), random (b), beside a new head (h), stage 1 dense (x), of other weights (o)."""
     folder = tmp_path_factory.mktemp("compare")
     for split in ("train", "test"):
         for label in "abc":
@@ -126,6 +128,16 @@ def test_masks_over_different_weights_are_shown_without_an_overlap(found: Path, 
     assert (tmp_path / "c" / "layers.csv").read_text().count("\n") == 1
     assert not (tmp_path / "c" / "overlap.png").exists()
     assert "the bases differ" in (tmp_path / "c" / "comparison.md").read_text()
+
+
+def test_a_base_is_known_by_its_weights_not_by_its_name() -> None:
+    masks = MaskSet({"w": mask("1100")})
+    a, b, c = (Entry(name, "net", masks, {"w": digest}) for name, digest in (("a", "1"), ("b", "2"), ("c", "1")))
+    assert [(pair.a, pair.b, pair.why_not) for pair in pairs_of([a, b, c])] == [
+        ("a", "b", "the bases differ"),
+        ("a", "c", None),
+        ("b", "c", "the bases differ"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,7 @@ def test_controls_have_the_layer_counts_of_the_sources(tmp_path: Path, digits_ba
 
 def test_a_matrix_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = f"{TINY}targets: {{first: , second: {{train_part: 2/2}}}}\nsources: {{first: {{data: first}}}}\n"
+    monkeypatch.setattr("gc.collect", lambda *_: 0)  # Accelerate's after every fit: most of the time of a tiny cell
     folder = write_images(tmp_path / "images", "ab")
     config = recipe(tmp_path, text, data_dir=(f"first={folder}", f"second={folder}"))
     out = tmp_path / "out"
