@@ -46,6 +46,7 @@ def overlap_figure(name: str, others: Mapping[str, Mapping[str, Sequence[float]]
     legend = figure.legend(
         handles=[*handles, bar], loc="outside upper left", frameon=False, fontsize=8, ncols=min(4, len(handles) + 1)
     )
-    legend.set_title(f"overlap of {name} with", prop={"size": 9})
+    legend.set_title(f"overlap of {name} with")
+    legend.get_title().set_fontsize(9)
     legend.set_alignment("left")
     return to_png(figure)
