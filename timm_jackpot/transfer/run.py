@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,7 +49,9 @@ def transfer_masks(config: TransferConfig) -> TransferResult:
     """
     plan, folder = plan_transfer(config), Path(config.output)
     accelerator = make_accelerator(seed=0)
-    with locked(folder) if accelerator.is_main_process else nullcontext():
+    if accelerator.num_processes > 1:  # each search ends its process group, and the next one finds none
+        raise ConfigError("a transfer is many short runs, one after the other, in one process: start it with python -m")
+    with locked(folder):
         return _transfer(plan, folder, accelerator)
 
 
@@ -64,7 +65,6 @@ def _transfer(plan: TransferPlan, folder: Path, accelerator: Accelerator) -> Tra
     ]
     skipped = run_missing(searches, Journal(folder / "runs.json"), "transfer")
     accelerator = make_accelerator(seed=0)  # a search's own may gather gradients over several batches
-    accelerator.wait_for_everyone()
     artefacts = {
         name: {seed: read_artefact(folder / "sources" / name / f"seed{seed}") for seed in plan.seeds}
         for name in plan.sources
@@ -81,7 +81,7 @@ def _transfer(plan: TransferPlan, folder: Path, accelerator: Accelerator) -> Tra
         "matrix": matrix_means(cells),
         "table": str(folder / "matrix.md"),
     }
-    if accelerator.is_main_process and cells:
+    if cells:
         (folder / "matrix.csv").write_text(csv_table(cells), encoding="utf-8")
         (folder / "matrix.md").write_text(table, encoding="utf-8")
         if find_spec("matplotlib"):
