@@ -130,6 +130,17 @@ def test_masks_over_different_weights_are_shown_without_an_overlap(found: Path, 
     assert "the bases differ" in (tmp_path / "c" / "comparison.md").read_text()
 
 
+def test_artefacts_are_called_by_what_tells_their_paths_apart(found: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / name / "seed0" for name in ("x", "y")]
+    for path in paths:
+        shutil.copytree(found / "a", path)
+    assert [entry["name"] for entry in compared(tmp_path, "x/seed0", "y/seed0")["compared"]] == ["x", "y"]
+    mixed = compare_masks(CompareConfig(artefacts=(*map(str, paths), str(found / "b"))))
+    assert [entry["name"] for entry in mixed.summary["compared"]] == ["x/seed0", "y/seed0", f"{found.name}/b"]
+    alone = compare_masks(CompareConfig(artefacts=(str(paths[0]),), criteria=("random",)))
+    assert [entry["name"] for entry in alone.summary["compared"]] == ["seed0", "random"]
+
+
 def test_a_base_is_known_by_its_weights_not_by_its_name() -> None:
     masks = MaskSet({"w": mask("1100")})
     a, b, c = (Entry(name, "net", masks, {"w": digest}) for name, digest in (("a", "1"), ("b", "2"), ("c", "1")))

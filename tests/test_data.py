@@ -23,8 +23,8 @@ from timm_jackpot.data import Batch, Data, DataFlags, ImageSource, open_data, op
 from timm_jackpot.data.digits import digits_split
 from timm_jackpot.data.loader import LoaderImages
 from timm_jackpot.data.memory import MemoryImages
-from timm_jackpot.data.open import data_config, hold_out, train_part
-from timm_jackpot.data.source import eval_order, sample_hash, train_order
+from timm_jackpot.data.open import data_config, hold_out
+from timm_jackpot.data.source import eval_order, sample_hash, train_order, train_part
 from timm_jackpot.errors import DataError
 from timm_jackpot.processes import Shard
 

@@ -41,7 +41,7 @@ class Entry:
 
 
 def artefact_entries(names: Sequence[str]) -> tuple[list[Entry], list[Artefact]]:
-    """Read artefacts; each is called by the end of its path, as much of it as tells it from the others.
+    """Read artefacts; each is called by that part of its path that tells it from the others.
 
     Raises:
         ArtefactError, HubError: if one of them cannot be read.
@@ -98,9 +98,11 @@ def criterion_entries(
 def _short(names: Sequence[str]) -> list[str]:
     parts = [Path(name).parts for name in names]
     for length in range(1, max(map(len, parts)) + 1):
-        ends = ["/".join(part[-length:]) for part in parts]
+        ends = [part[-length:] for part in parts]
         if len(set(ends)) == len(ends):
-            return ends
+            while len(ends) > 1 and len({end[-1] for end in ends}) == 1:  # a/seed0 and b/seed0 are a and b
+                ends = [end[:-1] for end in ends]
+            return ["/".join(end) for end in ends]
     raise ConfigError(f"{max(names, key=names.count)} is named twice: a mask overlaps with itself in full")
 
 

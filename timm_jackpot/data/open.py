@@ -28,7 +28,7 @@ from timm_jackpot.data.read import (
     read_image,
     read_split,
 )
-from timm_jackpot.data.source import ImageSource, Unreadable
+from timm_jackpot.data.source import ImageSource, Unreadable, train_part
 from timm_jackpot.errors import DataError
 
 # Up to this image size a split is held in memory: CIFAR-10's training images take 154 MB.
@@ -124,16 +124,6 @@ def hold_out(n: int, fraction: float) -> tuple[Tensor, Tensor]:
     order = torch.randperm(n, generator=torch.Generator().manual_seed(20240831))
     cut = round(n * fraction)
     return order[cut:].sort().values, order[:cut].sort().values
-
-
-def train_part(images: int, part: str | None) -> Tensor:
-    """Positions of part k/n of so many images: every n-th from the k-th on; all of them for None.
-
-    The n parts are disjoint and make up the whole. Where a data set lists its images class by class, as folders and
-    tar files do, each part has as many of every class, give or take one.
-    """
-    first, count = (1, 1) if part is None else map(int, part.split("/"))
-    return torch.arange(images)[first - 1 :: count]
 
 
 def data_config(
