@@ -15,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from timm_jackpot.base import Base, load_base
@@ -23,7 +24,7 @@ from timm_jackpot.data.digits import digits_split
 from timm_jackpot.data.loader import LoaderImages
 from timm_jackpot.data.memory import MemoryImages
 from timm_jackpot.data.open import data_config, hold_out
-from timm_jackpot.data.source import eval_order, sample_hash, train_order
+from timm_jackpot.data.source import eval_order, sample_hash, train_order, train_part
 from timm_jackpot.errors import DataError
 from timm_jackpot.processes import Shard
 
@@ -219,6 +220,30 @@ def test_the_hold_out_is_the_same_whatever_was_seeded() -> None:
     assert hold_out(10, 0.3)[1].tolist() == [1, 3, 8]  # published figures rest on this choice
 
 
+# -- parts of the training split --------------------------------------------------------------------
+
+
+@given(n=st.integers(0, 60), parts=st.integers(1, 7))
+def test_parts_are_disjoint_complete_and_of_one_size(n: int, parts: int) -> None:
+    found = [train_part(n, f"{k}/{parts}").tolist() for k in range(1, parts + 1)]
+    assert sorted(position for part in found for position in part) == list(range(n))
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+    assert all(part == sorted(part) for part in found)
+
+
+def test_the_halves_of_a_split_are_published_figures_own() -> None:
+    assert train_part(7, None).tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert train_part(7, "1/2").tolist() == [0, 2, 4, 6]
+    assert train_part(7, "2/2").tolist() == [1, 3, 5]
+    assert train_part(1, "2/2").tolist() == []
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "1/2/3", "-1/2", " 1/2", "1.0/2"])
+def test_what_is_no_part_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match="give a part as k/n with 1 ≤ k ≤ n, as 1/2"):
+        DataFlags(train_part=text)
+
+
 # -- digits -----------------------------------------------------------------------------------------
 
 
@@ -337,6 +362,30 @@ def test_a_part_of_train_is_held_out(images_32: Path) -> None:
     assert torch.equal(data.val.labels, whole.labels[held_out])
 
 
+def test_halves_in_memory_share_no_image_hold_out_of_themselves_and_have_as_many_of_each_class(images_32: Path) -> None:
+    whole = open_folder(images_32, val_fraction=0).train
+    assert isinstance(whole, MemoryImages)
+    seen: list[bytes] = []
+    for part in ("1/2", "2/2"):
+        data, again = (open_folder(images_32, train_part=part, val_fraction=0.2) for _ in range(2))
+        assert isinstance(data.train, MemoryImages)
+        assert isinstance(data.val, MemoryImages)
+        assert isinstance(again.train, MemoryImages)
+        assert (len(data.train), len(data.val), len(data.test)) == (8, 2, 6)
+        assert torch.equal(data.train.images, again.train.images)
+        assert torch.cat([data.train.labels, data.val.labels]).bincount().tolist() == [5, 5]
+        seen += [image.numpy().tobytes() for image in torch.cat([data.train.images, data.val.images])]
+    assert sorted(seen) == sorted(image.numpy().tobytes() for image in whole.images)
+    assert len(set(seen)) == 20
+
+
+def test_a_part_goes_with_a_validation_split_of_its_own(images_32: Path) -> None:
+    write_split(images_32, "validation", size=32, per_class=4)
+    data = open_folder(images_32, train_part="1/4")
+    assert data.val is not None
+    assert (len(data.train), len(data.val)) == (5, 8)
+
+
 @pytest.mark.parametrize("name", ["validation", "val", "valid"])
 def test_a_validation_split_is_found(images_32: Path, name: str) -> None:
     write_split(images_32, name, size=32, per_class=4)
@@ -418,6 +467,14 @@ def test_larger_images_go_through_a_loader(images_100: Path) -> None:
     images, labels = next(data.test.eval_batches(batch_size=4, shard=ONE))
     assert images.shape == (4, 3, 96, 96)
     assert labels.tolist() == [0, 0, 1, 1]
+
+
+def test_halves_that_are_loaded_share_no_image(images_100: Path) -> None:
+    parts = [open_folder(images_100, small_net(size=96), train_part=f"{k}/2", val_fraction=0.5) for k in (1, 2)]
+    seen = [source.indices.tolist() for data in parts for source in (data.train, data.val)]  # pyright: ignore
+    assert [len(indices) for indices in seen] == [3, 3, 3, 3]
+    assert sorted(index for indices in seen for index in indices) == list(range(12))
+    assert {index % 2 for index in seen[0] + seen[1]} == {0}
 
 
 def test_worker_processes_change_nothing(images_100: Path) -> None:

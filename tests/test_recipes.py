@@ -19,12 +19,14 @@ from timm_jackpot.search import SearchConfig, search_jackpot
 from timm_jackpot.sweeps import SweepConfig, plan_cells, run_sweep
 from timm_jackpot.training.finetune import FinetuneConfig, finetune_jackpot
 from timm_jackpot.training.pretrain import PretrainConfig, pretrain_base
+from timm_jackpot.transfer import TransferConfig, plan_transfer, transfer_masks
 
 NAMES = recipe_names()
 SWEEPS = [name for name in NAMES if {"grid", "cells"} & read_recipe(name).keys()]
 PRETRAINS = [name for name in NAMES if name.endswith("_pretrain")]
 FINETUNES = [name for name in NAMES if name.endswith("_finetune")]
-SEARCHES = [name for name in NAMES if name not in {*SWEEPS, *PRETRAINS, *FINETUNES}]
+TRANSFERS = [name for name in NAMES if "targets" in read_recipe(name)]
+SEARCHES = [name for name in NAMES if name not in {*SWEEPS, *PRETRAINS, *FINETUNES, *TRANSFERS}]
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +138,29 @@ def test_a_finetune_recipe_runs_on_made_up_data(name: str, images: Path, tmp_pat
     assert all(not state[layer][~mask].any() for layer, mask in masks.items()), "removed weights stay zero"
     dense = dict(from_pretrained(tmp_path / "j", base_checkpoint=weights).named_parameters())
     assert any(not torch.equal(state[layer], dense[layer]) for layer in masks), "kept weights move"
+
+
+@pytest.mark.parametrize("name", TRANSFERS)
+def test_a_transfer_recipe_runs_on_made_up_data(
+    name: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gc.collect", lambda *_: 0)  # Accelerate's after every fit: most of the time of a tiny cell
+    plan = plan_transfer(TransferConfig(transfer=name, output=str(tmp_path)))
+    sizes = {"steps": 2, "head_steps": 2, "batch_size": 4, "workers": 0, "val_fraction": 0}
+    data = {"model": "test_resnet", "img_size": 32, "dataset": "folder", "data_dir": images, "num_classes": 5}
+    config = TransferConfig(
+        transfer=name,
+        base_checkpoint=str(random_weights("test_resnet", tmp_path / "base.safetensors")),
+        settings=tuple(f"{key}={value}" for key, value in {**sizes, **data}.items()),
+        seeds=(0,),
+        output=str(tmp_path / "out"),
+    )
+    summary = transfer_masks(config).summary
+    assert summary["sources"] == len(plan.sources)
+    rows = summary["matrix"]
+    assert summary["cells"] == len(rows) * len(plan.targets)
+    assert {"dense", *plan.sources} < rows.keys()
+    assert (tmp_path / "out" / "matrix.png").read_bytes().startswith(b"\x89PNG")
 
 
 # -- sweeps -----------------------------------------------------------------------------------------

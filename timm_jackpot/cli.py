@@ -92,7 +92,9 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> N
         text += f" One of: {', '.join(map(str, get_args(kind)))}."
     if not field.is_required() and field.default not in (None, (), False):
         text += f" [{field.default}]"
-    if kind is bool:
+    if extra.get("positional"):
+        parser.add_argument(name, nargs="*", help=text)
+    elif kind is bool:
         parser.add_argument(*names, dest=name, action=argparse.BooleanOptionalAction, help=text)
     elif get_origin(kind) is tuple:
         parser.add_argument(*names, dest=name, nargs="*", metavar="…", help=text)

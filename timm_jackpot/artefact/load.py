@@ -101,13 +101,28 @@ def open_artefact(
             _check_shapes(config, base)
 
     artefact = read_artefact(locate_artefact(name, revision=revision, check=check, **hub), check=check)
+    return artefact, load_base_of(artefact, base_checkpoint=base_checkpoint, base=base, trust_base=trust_base, **hub)
+
+
+def load_base_of(
+    artefact: Artefact,
+    *,
+    base_checkpoint: str | Path | None = None,
+    base: nn.Module | None = None,
+    trust_base: bool = False,
+    **hub: Any,
+) -> Base:
+    """The base that an artefact belongs to, checked, its weights untouched.
+
+    Args and errors: as `from_pretrained`; `hub` are huggingface_hub's.
+    """
     config = artefact.config
     if base is None:
         loaded = _build_base(config, base_checkpoint, trust_base, hub)
     else:
         loaded = Base(base, config.base, tensor_ids(base), ())
     check_base(config, loaded, built=base is None)
-    return artefact, loaded
+    return loaded
 
 
 def load_dense_base(

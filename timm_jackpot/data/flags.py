@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+import re
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class DataFlags(BaseModel):
@@ -17,6 +19,9 @@ class DataFlags(BaseModel):
     """Folder with the data; for image folders it holds one folder or .tar file per split."""
     train_split: str = "train"
     """Split that is searched or trained on."""
+    train_part: str | None = None
+    """A part of the training split in the place of all of it: 1/2 takes every second image from the first on, 2/2 the
+    others. What is held out is held out of that part."""
     val_split: str | None = None
     """Split for anything that is chosen. Default: a fixed part held out of the training split."""
     test_split: str | None = None
@@ -41,3 +46,11 @@ class DataFlags(BaseModel):
     """Probability of a horizontal flip. Default: 0.5; digits: 0."""
     crop_padding: int | None = Field(default=None, ge=0)
     """Pixels of zero padding for the random crop of in-memory images. Default: an eighth of the image."""
+
+    @field_validator("train_part")
+    @classmethod
+    def _a_part(cls, value: str | None) -> str | None:
+        match = None if value is None else re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", value)
+        if value is not None and not (match and int(match[1]) <= int(match[2])):
+            raise ValueError("give a part as k/n with 1 ≤ k ≤ n, as 1/2")
+        return value

@@ -28,7 +28,7 @@ from timm_jackpot.data.read import (
     read_image,
     read_split,
 )
-from timm_jackpot.data.source import ImageSource, Unreadable
+from timm_jackpot.data.source import ImageSource, Unreadable, train_part
 from timm_jackpot.errors import DataError
 
 # Up to this image size a split is held in memory: CIFAR-10's training images take 154 MB.
@@ -84,14 +84,19 @@ def open_data(flags: DataFlags, model: nn.Module, *, device: torch.device, img_s
     labels = tuple(map(str, classes)) if classes is not None and len(classes) == num_classes else ()
     labels = labels if labels and all(label.isprintable() and len(label) <= 500 for label in labels) else None
     whole = bind(flags.train_split)
+
+    def take(positions: Tensor) -> ImageSource:
+        if isinstance(whole, MemoryImages):
+            return whole.select(positions.to(device))
+        return bind(flags.train_split, positions)
+
+    mine = train_part(len(whole), flags.train_part)
     if val_split is not None:
-        return Data(name, num_classes, whole, bind(val_split), test, config, unreadable, labels)
-    part, held_out = hold_out(len(whole), flags.val_fraction)
-    if isinstance(whole, MemoryImages):
-        kept, val = whole.select(part.to(device)), whole.select(held_out.to(device))
-    else:
-        kept, val = bind(flags.train_split, part), bind(flags.train_split, held_out)
-    return Data(name, num_classes, kept, val if len(held_out) else None, test, config, unreadable, labels)
+        train = whole if flags.train_part is None else take(mine)
+        return Data(name, num_classes, train, bind(val_split), test, config, unreadable, labels)
+    part, held_out = hold_out(len(mine), flags.val_fraction)
+    val = take(mine[held_out]) if len(held_out) else None
+    return Data(name, num_classes, take(mine[part]), val, test, config, unreadable, labels)
 
 
 def open_split(

@@ -49,6 +49,16 @@ def steps_per_epoch(n: int, batch_size: int, shard: Shard) -> int:
     return n // (batch_size * shard.count)
 
 
+def train_part(images: int, part: str | None) -> Tensor:
+    """Positions of part k/n of so many images: every n-th from the k-th on; all of them for None.
+
+    The n parts are disjoint and make up the whole. Where a data set lists its images class by class, as folders and
+    tar files do, each part has as many of every class, give or take one.
+    """
+    first, count = (1, 1) if part is None else map(int, part.split("/"))
+    return torch.arange(images)[first - 1 :: count]
+
+
 def train_order(n: int, *, seed: int, epoch: int, batch_size: int, shard: Shard, first: int = 0) -> Iterator[Tensor]:
     """Index batches of one epoch, from batch `first` on; N shards of b images read what one shard of N·b would."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)

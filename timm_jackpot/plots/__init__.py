@@ -1,7 +1,9 @@
 """Pictures, drawn from run records alone."""
 
 from timm_jackpot.plots.convergence_figure import convergence_figure
+from timm_jackpot.plots.overlap_figure import overlap_figure
 from timm_jackpot.plots.search_figure import search_figure
 from timm_jackpot.plots.sweep_figure import sweep_figure
+from timm_jackpot.plots.transfer_figure import transfer_figure
 
-__all__ = ["convergence_figure", "search_figure", "sweep_figure"]
+__all__ = ["convergence_figure", "overlap_figure", "search_figure", "sweep_figure", "transfer_figure"]

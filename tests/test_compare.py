@@ -1,0 +1,230 @@
+"""Masks side by side: overlaps with chance, what cannot be overlapped, and an audit that nobody vouches for."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from timm_jackpot.artefact import load_base_of, open_artefact, read_artefact, recode
+from timm_jackpot.base import Base
+from timm_jackpot.cli import parse, run_verb
+from timm_jackpot.compare import main
+from timm_jackpot.comparison import CompareConfig, compare_masks
+from timm_jackpot.comparison.entries import Entry
+from timm_jackpot.comparison.pairs import pairs_of
+from timm_jackpot.errors import ArtefactError, ConfigError
+from timm_jackpot.masks import MaskSet, layer_overlaps, mask_overlap
+from timm_jackpot.plots import overlap_figure
+from timm_jackpot.search import SearchConfig, search_jackpot
+
+
+def mask(text: str) -> torch.Tensor:
+    return torch.tensor([character == "1" for character in text])
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One-shot masks: by magnitude (a), random (b), beside a new head (h), stage 1 dense (x), of other weights (o)."""
+    folder = tmp_path_factory.mktemp("compare")
+    for split in ("train", "test"):
+        for label in "abc":
+            (folder / "images" / split / label).mkdir(parents=True)
+            pixels = np.full((32, 32, 3), 40 * ord(label) % 256, dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / split / label / "0.png")
+
+    def search(name: str, **settings: object) -> None:
+        search_jackpot(SearchConfig(steps=0, output=str(folder / name), **settings))  # pyright: ignore
+
+    search("a")
+    search("b", criterion="random", allocation="uniform")
+    small = {"batch_size": 2, "workers": 0, "val_fraction": 0}
+    search("h", dataset="folder", data_dir=str(folder / "images"), num_classes=3, **small)
+    search("x", exclude=("layer1.*",))
+    search("o", pretrained=False)
+    return folder
+
+
+def compared(folder: Path, *names: str, **settings: object) -> dict:
+    paths = tuple(str(folder / name) for name in names)
+    return compare_masks(CompareConfig(artefacts=paths, **settings)).summary  # pyright: ignore
+
+
+# -- side by side -----------------------------------------------------------------------------------
+
+
+def test_artefacts_and_criteria_of_one_base(found: Path, tmp_path: Path) -> None:
+    output = tmp_path / "deep" / "compared"
+    summary = compared(found, "a", "b", criteria=("magnitude", "random", "synflow"), output=str(output))
+    assert [entry["name"] for entry in summary["compared"]] == ["a", "b", "magnitude", "random", "synflow"]
+    pairs = {(pair["a"], pair["b"]): pair for pair in summary["pairs"]}
+    assert len(pairs) == 10
+    assert pairs["a", "magnitude"]["overlap"] == 1.0
+    assert pairs["a", "magnitude"]["chance"] < 0.9
+    for pair in (pairs["a", "b"], pairs["a", "random"]):  # 313 000 weights: chance is met within a fifth of a point
+        assert pair["overlap"] == pytest.approx(pair["chance"], abs=0.002)
+    a, b = (read_artefact(found / name).masks for name in "ab")
+    assert pairs["a", "b"]["overlap"] == mask_overlap(a, b)
+    assert pairs["a", "b"]["layers"] == {name: layer._asdict() for name, layer in layer_overlaps(a, b).items()}
+    magnitude, random, synflow = summary["compared"][2:]
+    assert magnitude["mask_hash"] == a.hash()
+    assert {entry["sparsity"] for entry in (magnitude, random, synflow)} == {a.sparsity}
+    assert len({entry["mask_hash"] for entry in summary["compared"]}) == 4
+
+    rows = list(csv.DictReader((output / "layers.csv").read_text().splitlines()))
+    assert len(rows) == 10 * len(a)
+    first = next(row for row in rows if (row["a"], row["b"]) == ("a", "b"))
+    assert int(first["kept_a"]) == a.kept_per_layer()[first["layer"]]
+    assert float(first["overlap"]) == layer_overlaps(a, b)[first["layer"]].overlap
+    text = (output / "comparison.md").read_text()
+    assert "|  | a | b | magnitude | random | synflow |" in text
+    assert "| allocation | global | uniform | as a | as a | as a |" in text
+    assert "allocation=uniform" in text
+    assert (output / "overlap.png").read_bytes().startswith(b"\x89PNG")
+    assert not [path for path in output.iterdir() if b"/deep/" in path.read_bytes()]
+
+
+def test_compact_masks_are_compared_beside_their_base(found: Path, tmp_path: Path) -> None:
+    shutil.copytree(found / "b", tmp_path / "compact")
+    for name, content in recode(*open_artefact(found / "b"), "compact").items():
+        (tmp_path / "compact" / name).write_bytes(content)
+    pair = compared(tmp_path, str(found / "b"), "compact")["pairs"][0]
+    assert pair["overlap"] == 1.0
+
+
+def test_a_new_head_leaves_the_weights_under_the_mask_the_same(found: Path) -> None:
+    (pair,) = compared(found, "a", "h")["pairs"]
+    assert read_artefact(found / "a").config.base.digest != read_artefact(found / "h").config.base.digest
+    assert (pair["overlap"], pair["why_not"]) == (1.0, None)
+
+
+def test_masks_over_different_weights_are_shown_without_an_overlap(found: Path, tmp_path: Path) -> None:
+    pairs = compared(found, "a", "o", "x", output=str(tmp_path / "c"))["pairs"]
+    assert [(pair["overlap"], pair["layers"]) for pair in pairs] == [(None, {})] * 3
+    reasons = ["the bases differ", "other layers are masked", "other layers are masked"]
+    assert [pair["why_not"] for pair in pairs] == reasons
+    assert (tmp_path / "c" / "layers.csv").read_text().count("\n") == 1
+    assert not (tmp_path / "c" / "overlap.png").exists()
+    assert "the bases differ" in (tmp_path / "c" / "comparison.md").read_text()
+
+
+def test_artefacts_are_called_by_what_tells_their_paths_apart(found: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / name / "seed0" for name in ("x", "y")]
+    for path in paths:
+        shutil.copytree(found / "a", path)
+    assert [entry["name"] for entry in compared(tmp_path, "x/seed0", "y/seed0")["compared"]] == ["x", "y"]
+    mixed = compare_masks(CompareConfig(artefacts=(*map(str, paths), str(found / "b"))))
+    assert [entry["name"] for entry in mixed.summary["compared"]] == ["x/seed0", "y/seed0", f"{found.name}/b"]
+    alone = compare_masks(CompareConfig(artefacts=(str(paths[0]),), criteria=("random",)))
+    assert [entry["name"] for entry in alone.summary["compared"]] == ["seed0", "random"]
+
+
+def test_a_base_is_known_by_its_weights_not_by_its_name() -> None:
+    masks = MaskSet({"w": mask("1100")})
+    a, b, c = (Entry(name, "net", masks, {"w": digest}) for name, digest in (("a", "1"), ("b", "2"), ("c", "1")))
+    assert [(pair.a, pair.b, pair.why_not) for pair in pairs_of([a, b, c])] == [
+        ("a", "b", "the bases differ"),
+        ("a", "c", None),
+        ("b", "c", "the bases differ"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "settings", "sentence"),
+    [
+        (["a"], {}, "name two artefacts to compare, or one and --criteria"),
+        ([], {"criteria": ("random", "magnitude")}, "name two artefacts to compare, or one and --criteria"),
+        (["a", "a"], {}, "is named twice"),
+        (["a", "o"], {"criteria": ("random",)}, "a and o mask different weights: compare them without --criteria"),
+        (["o"], {"criteria": ("random",)}, "was loaded from a file: give the same file with --base-checkpoint"),
+        (["a", "nowhere"], {}, "neither an artefact folder nor the name of a Hub repo"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_a_sentence(
+    found: Path, tmp_path: Path, names: list[str], settings: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises((ConfigError, ArtefactError), match=sentence):
+        compared(found, *names, output=str(tmp_path / "out"), **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_base_of_an_artefact_comes_with_its_weights_untouched(found: Path, digits_base: Base) -> None:
+    base = load_base_of(read_artefact(found / "a"))
+    assert base.tensors == digits_base.tensors
+    other = load_base_of(read_artefact(found / "o"), base_checkpoint=found / "o-base.safetensors")
+    assert other.tensors != digits_base.tensors
+
+
+# -- an audit beside the artefact -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict", "controls"),
+    [
+        ('{"verdict": "jackpot", "controls": {"dense": {"mean": 91.5, "n": 3}}}', "jackpot", {"dense": 91.5}),
+        ('{"verdict": "not decided"}', "not decided", {}),
+        ("{}", "–", {}),
+        ('{"verdict": 3, "controls": [1]}', "–", {}),
+        ('{"verdict": "jack\\u001b[31mpot | <b>", "controls": {"a|b": {"mean": 1}}}', "jack31mpot  b", {"ab": 1.0}),
+        ('{"controls": {"a": {"mean": "high"}, "b": 7, "c": {"mean": true}, "d": {"mean": null}}}', "–", {}),
+        ('{"verdict": NaN}', "not readable", {}),
+        ('{"verdict": "a", "verdict": "b"}', "not readable", {}),
+        ("[" * 100 + "]" * 100, "not readable", {}),
+        ("jackpot!", "not readable", {}),
+    ],
+)
+def test_an_audit_is_read_with_suspicion(
+    found: Path, tmp_path: Path, text: str, verdict: str, controls: dict[str, float]
+) -> None:
+    shutil.copytree(found / "a", tmp_path / "audited")
+    (tmp_path / "audited" / "audit.json").write_text(text)
+    config = CompareConfig(artefacts=(str(tmp_path / "audited"), str(found / "b")))
+    comparison = compare_masks(config)
+    entry = comparison.summary["compared"][0]
+    assert (entry["verdict"], entry["controls"]) == (verdict, controls)
+    assert "\x1b" not in comparison.table
+    line = next(line for line in comparison.table.splitlines() if line.startswith("audit"))
+    assert verdict in line
+    assert all(f"audit, {control}" in comparison.table for control in controls)
+
+
+# -- the verb and its picture -----------------------------------------------------------------------
+
+
+def test_the_verb_takes_names_as_they_stand(
+    found: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = parse(CompareConfig, argv=["a", "b", "--criteria", "random", "magnitude"])
+    assert (config.artefacts, config.criteria) == (("a", "b"), ("random", "magnitude"))
+    monkeypatch.setattr(sys, "argv", ["compare", str(found / "a"), str(found / "b")])
+    run_verb(main)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["a", "b"]
+    assert lines[1].split() == ["base", "digits_resnet.sklearn", "digits_resnet.sklearn"]
+    assert len(json.loads(lines[-1])["pairs"]) == 1
+    monkeypatch.setattr(sys, "argv", ["compare", str(found / "a"), "--criteria", "snip"])
+    with pytest.raises(SystemExit) as stopped:
+        run_verb(main)
+    assert stopped.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: --criteria")
+    assert printed.err.count("\n") == 1
+    with pytest.raises(SystemExit):
+        parse(CompareConfig, argv=["--help"])
+    assert "Artefact folders, or names of Hub repos." in capsys.readouterr().out
+    assert all(field.description for field in CompareConfig.model_fields.values())
+
+
+@pytest.mark.parametrize(("layers", "masks"), [(1, 1), (20, 3), (60, 7)])
+def test_the_picture_is_drawn_for_few_layers_and_many(layers: int, masks: int) -> None:
+    others = {f"mask {i}": {f"l{k}.weight": (0.9, 0.8) for k in range(layers)} for i in range(masks)}
+    assert overlap_figure("a", others) == overlap_figure("a", others)
+    assert overlap_figure("a", others).startswith(b"\x89PNG")

@@ -1,0 +1,317 @@
+"""Masks of one set on another: what is planned, what a judge may move, and what becomes of a cell that fails."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import nn
+
+from timm_jackpot.artefact import read_artefact
+from timm_jackpot.base import Base, norm_statistics
+from timm_jackpot.cli import parse, run_verb
+from timm_jackpot.errors import BaseMismatchError, ConfigError, DataError, TrainingError
+from timm_jackpot.masks import MaskSet
+from timm_jackpot.plots import transfer_figure
+from timm_jackpot.search import SearchConfig, search_jackpot
+from timm_jackpot.training import fit
+from timm_jackpot.transfer import TransferConfig, judge, plan_transfer, run, transfer_masks
+from timm_jackpot.transfer.__main__ import main
+from timm_jackpot.transfer.judge import judge_mask, open_target
+from timm_jackpot.transfer.plan import HeadRule
+from timm_jackpot.transfer.rows import rows_of
+from timm_jackpot.transfer.table import matrix_means, matrix_table
+
+SMALL = "dataset: digits\nsteps: 1\nbatch_size: 64\nval_fraction: 0\nhead_steps: 2\nseeds: [0]\n"
+TINY = SMALL.replace("digits", "folder\nnum_classes: 2\nworkers: 0").replace("64", "4")
+
+
+def recipe(folder: Path, text: str, **settings: Any) -> TransferConfig:
+    (folder / "transfer.yaml").write_text(text)
+    return TransferConfig(transfer=str(folder / "transfer.yaml"), output=str(folder / "out"), **settings)
+
+
+def write_images(root: Path, classes: str, size: int = 32, per_class: int = 8) -> str:
+    draw = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label in classes:
+            (root / split / label).mkdir(parents=True)
+            for i in range(per_class):
+                pixels = draw.integers(0, 256, (size, size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / label / f"{i}.png")
+    return str(root)
+
+
+# -- the plan ---------------------------------------------------------------------------------------
+
+
+def test_what_the_paper_transfers_between_can_be_said(tmp_path: Path) -> None:
+    text = """
+sparsity: "0.8"
+steps: 7
+head_lr: 0.3
+targets:
+  digits: {dataset: digits}
+  other: {dataset: folder, data_dir: there, num_classes: 3, epochs: 2}
+sources:
+  half-1: {data: digits, train_part: 1/2}
+  adam: {data: other, opt: adam, lr: 0.001}
+  uniform: {data: digits, allocation: uniform}
+  third: {dataset: folder}
+"""
+    folders = ("third=elsewhere", "other=here")
+    plan = plan_transfer(recipe(tmp_path, text, data_dir=folders, base_checkpoint="w.safetensors", seeds=(3, 4)))
+    assert plan.seeds == (3, 4)
+    assert (plan.head.steps, plan.head.lr) == (100, 0.3)
+    assert list(plan.sources) == ["half-1", "adam", "uniform", "third", "digits", "other"]
+    assert all(list(by_seed) == [3, 4] for by_seed in plan.sources.values())
+    first = {name: by_seed[3] for name, by_seed in plan.sources.items()}
+    assert {(s.seed, s.sparsity, s.base_checkpoint) for s in first.values()} == {(3, "0.8", "w.safetensors")}
+    assert (first["half-1"].train_part, first["half-1"].dataset, first["half-1"].steps) == ("1/2", "digits", 7)
+    adam = first["adam"]
+    assert (adam.opt, adam.lr, adam.num_classes, adam.data_dir, adam.steps, adam.epochs) == (
+        "adam", 0.001, 3, "here", None, 2.0,
+    )  # fmt: skip
+    assert first["uniform"].allocation == "uniform"
+    assert first["third"].data_dir == "elsewhere"
+    own = {(source, target) for source in plan.sources for target in plan.targets if plan.is_own(source, target)}
+    assert own == {("digits", "digits"), ("other", "other")}
+
+
+def test_a_source_that_is_the_targets_own_search_is_not_searched_twice(tmp_path: Path) -> None:
+    plan = plan_transfer(recipe(tmp_path, "targets: {digits: }\nsources: {whole: {data: digits}}\n"))
+    assert list(plan.sources) == ["whole"]
+    assert plan.is_own("whole", "digits")
+
+
+def test_flags_beat_the_recipe_wherever_it_has_the_setting(tmp_path: Path) -> None:
+    text = "steps: 5\ntargets: {digits: {dataset: digits, epochs: 3}}\nsources: {a: {data: digits, lr: 0.5}}\n"
+    settings = ("steps=9", "lr=0.25", "head-steps=4", "exclude=[layer1.*]")
+    plan = plan_transfer(recipe(tmp_path, text, settings=settings, seeds=(0,)))
+    for searches in (*plan.sources.values(), *plan.targets.values()):
+        assert (searches[0].steps, searches[0].epochs, searches[0].lr) == (9, None, 0.25)
+        assert searches[0].exclude == ("layer1.*",)
+    assert plan.head.steps == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "sentence"),
+    [
+        ("steps: 2", {}, "names no targets"),
+        ("targets: [digits]", {}, "targets must map names to settings"),
+        ("targets: {digits: 3}", {}, "targets must map names to settings"),
+        ("targets: {d: }\nsources: {a: {data: e}}", {}, "source a: data e is no target: there are d"),
+        ("targets: {d: }\nsources: {a: {nonsense: 1}}", {}, "source a: nonsense: Extra inputs"),
+        ("targets: {d: {sparsity: 2}}", {}, "target d: sparsity: "),
+        ("targets: {d: {model: resnet18}}", {}, "target d sets model: a transfer has one base for all its masks"),
+        ("targets: {d: }\nsources: {a: {in_chans: 1}}", {}, "source a sets in_chans"),
+        ("targets: {d: }\nsources: {a: {seed: 1}}", {}, "source a sets seed: a transfer sets that itself"),
+        ("seed: 1\ntargets: {d: }", {}, "sets seed: a transfer sets that itself"),
+        ("targets: {d: }", {"settings": ("output=x",)}, "sets output: a transfer sets that itself"),
+        ("targets: {d: {mask_classifier: true}}", {}, "target d: mask_classifier: every target gets a new head"),
+        ("pretrained: false\ntargets: {d: }", {}, "masks need one base"),
+        ("targets: {dense: }", {}, "'target dense': a name is up to 40 letters"),
+        ("targets: {../x: }", {}, "'target ../x': a name is up to 40 letters"),
+        ("targets: {d: }\nsources: {random: }", {}, "'source random': a name is"),
+        ("targets: {d: }\nsources: {d: {lr: 1}}", {}, "source d is not the target d's own search"),
+        ("head_steps: 0\ntargets: {d: }", {}, "head_steps: Input should be greater"),
+        ("head_size: 3\ntargets: {d: }", {}, "head_size: Extra inputs"),
+        ("targets: {d: }", {"data_dir": ("e=x",)}, "--data-dir names e, which is neither target nor source"),
+        ("targets: {d: }", {"data_dir": ("x",)}, "--data-dir takes name=value, not 'x'"),
+        ("targets: {d: }", {"settings": ("steps",)}, "--set takes name=value, not 'steps'"),
+        ("targets: {d: }", {"settings": ("steps=[",)}, "not readable as YAML"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused_before_anything_runs(
+    tmp_path: Path, text: str, flags: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        transfer_masks(recipe(tmp_path, text, **flags))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("classes", "count", "sentence"),
+    [
+        ("a", 1, "target images has 1 class: accuracy means nothing below two"),
+        ("abc", 2, "target images: split train of folder has 3 classes, but the model's head has 2"),
+        ("ab", 2, "target images has 16 training images, less than a batch"),
+    ],
+)
+def test_a_target_that_cannot_be_judged_on_is_refused_before_anything_runs(
+    tmp_path: Path, classes: str, count: int, sentence: str
+) -> None:
+    folder = write_images(tmp_path / "images", classes)
+    text = f"{SMALL}targets:\n  digits:\n  images: {{dataset: folder, num_classes: {count}}}\n"
+    with pytest.raises(DataError, match=sentence):
+        transfer_masks(recipe(tmp_path, text, data_dir=(f"images={folder}",)))
+    assert not (tmp_path / "out").exists()
+
+
+# -- the judge --------------------------------------------------------------------------------------
+
+
+def checkerboard(base: Base) -> MaskSet:
+    weights = {name: base.model.get_parameter(name) for name in ("layer1.0.conv1.weight", "layer2.0.conv1.weight")}
+    return MaskSet({n: (torch.arange(w.numel()) % 2 == 0).reshape(w.shape) for n, w in weights.items()})
+
+
+def test_the_head_alone_is_trained_from_the_same_start_under_every_mask(
+    accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = open_target("digits", SearchConfig(dataset="digits", batch_size=64), accelerator)
+    before = {name: tensor.clone() for name, tensor in target.base.model.state_dict().items()}
+    seen: list[tuple[dict[str, Any], dict[str, Any]]] = []
+
+    def watched(*, model: nn.Module, **others: Any) -> None:
+        start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        fit(model=model, **others)
+        seen.append((start, {name: tensor.clone() for name, tensor in model.state_dict().items()}))
+
+    monkeypatch.setattr(judge, "fit", watched)
+    masks, rule = checkerboard(target.base), HeadRule(steps=3)
+    figures = [judge_mask(target, m, rule, seed, accelerator) for m, seed in ((masks, 0), (MaskSet({}), 0), (masks, 1))]
+    again = judge_mask(target, masks, rule, 0, accelerator)
+    assert again == figures[0]
+    assert {f.n for f in figures} == {599}
+
+    heads = [start["fc.weight"] for start, _ in seen]
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+    assert not torch.equal(heads[0], before["fc.weight"])
+    statistics = set(norm_statistics(target.base.model))
+    for (start, end), mask in zip(seen, (masks, MaskSet({}), masks, masks), strict=True):
+        assert all(torch.equal(end[name], start[name]) for name in statistics), "fixed while the head is trained"
+        assert all(not torch.equal(start[name], before[name]) for name in statistics), "re-estimated before"
+        moved = {name for name in end if not torch.equal(end[name], before[name])} - statistics
+        assert {n for n in moved if not n.endswith("num_batches_tracked")} == {"fc.weight", "fc.bias", *mask}
+        for name, kept in mask.items():
+            assert torch.equal(end[name], before[name] * kept)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in target.base.model.state_dict().items())
+
+
+def test_controls_have_the_layer_counts_of_the_sources(tmp_path: Path, digits_base: Base) -> None:
+    for name, allocation in (("g", "global"), ("h", "global"), ("u", "uniform")):
+        search_jackpot(SearchConfig(steps=0, allocation=allocation, output=str(tmp_path / name)))
+    found = {name: {0: read_artefact(tmp_path / name)} for name in ("g", "h", "u")}
+    rows = {row.name: row for row in rows_of(found, digits_base)}
+    assert list(rows) == ["g", "h", "u", "dense"] + [f"{c} (as {s})" for s in "gu" for c in ("magnitude", "random")]
+    for source in "gu":
+        mask, magnitude, random = (
+            rows[name].masks[0] for name in (source, f"magnitude (as {source})", f"random (as {source})")
+        )
+        assert random.kept_per_layer() == magnitude.kept_per_layer() == mask.kept_per_layer()
+        assert magnitude == mask  # a search of no steps
+        assert random != mask
+    alone = rows_of({"g": found["g"]}, digits_base)
+    assert [row.name for row in alone] == ["g", "dense", "magnitude", "random"]
+
+    layer = "layer1.0.conv1.weight"
+    other = {**digits_base.tensors, layer: digits_base.tensors[layer]._replace(sha256="0" * 64)}
+    with pytest.raises(BaseMismatchError, match=f"the mask of g .* found in another base: {layer} differs first"):
+        rows_of(found, dataclasses.replace(digits_base, tensors=other))
+
+
+# -- the whole --------------------------------------------------------------------------------------
+
+
+def test_a_matrix_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f"{TINY}targets: {{first: , second: {{train_part: 2/2}}}}\nsources: {{first: {{data: first}}}}\n"
+    monkeypatch.setattr("gc.collect", lambda *_: 0)  # Accelerate's after every fit: most of the time of a tiny cell
+    folder = write_images(tmp_path / "images", "ab")
+    config = recipe(tmp_path, text, data_dir=(f"first={folder}", f"second={folder}"))
+    out = tmp_path / "out"
+
+    def fails_once(target: Any, masks: MaskSet, *others: Any) -> Any:
+        if target.name == "second" and not masks:
+            raise TrainingError("the loss is not a number at step 1")
+        return judge_mask(target, masks, *others)
+
+    monkeypatch.setattr(run, "judge_mask", fails_once)
+    with pytest.raises(TrainingError, match=r"1 of 10 cells failed, first dense on second, seed 0: the loss is not"):
+        transfer_masks(config)
+    assert "| dense | " in (out / "matrix.md").read_text()
+    assert (out / "matrix.md").read_text().count("| – |") == 1
+    kept = json.loads((out / "cells.json").read_text())
+    assert len(kept) == 9
+
+    monkeypatch.setattr(run, "judge_mask", judge_mask)
+    summary = transfer_masks(config).summary
+    assert (summary["skipped_searches"], summary["skipped_cells"], summary["cells"]) == (2, 9, 10)
+    complete = json.loads((out / "cells.json").read_text())
+    assert {key: complete[key] for key in kept} == kept
+    assert set(complete) - set(kept) == {"dense on second, seed 0"}
+    rows = list(csv.DictReader((out / "matrix.csv").read_text().splitlines()))
+    assert [(row["row"], row["target"]) for row in rows if row["own"] == "True"] == [
+        ("first", "first"),
+        ("second", "second"),
+    ]
+    assert {row["row"]: row["kind"] for row in rows} == {
+        "first": "source", "second": "source", "dense": "control", "magnitude": "control", "random": "control",
+    }  # fmt: skip
+    assert (out / "matrix.png").read_bytes().startswith(b"\x89PNG")
+    assert "–" not in (out / "matrix.md").read_text()
+
+    with pytest.raises(ConfigError, match="holds a cell first on first, seed 0 with head_steps 2, not 3: name an"):
+        transfer_masks(config.model_copy(update={"settings": ("head_steps=3",)}))
+    with pytest.raises(ConfigError, match="holds a run with steps 1, not 2: name another --output"):
+        transfer_masks(config.model_copy(update={"settings": ("steps=2",)}))
+    (out / "cells.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"cells.json is damaged: delete it"):
+        transfer_masks(config)
+
+
+def made_up(row: str, target: str, top1: float, *, seed: int = 0, own: bool = False) -> dict[str, Any]:
+    kind = "control" if row in ("dense", "random") else "source"
+    return {"row": row, "kind": kind, "target": target, "own": own, "seed": seed, "top1": top1, "test_images": 50}
+
+
+def test_the_matrix_tells_mean_spread_own_mask_and_gaps() -> None:
+    cells = [made_up("a", "x", 80.0, own=True), made_up("a", "x", 82.0, seed=1, own=True)]
+    cells += [made_up("a", "y", 30.0), made_up("random", "x", 10.0)]
+    means = matrix_means(cells)
+    assert means["a"]["x"] == {"mean": 81.0, "std": pytest.approx(2**0.5), "n": 2}
+    assert means["a"]["y"] == {"mean": 30.0, "std": None, "n": 1}
+    lines = matrix_table(cells, HeadRule()).splitlines()
+    assert lines[0] == "| mask | on x | on y |"
+    assert lines[2:4] == ["| a | **81.00 ± 1.41** | 30.00 |", "| random | 10.00 | – |"]
+    assert "over 2 seeds; test images: x 50, y 50" in lines[5]
+    assert transfer_figure(cells).startswith(b"\x89PNG")
+    assert transfer_figure(cells) == transfer_figure(cells)
+    assert transfer_figure(cells) != transfer_figure(cells[:-1])
+
+
+def test_the_verb_prints_the_matrix_and_json_and_one_sentence_of_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe(tmp_path, f"{TINY}data_dir: {write_images(tmp_path / 'images', 'ab')}\ntargets: {{set: }}\n")
+    words = ["transfer", "--recipe", str(tmp_path / "transfer.yaml"), "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", words)
+    run_verb(main)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| mask | on set |"
+    assert json.loads(lines[-1])["matrix"]["set"]["set"]["n"] == 1
+    monkeypatch.setattr(sys, "argv", [*words, "--data-dir", "x=y"])
+    with pytest.raises(SystemExit) as stopped:
+        run_verb(main)
+    printed = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert printed.out == ""
+    assert printed.err == "error: --data-dir names x, which is neither target nor source: there are set\n"
+
+
+def test_every_flag_has_a_line_of_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(TransferConfig, argv=["--help"])
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("--recipe", "--base-checkpoint", "--data-dir", "--set", "--seeds", "--output"))
+    assert all(field.description for field in TransferConfig.model_fields.values())

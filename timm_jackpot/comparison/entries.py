@@ -1,0 +1,172 @@
+"""What is compared: artefacts, and the masks that criteria would choose at their layer counts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from timm_jackpot import criteria
+from timm_jackpot.artefact import Artefact, load_base_of, locate_artefact, read_artefact
+from timm_jackpot.artefact.strict_json import parse_strict
+from timm_jackpot.artefact.tensors_file import read_bytes
+from timm_jackpot.errors import ArtefactError, ConfigError
+from timm_jackpot.masks import MaskSet, keep_largest
+
+_AUDIT, _MAX_AUDIT_BYTES = "audit.json", 4 * 2**20
+_FIGURES = ("dense_top1", "magnitude_top1", "magnitude_recalibrated_top1", "jackpot_top1")
+_MOST_CONTROLS = 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One column of a comparison. Texts and figures are what an artefact claims; its masks were checked."""
+
+    name: str
+    base: str
+    masks: MaskSet
+    weights: dict[str, str]  # sha256 of the weight under each mask: which base it is
+    allocation: str = "–"
+    sparsity_all_parameters: float | None = None
+    recipe: str = "–"  # settings that were not the defaults
+    dataset: str = "–"
+    results: dict[str, float] = field(default_factory=dict)  # top-1 in per cent
+    verdict: str = "–"  # of an audit
+    controls: dict[str, float] = field(default_factory=dict)  # of the audit: mean top-1
+
+
+def artefact_entries(
+    names: Sequence[str], *, base_checkpoint: str | None, trust_base: bool
+) -> tuple[list[Entry], list[Artefact]]:
+    """Read artefacts; each is called by that part of its path that tells it from the others.
+
+    Raises:
+        ArtefactError, HubError: if one of them cannot be read.
+        BaseError: if one has compact masks, and its base cannot be loaded.
+    """
+    artefacts = [read_artefact(locate_artefact(name)) for name in names]
+
+    def masks_of(artefact: Artefact) -> MaskSet:
+        if artefact.config.encoding == "packed":
+            return artefact.masks
+        return artefact.masks_on(load_base_of(artefact, base_checkpoint=base_checkpoint, trust_base=trust_base))
+
+    return [
+        _entry(name, found, masks_of(found)) for name, found in zip(_short(names), artefacts, strict=True)
+    ], artefacts
+
+
+def criterion_entries(
+    names: Sequence[str],
+    entries: Sequence[Entry],
+    artefact: Artefact,
+    *,
+    base_checkpoint: str | None,
+    trust_base: bool,
+    seed: int,
+) -> list[Entry]:
+    """The masks that criteria would choose at the layer counts of the first of `entries`, whose artefact is given.
+
+    Raises:
+        ConfigError: if the entries are not all of one base.
+        BaseError, ArtefactError: if that base cannot be loaded.
+    """
+    first = entries[0]
+    other = next((entry for entry in entries if entry.weights != first.weights), None)
+    if names and other is not None:
+        raise ConfigError(
+            f"criteria choose masks of one base, and {first.name} and {other.name} mask different weights: compare "
+            "them without --criteria"
+        )
+    if not names:
+        return []
+    base = load_base_of(artefact, base_checkpoint=base_checkpoint, trust_base=trust_base)
+    parameters = dict(base.model.named_parameters(remove_duplicate=False))
+    weights = {name: parameters[name] for name in first.masks}
+    kept = first.masks.kept_per_layer()
+
+    def scores(name: str) -> Mapping[str, Tensor]:
+        match name:
+            case "random":
+                return criteria.random(weights, seed=seed)
+            case "synflow":
+                return criteria.synflow(base.model, weights, artefact.config.data.input_size)
+            case _:
+                return criteria.magnitude(weights)
+
+    def mask(name: str) -> MaskSet:
+        return MaskSet({layer: keep_largest(values, kept[layer]) for layer, values in scores(name).items()})
+
+    same = {"base": first.base, "weights": first.weights, "allocation": f"as {first.name}"}
+    return [Entry(name=name, masks=mask(name), **same) for name in dict.fromkeys(names)]
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    parts = [Path(name).parts for name in names]
+    for length in range(1, max(map(len, parts)) + 1):
+        ends = [part[-length:] for part in parts]
+        if len(set(ends)) == len(ends):
+            while len(ends) > 1 and len({end[-1] for end in ends}) == 1:  # a/seed0 and b/seed0 are a and b
+                ends = [end[:-1] for end in ends]
+            return ["/".join(end) for end in ends]
+    raise ConfigError(f"{max(names, key=names.count)} is named twice: a mask overlaps with itself in full")
+
+
+def _entry(name: str, artefact: Artefact, masks: MaskSet) -> Entry:
+    config = artefact.config
+    results = _mapping(config.info.get("results"))
+    kept, parameters = config.sparsity.all_parameters
+    verdict, controls = _audit(artefact.folder / _AUDIT)
+    return Entry(
+        name=name,
+        base=config.base.name,
+        masks=masks,
+        weights={layer.name: layer.sha256 for layer in config.layers},
+        allocation=config.allocation.label,
+        sparsity_all_parameters=1 - kept / parameters,
+        recipe=_settings(_mapping(config.info.get("config"))),
+        dataset=_text(results.get("dataset")),
+        results={key: results[key] for key in _FIGURES if _is_figure(results.get(key))},
+        verdict=verdict,
+        controls=controls,
+    )
+
+
+def _audit(path: Path) -> tuple[str, dict[str, float]]:
+    """Verdict and controls as a file from strangers claims them; what does not look like them is left out."""
+    if not path.is_file():
+        return "–", {}
+    try:
+        audit = parse_strict(read_bytes(path, _MAX_AUDIT_BYTES), _AUDIT, max_bytes=_MAX_AUDIT_BYTES)
+    except ArtefactError:
+        return "not readable", {}
+    means = {_text(name): _mapping(of).get("mean") for name, of in _mapping(audit.get("controls")).items()}
+    figures = {name: float(mean) for name, mean in means.items() if isinstance(mean, (int, float)) and _is_figure(mean)}
+    return _text(audit.get("verdict")), dict(list(figures.items())[:_MOST_CONTROLS])
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    words = [
+        f"{key}={_text(str(value))}"
+        for key, value in settings.items()
+        if re.fullmatch(r"[a-z_]{1,40}", key) and value is not None
+    ]
+    return " ".join(words) or "defaults"
+
+
+def _text(value: object) -> str:
+    """Free text of an artefact, made harmless for terminals and Markdown."""
+    return (re.sub(r"[^\w ./:,+-]", "", value)[:60] if isinstance(value, str) else "") or "–"
+
+
+def _is_figure(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,109 @@
+"""`compare_masks`: artefacts and criteria beside each other, on the terminal and in a folder."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from timm_jackpot.comparison.entries import Entry, artefact_entries, criterion_entries
+from timm_jackpot.comparison.pairs import Pair, pairs_of
+from timm_jackpot.comparison.table import as_csv, as_markdown, as_text, sections_of
+from timm_jackpot.errors import ConfigError
+from timm_jackpot.plots import overlap_figure
+
+
+class CompareConfig(BaseModel):
+    """Artefacts side by side: base, settings, sparsity of the layers, overlap beside chance, results, audit."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+    artefacts: tuple[str, ...] = Field(default=(), json_schema_extra={"positional": True})
+    """Artefact folders, or names of Hub repos. Masks over different weights are shown without an overlap."""
+    criteria: tuple[Literal["magnitude", "random", "synflow"], ...] = ()
+    """Criteria whose masks stand beside, at the layer counts of the first artefact: magnitude, random, synflow."""
+    base_checkpoint: str | None = None
+    """A .safetensors file with the base's weights, where the artefacts' base came from a file. The base is needed for
+    criteria and compact masks only."""
+    trust_base: bool = False
+    """Build a base that an artefact names outside timm's own repos."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of the criterion random."""
+    output: str | None = None
+    """Folder for comparison.md, layers.csv and overlap.png."""
+
+
+class MaskComparison(NamedTuple):
+    table: str
+    summary: dict[str, Any]  # what the verb prints as its last line
+
+
+def compare_masks(config: CompareConfig) -> MaskComparison:
+    """Read, compare, and, where `config.output` is given, write.
+
+    Raises:
+        ConfigError: for fewer than two things to compare, criteria beside artefacts of different bases, or an output
+            that cannot be written.
+        JackpotError: if an artefact or, for criteria, its base is not usable.
+    """
+    if not config.artefacts or len(config.artefacts) + len(config.criteria) < 2:
+        raise ConfigError("name two artefacts to compare, or one and --criteria magnitude, random or synflow")
+    where = {"base_checkpoint": config.base_checkpoint, "trust_base": config.trust_base}
+    entries, artefacts = artefact_entries(config.artefacts, **where)
+    entries += criterion_entries(config.criteria, entries, artefacts[0], seed=config.seed, **where)
+    pairs = pairs_of(entries)
+    sections = sections_of(entries, pairs)
+    if config.output is not None:
+        files = {
+            "comparison.md": as_markdown(sections).encode(),
+            "layers.csv": as_csv(entries, pairs).encode(),
+        }
+        beside = {pair.b: pair.layers for pair in pairs if pair.a == entries[0].name and pair.layers}
+        if beside and find_spec("matplotlib"):
+            files["overlap.png"] = overlap_figure(entries[0].name, beside)
+        _write(Path(config.output), files)
+    return MaskComparison(as_text(sections), _summary(entries, pairs))
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+    except OSError as error:
+        raise ConfigError(f"--output {folder} cannot be written: {error.strerror}") from error
+
+
+def _summary(entries: list[Entry], pairs: list[Pair]) -> dict[str, Any]:
+    return {
+        "compared": [
+            {
+                "name": entry.name,
+                "base": entry.base,
+                "allocation": entry.allocation,
+                "recipe": entry.recipe,
+                "sparsity": entry.masks.sparsity,
+                "mask_hash": entry.masks.hash(),
+                "dataset": entry.dataset,
+                **entry.results,
+                "verdict": entry.verdict,
+                "controls": entry.controls,
+            }
+            for entry in entries
+        ],
+        "pairs": [
+            {
+                "a": pair.a,
+                "b": pair.b,
+                "overlap": pair.overlap,
+                "chance": pair.chance,
+                "why_not": pair.why_not,
+                "layers": {name: layer._asdict() for name, layer in pair.layers.items()},
+            }
+            for pair in pairs
+        ],
+    }

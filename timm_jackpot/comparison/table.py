@@ -1,0 +1,126 @@
+"""A comparison as text: aligned for a terminal, or Markdown; and as one csv line per layer and pair."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from timm_jackpot.comparison.entries import Entry
+from timm_jackpot.comparison.pairs import Pair
+
+_FIGURES = {
+    "dense_top1": "dense",
+    "magnitude_top1": "magnitude one-shot",
+    "magnitude_recalibrated_top1": "magnitude, statistics re-estimated",
+    "jackpot_top1": "jackpot",
+}
+
+
+class Section(NamedTuple):
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+
+
+def sections_of(entries: Sequence[Entry], pairs: Sequence[Pair]) -> list[Section]:
+    """What is compared, where it came from, overlaps of all pairs, and layer by layer with the first entry."""
+    names = [entry.name for entry in entries]
+    controls = dict.fromkeys(name for entry in entries for name in entry.controls)
+    rows = [
+        ["base", *(entry.base for entry in entries)],
+        ["allocation", *(entry.allocation for entry in entries)],
+        ["sparsity (%)", *(_percent(entry.masks.sparsity) for entry in entries)],
+        ["of all parameters (%)", *(_percent(entry.sparsity_all_parameters) for entry in entries)],
+        ["searched on", *(entry.dataset for entry in entries)],
+        *([f"top-1, {label}", *(_figure(e.results.get(key)) for e in entries)] for key, label in _FIGURES.items()),
+        ["audit", *(entry.verdict for entry in entries)],
+        *([f"audit, {control}", *(_figure(e.controls.get(control)) for e in entries)] for control in controls),
+    ]
+    sections = [
+        Section("", ["", *names], rows),
+        Section("Settings", ["", "that are not the defaults"], [[entry.name, entry.recipe] for entry in entries]),
+        Section("Overlap of the masks, and what chance gives", ["", "", "overlap (%)", "by chance (%)"], _pairs(pairs)),
+    ]
+    layers = list(dict.fromkeys(layer for entry in entries for layer in entry.masks))
+    beside = [pair for pair in pairs if pair.a == entries[0].name]
+    head = ["layer", *(f"sparsity, {name}" for name in names), *(f"overlap, {pair.b}" for pair in beside)]
+    sections.append(
+        Section(
+            f"Layer by layer (%): sparsity; overlap with {names[0]}, and in brackets what chance gives",
+            head,
+            [
+                [layer, *(_sparsity(e, layer) for e in entries), *(_overlap(p, layer) for p in beside)]
+                for layer in layers
+            ],
+        )
+    )
+    return sections
+
+
+def as_text(sections: Sequence[Section]) -> str:
+    """Columns aligned by spaces."""
+    blocks = []
+    for title, head, rows in sections:
+        columns = [_aligned(column) for column in zip(head, *rows, strict=True)]
+        lines = ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
+        blocks.append("\n".join([*([f"{title}:"] if title else []), *lines]))
+    return "\n\n".join(blocks)
+
+
+def as_markdown(sections: Sequence[Section]) -> str:
+    blocks = []
+    for title, head, rows in sections:
+        above, *below = ("| " + " | ".join(line) + " |" for line in (head, *rows))
+        blocks.append("\n".join([*([f"**{title}**", ""] if title else []), above, "|---" * len(head) + "|", *below]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def as_csv(entries: Sequence[Entry], pairs: Sequence[Pair]) -> str:
+    """One line for each layer of each pair that can be compared: densities, overlap, chance."""
+    by_name = {entry.name: entry.masks for entry in entries}
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["a", "b", "layer", "weights", "kept_a", "kept_b", "overlap", "chance"])
+    for pair in pairs:
+        kept_a, kept_b = by_name[pair.a].kept_per_layer(), by_name[pair.b].kept_per_layer()
+        for layer, (overlap, chance) in pair.layers.items():
+            size = by_name[pair.a][layer].numel()
+            writer.writerow([pair.a, pair.b, layer, size, kept_a[layer], kept_b[layer], overlap, chance])
+    return buffer.getvalue()
+
+
+def _aligned(column: Sequence[str]) -> list[str]:
+    """Figures to the right, words to the left."""
+    width = max(map(len, column))
+    figures = all(text == "–" or text[:1].isdigit() for text in column[1:])
+    return [text.rjust(width) if figures else text.ljust(width) for text in column]
+
+
+def _pairs(pairs: Sequence[Pair]) -> list[list[str]]:
+    return [
+        [pair.a, pair.b, _percent(pair.overlap), _percent(pair.chance)] if pair.why_not is None
+        else [pair.a, pair.b, "–", pair.why_not]
+        for pair in pairs
+    ]  # fmt: skip
+
+
+def _overlap(pair: Pair, layer: str) -> str:
+    if layer not in pair.layers:
+        return "–"
+    overlap, chance = pair.layers[layer]
+    return f"{100 * overlap:.1f} ({100 * chance:.1f})"
+
+
+def _sparsity(entry: Entry, layer: str) -> str:
+    mask = entry.masks.get(layer)
+    return "–" if mask is None else f"{100 * (1 - int(mask.count_nonzero()) / mask.numel()):.1f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f}"
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

@@ -1,0 +1,52 @@
+"""Where masks agree: overlap layer by layer, beside what chance gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from timm_jackpot.plots.style import COLOURS, GREY, new_figure, to_png
+
+_SPREAD = 0.6  # of the room of a layer that its stems take
+
+
+def overlap_figure(name: str, others: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
+    """Overlap of the mask `name` with each of `others`, as a PNG.
+
+    A stem from a bar (what chance gives) to a marker (the overlap): its length is what chance does not explain.
+
+    Args:
+        others: for each other mask, (overlap, chance) as fractions by layer; all over the same layers.
+
+    Raises:
+        ConfigError: if matplotlib is not installed.
+    """
+    layers = list(next(iter(others.values())))
+    figure = new_figure(min(10.0, max(6.0, 2 + 0.16 * len(layers) * (len(others) + 1.5))), 4.6)
+    from matplotlib.lines import Line2D
+
+    plot = figure.subplots()
+    for i, (other, by_layer) in enumerate(others.items()):
+        colour, marker = COLOURS[i % len(COLOURS)], "osD^vP"[i % 6]
+        x = [place + _SPREAD * ((i + 0.5) / len(others) - 0.5) for place in range(len(layers))]
+        overlap, chance = ([100 * by_layer[layer][k] for layer in layers] for k in (0, 1))
+        plot.vlines(x, chance, overlap, color=colour, linewidth=1.2)
+        plot.plot(x, chance, color=colour, marker="_", markersize=8, markeredgewidth=1.8, linestyle="none")
+        plot.plot(x, overlap, color=colour, marker=marker, markersize=5, linestyle="none", label=other)
+    if len(layers) <= 24:
+        plot.set_xticks(range(len(layers)), [n.removesuffix(".weight") for n in layers], rotation=60, ha="right")
+        plot.tick_params(axis="x", labelsize=7)
+    else:
+        plot.set_xlabel("layer, from input to output")
+    plot.set_ylabel("overlap (% of the layer)")
+    plot.spines[["top", "right"]].set_visible(False)
+    plot.grid(axis="y", linewidth=0.4, alpha=0.5)
+    plot.set_axisbelow(True)
+    handles, _ = plot.get_legend_handles_labels()
+    bar = Line2D([], [], color=GREY, marker="_", markersize=8, markeredgewidth=1.8, linestyle="none", label="by chance")
+    legend = figure.legend(
+        handles=[*handles, bar], loc="outside upper left", frameon=False, fontsize=8, ncols=min(4, len(handles) + 1)
+    )
+    legend.set_title(f"overlap of {name} with")
+    legend.get_title().set_fontsize(9)
+    legend.set_alignment("left")
+    return to_png(figure)

@@ -1,0 +1,90 @@
+"""One target, and what a mask is worth on it."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+
+from timm_jackpot.adapter import merge
+from timm_jackpot.base import Base, classifier_parameters, norm_layers
+from timm_jackpot.data import Data, default_data_notice, open_data
+from timm_jackpot.errors import BaseError, DataError
+from timm_jackpot.evaluation import Accuracy, evaluate_accuracy
+from timm_jackpot.masks import MaskSet
+from timm_jackpot.processes import say
+from timm_jackpot.search import SearchConfig
+from timm_jackpot.search.compare import calibrate
+from timm_jackpot.training import Objective, Record, TrainFlags, cosine, fit, make_optimizer
+from timm_jackpot.transfer.plan import HeadRule
+
+_STATISTICS_IMAGES = 2_560  # for norm statistics; twenty batches of 128 tell means and variances well enough
+
+
+@dataclass(frozen=True)
+class Target:
+    """A base whose head has as many classes as the data, and the data."""
+
+    name: str
+    base: Base
+    data: Data
+    batch_size: int
+
+
+def open_target(name: str, search: SearchConfig, accelerator: Accelerator) -> Target:
+    """Load the base and the images of a target.
+
+    Raises:
+        DataError: if its data cannot be read, have fewer than two classes or not even one batch.
+        BaseError: if the base cannot be loaded, or has no head that could be trained anew.
+    """
+    try:
+        base = search.load()
+        say(default_data_notice(search, base.model), accelerator)
+        data = open_data(search, base.model, device=accelerator.device, img_size=search.img_size)
+    except DataError as error:
+        raise DataError(f"target {name}: {error}") from error
+    if data.num_classes < 2:
+        raise DataError(f"target {name} has {data.num_classes} class: accuracy means nothing below two")
+    if len(data.train) < search.batch_size:
+        raise DataError(f"target {name} has {len(data.train)} training images, less than a batch: lower batch_size")
+    if not classifier_parameters(base.model) or not hasattr(base.model, "reset_classifier"):
+        raise BaseError(f"{base.ref.name} has no classifier to train anew: it cannot be judged on other data")
+    base.model.requires_grad_(False).to(accelerator.device)
+    return Target(name, base, data, search.batch_size)
+
+
+def judge_mask(target: Target, masks: MaskSet, head: HeadRule, seed: int, accelerator: Accelerator) -> Accuracy:
+    """Top-1 of the base under `masks` with a new head, on the test split of `target`, which is read once.
+
+    The head is drawn and trained from `seed` by the same rule for every mask; norm statistics are re-estimated on the
+    same training images before that, and everything else is frozen. Empty masks judge the dense base.
+
+    Raises:
+        BaseError: if the masks do not fit the base.
+        TrainingError: as `fit`.
+    """
+    model = merge(deepcopy(target.base.model), masks)
+    torch.manual_seed(seed)  # the same first head under every mask
+    model.reset_classifier(target.data.num_classes)  # pyright: ignore[reportCallIssue]
+    model.to(accelerator.device)
+    calibrate(model, target.data, target.batch_size, accelerator, images=_STATISTICS_IMAGES)
+    trained = list(classifier_parameters(model).values())
+    fit(
+        accelerator=accelerator,
+        model=model,
+        optimizer=make_optimizer(TrainFlags(lr=head.lr), trained),
+        objective=Objective(),
+        train=target.data.train,
+        batch_size=target.batch_size,
+        seed=seed,
+        steps=head.steps,
+        lr_at=lambda step: cosine(step, head.steps, peak=head.lr),
+        record=Record(),
+        title=f"head on {target.name}",
+        keep_in_eval=[layer for _, layer in norm_layers(model)],
+        log_every=head.steps,
+    )
+    return evaluate_accuracy(model, target.data.test, batch_size=target.batch_size, accelerator=accelerator)

@@ -1,0 +1,73 @@
+"""The rows of the matrix: the masks that were searched, and their controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from timm_jackpot import criteria
+from timm_jackpot.artefact import Artefact
+from timm_jackpot.base import Base
+from timm_jackpot.errors import BaseMismatchError
+from timm_jackpot.masks import MaskSet, keep_largest
+
+
+@dataclass(frozen=True)
+class Row:
+    """One mask for each seed: found on a source, or a control."""
+
+    name: str
+    kind: Literal["source", "control"]
+    masks: dict[int, MaskSet]  # by seed; empty for the dense base
+
+
+def rows_of(sources: Mapping[str, Mapping[int, Artefact]], base: Base) -> list[Row]:
+    """Dense, then the sources, then a random and a magnitude mask for every set of layer counts among them.
+
+    Where the sources share their counts there is one of each; else a control's name says whose counts it has.
+
+    Args:
+        sources: artefacts by name and seed.
+        base: the base in which all of them were searched.
+
+    Raises:
+        BaseMismatchError: if one of them was searched in other weights.
+    """
+    for name, artefacts in sources.items():
+        for artefact in artefacts.values():
+            _check_base(name, artefact, base)
+    rows = [Row(name, "source", {seed: found.masks for seed, found in by.items()}) for name, by in sources.items()]
+    seeds = list(rows[0].masks)
+    alike: dict[str, list[dict[str, int]]] = {}  # the first source of each set of counts, and they, by seed
+    for row in rows:
+        counts = [row.masks[seed].kept_per_layer() for seed in seeds]
+        if counts not in alike.values():
+            alike[row.name] = counts
+    weights = dict(base.model.named_parameters(remove_duplicate=False))
+    controls = [Row("dense", "control", {seed: MaskSet({}) for seed in seeds})]
+    for name, by_seed in alike.items():
+        suffix = f" (as {name})" if len(alike) > 1 else ""
+        random, magnitude = {}, {}
+        for seed, kept in zip(seeds, by_seed, strict=True):
+            masked = {layer: weights[layer] for layer in kept}
+            random[seed] = _keep(criteria.random(masked, seed=seed), kept)
+            magnitude[seed] = _keep(criteria.magnitude(masked), kept)
+        controls += [Row(f"magnitude{suffix}", "control", magnitude), Row(f"random{suffix}", "control", random)]
+    return [*rows, *controls]
+
+
+def _keep(scores: Mapping[str, Tensor], kept: Mapping[str, int]) -> MaskSet:
+    return MaskSet({name: keep_largest(values, kept[name]) for name, values in scores.items()})
+
+
+def _check_base(name: str, artefact: Artefact, base: Base) -> None:
+    for layer in artefact.config.layers:
+        found = base.tensors.get(layer.name)
+        if found is None or found.sha256 != layer.sha256:
+            raise BaseMismatchError(
+                f"the mask of {name} ({artefact.folder}) was found in another base: {layer.name} differs first; "
+                "name another --output"
+            )
