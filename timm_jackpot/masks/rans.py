@@ -1,8 +1,8 @@
 """Interleaved range coding of bits (rANS, Duda, arXiv:1311.2540) in numpy: many lanes, stepped by vector operations.
 
-Written here rather than taken from constriction, which is well kept: integer vectors this short can be specified to
-the bit on one page (FORMAT.md, "Compact masks"), need no compiled dependency, and end in known states where a stream
-is sound.
+Written here rather than taken from constriction, which is well kept: a coder this small can be specified to the
+bit on one page (FORMAT.md, "Compact masks"), needs no compiled dependency, and ends in known states where a stream is
+sound.
 """
 
 from __future__ import annotations
