@@ -28,6 +28,9 @@ _EXPORTS = {
     "mask_overlap": "timm_jackpot.masks",
     "SearchConfig": "timm_jackpot.search",
     "search_jackpot": "timm_jackpot.search",
+    "audit_jackpot": "timm_jackpot.audit",
+    "AuditConfig": "timm_jackpot.audit",
+    "AuditReport": "timm_jackpot.audit",
     "JackpotError": "timm_jackpot.errors",
 }
 

@@ -62,6 +62,29 @@ def from_pretrained(
         BaseError, HubError: the base cannot be built or fetched.
     """
     hub: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+    artefact, loaded = load_parts(
+        name, base_checkpoint=base_checkpoint, base=base, revision=revision, trust_base=trust_base, **hub
+    )
+    model = apply_artefact(loaded.model, artefact)
+    return model.to(device=device, dtype=dtype).eval()
+
+
+def load_parts(
+    name: str | Path,
+    *,
+    base_checkpoint: str | Path | None = None,
+    base: nn.Module | None = None,
+    revision: str | None = None,
+    trust_base: bool = False,
+    **hub: Any,
+) -> tuple[Artefact, Base]:
+    """An artefact and the base that it belongs to, both verified, the masks not yet applied.
+
+    Args: as `from_pretrained`; `hub` are huggingface_hub's.
+
+    Raises:
+        ArtefactError, BaseMismatchError, BaseError, HubError: as `from_pretrained`.
+    """
 
     def check(config: Config) -> None:
         """What can be refused without the base's weights, before the artefact's own tensors are read."""
@@ -78,8 +101,7 @@ def from_pretrained(
         loaded = Base(base, config.base, tensor_ids(base), ())
     _check_shapes(config, loaded.model)
     _check_digest(config, loaded)
-    model = apply_artefact(loaded.model, artefact)
-    return model.to(device=device, dtype=dtype).eval()
+    return artefact, loaded
 
 
 def transform_of(model: nn.Module) -> Callable[[Any], Tensor]:
