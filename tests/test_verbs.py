@@ -102,6 +102,7 @@ def test_inspect_prints_the_table_or_json_alone(searched) -> None:
         (["search", "--recipe", "nonsense"], "there is no recipe 'nonsense'"),
         (["search", "--model", "resnet50"], "not in the local cache"),
         (["inspect"], "--artefact is required"),
+        (["audit", "--artefact", "user/name"], "say --output FOLDER"),
         (["evaluate", "--artefact", "a", "--num-classes", "5"], "--num-classes goes with --model"),
         (["search", "--lr", "inf"], "--lr inf"),
         (["evaluate", "--artefact", "nowhere"], "neither an artefact folder nor"),
