@@ -50,8 +50,8 @@ def audit_section(report: AuditReport, *, pictures: Mapping[str, str] | None = N
         f"Top-1 accuracy (%) on the test split of {data.dataset}, n = {data.test_images}, read once for every model; "
         f"mean ± standard deviation over {_seeds(report)} where something is drawn or searched. In brackets: 95 % "
         "intervals (bootstrap over test images and seeds, paired). All rows but the first two keep as many weights. "
-        f"Unless said otherwise norm statistics are re-estimated over the same {data.calibration_images} training "
-        f"images, and that jackpot is the one that is ahead; searches take {report.steps} steps, as the jackpot's did.",
+        f"{_statistics(data.calibration_images)} Ahead by: the jackpot with its statistics re-estimated, minus the row. "
+        f"Searches take {report.steps} steps, as the jackpot's did.",
         "",
         "| | top-1 | jackpot ahead by |",
         "|---|---|---|",
@@ -121,6 +121,15 @@ def _why(report: AuditReport) -> str:
     if similar.answer == "not decided":
         return f"A clear gap {ahead}. Similar to dense or not is within noise; {behind}."
     return f"A clear gap {ahead}; {behind}."
+
+
+def _statistics(images: int) -> str:
+    if not images:
+        return "The network has no norm statistics to re-estimate: rows that differ by them alone are the same."
+    return (
+        f"Norm statistics are re-estimated over the same {images} training images in every row that does not say "
+        "otherwise."
+    )
 
 
 def _leaks(count: int | None) -> str:
