@@ -118,6 +118,7 @@ BAD = [
     (["search", "--nonsense"], "unrecognized arguments: --nonsense"),
     (["search", "--recipe", "nonsense"], "there is no recipe 'nonsense'"),
     (["inspect"], "--artefact is required"),
+    (["audit", "--artefact", "user/name"], "say --output FOLDER"),
     (["evaluate", "--artefact", "a", "--num-classes", "5"], "--num-classes goes with --model"),
     (["search", "--lr", "inf"], "--lr inf"),
     (["evaluate", "--artefact", "nowhere"], "neither an artefact folder nor"),

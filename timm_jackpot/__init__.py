@@ -30,6 +30,9 @@ _EXPORTS = {
     "JackpotModel": "timm_jackpot.switching",
     "SearchConfig": "timm_jackpot.search",
     "search_jackpot": "timm_jackpot.search",
+    "audit_jackpot": "timm_jackpot.audit",
+    "AuditConfig": "timm_jackpot.audit",
+    "AuditReport": "timm_jackpot.audit",
     "JackpotError": "timm_jackpot.errors",
 }
 

@@ -12,6 +12,8 @@ from timm.models import get_pretrained_cfg, is_model
 
 from timm_jackpot.artefact import Artefact, artefact_report
 from timm_jackpot.base import BaseRef
+from timm_jackpot.evidence import audit_section, read_audit, verdict_line
+from timm_jackpot.plots import AUDIT_PICTURES
 from timm_jackpot.recipes import package_folder
 
 _TAGS = ["timm", "image-classification", "pruning", "sparsity", "lottery-ticket", "lottery-jackpot"]
@@ -39,8 +41,13 @@ def render_card(
         licence: of the base, which the jackpot inherits. Default: what timm's registry says; left out where nothing
             is known, never assumed.
         pictures: files beside the card to show, by name.
+
+    Raises:
+        ArtefactError: if the artefact's audit.json is not valid, or not its own.
     """
     config = artefact.config
+    audit = read_audit(artefact)
+    audit_pictures = {file: text for file, text in AUDIT_PICTURES.items() if file in pictures}
     licence = licence or _registered_licence(config.base)
     results = _mapping(config.info.get("results"))
     settings = _mapping(config.info.get("config"))
@@ -70,7 +77,9 @@ def render_card(
         command=_command(artefact, settings),
         statistics=any(extra.role == "norm_statistics" for extra in config.extras),
         head=config.head,
-        pictures=pictures,
+        pictures=tuple(file for file in pictures if file not in AUDIT_PICTURES),
+        audit=None if audit is None else audit_section(audit, pictures=audit_pictures),
+        verdict=None if audit is None else verdict_line(audit),
         licence=licence,
     )
 

@@ -19,7 +19,7 @@ from timm_jackpot.search.config import SearchConfig
 from timm_jackpot.search.start import start_of
 from timm_jackpot.training import reestimate_norm_statistics
 
-_CALIBRATION_IMAGES, _CALIBRATION_SEED = 10_000, 2021
+CALIBRATION_IMAGES, _CALIBRATION_SEED = 10_000, 2021
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def compare(
     by_magnitude = config.model_copy(update={"criterion": "magnitude"})
     one_shot = merge(deepcopy(dense), start_of(by_magnitude, maskable, dense, data, accelerator).masks)
     magnitude = accuracy(one_shot)
-    calibrate(one_shot, data, config.batch_size, accelerator, images=_CALIBRATION_IMAGES)
+    calibrate(one_shot, data, config.batch_size, accelerator, images=CALIBRATION_IMAGES)
     return Comparison(jackpot, accuracy(dense), magnitude, accuracy(one_shot))
 
 

@@ -1,0 +1,233 @@
+"""What follows from an audit's numbers: every verdict, ties and noise included; on made-up figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from timm_jackpot.artefact import read_artefact
+from timm_jackpot.errors import ArtefactError
+from timm_jackpot.evidence import CONTROLS, AuditReport, Interval, audit_section, paired_intervals, verdict_line
+from timm_jackpot.evidence.read import read_audit
+from timm_jackpot.evidence.verdict import answer_principles, verdict_of
+from timm_jackpot.hub import render_card
+from timm_jackpot.plots import AUDIT_PICTURES, audit_figures
+
+DIGITS = Path(__file__).parents[1] / "hubcards" / "digits"
+
+
+def around(value: float, half: float = 0.1) -> Interval:
+    return Interval(value=value, low=value - half, high=value + half)
+
+
+def exactly(value: float) -> Interval:
+    return around(value, 0.0)
+
+
+FAR, NEAR, WORSE = around(3), around(0.2), around(-5)
+
+
+def judge(
+    *,
+    kept: int = 10,
+    gap: Interval = FAR,
+    behind: Interval = NEAR,
+    margin: float = 0.5,
+    leaked: int | None = 0,
+    shuffled: Interval = WORSE,
+) -> tuple[str, dict[str, str]]:
+    gaps = {**dict.fromkeys(CONTROLS, around(20)), "magnitude_recalibrated": gap}
+    found = answer_principles(kept=kept, total=100, gaps=gaps, behind_dense=behind, similar_margin=margin)
+    verdict = verdict_of(found, leaked_test_images=leaked, shuffled_ahead=shuffled)
+    return verdict, {name: principle.answer for name, principle in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("expected", "figures"),
+    [
+        ("jackpot", {}),
+        ("jackpot", {"behind": around(-4)}),  # ahead of dense
+        ("jackpot", {"behind": exactly(0.5)}),  # a tie with the margin is within it
+        ("jackpot", {"behind": around(0.9), "margin": 1.0}),
+        ("secondary prize", {"behind": around(6)}),
+        ("secondary prize", {"behind": around(0.9)}),
+        ("secondary prize", {"behind": Interval(value=1, low=0.500001, high=2)}),
+        ("not decided", {"behind": Interval(value=1, low=0.5, high=2)}),  # as good as a tie with the margin
+        ("not decided", {"behind": around(0.4, 0.2)}),
+        ("not decided", {"behind": around(6), "gap": around(0.6, 0.2)}),  # none or secondary prize
+        ("not decided", {"gap": around(0.6, 0.2)}),
+        ("none", {"gap": exactly(0.5)}),  # a tie with the margin is no clear gap
+        ("none", {"gap": exactly(0.0)}),
+        ("none", {"gap": around(-3)}),
+        ("none", {"gap": around(-3), "behind": around(6)}),
+        ("none", {"kept": 40}),  # 60 % is not over 60 %
+        ("jackpot", {"kept": 39}),
+        ("none", {"kept": 40, "leaked": 1}),
+        ("not decided", {"leaked": 1}),
+        ("not decided", {"leaked": 1, "gap": around(-3)}),
+        ("jackpot", {"leaked": None}),  # not checked: said, not judged
+        ("not decided", {"shuffled": around(0.3, 0.1)}),
+        ("jackpot", {"shuffled": around(0.3, 0.4)}),  # no more than noise
+        ("jackpot", {"shuffled": exactly(0.0)}),  # it found the magnitude mask
+    ],
+)
+def test_verdicts(expected: str, figures: dict[str, Any]) -> None:
+    assert judge(**figures)[0] == expected
+
+
+def test_principles_that_need_trained_tickets_are_not_asked() -> None:
+    _, answers = judge()
+    assert answers == {
+        "sparsity": "yes",
+        "small_dense": "not asked",
+        "clear_gap": "yes",
+        "similar_same_lr": "not asked",
+        "similar_well_trained": "yes",
+    }
+
+
+def test_the_gap_is_that_to_the_control_that_the_answer_hangs_on() -> None:
+    def hardest(**gaps: Interval) -> tuple[str | None, str]:
+        every = {**dict.fromkeys(CONTROLS, around(20)), **gaps}
+        found = answer_principles(kept=1, total=100, gaps=every, behind_dense=around(0), similar_margin=0.5)
+        return found["clear_gap"].control, found["clear_gap"].answer
+
+    assert hardest(random=around(4), smallest=around(5)) == ("random", "yes")
+    assert hardest(random=around(4), smallest=around(5, 4.8)) == ("smallest", "not decided")
+    assert hardest(random=around(0.45, 0.02), smallest=around(0.4, 0.2)) == ("random", "no")
+
+
+def test_intervals_hold_what_they_say_and_pairs_cancel_what_images_share() -> None:
+    generator = np.random.default_rng(0)
+    hard = generator.random(2000) < 0.3
+    a = ~hard[None]
+    b = a.copy()
+    b[0, np.flatnonzero(a[0])[:40]] = False  # 2 points worse, on the same images otherwise
+    top1, gaps = paired_intervals({"a": a, "b": b}, [("a", "b"), ("a", "a")])
+    assert top1["a"].value == pytest.approx(100 * a.mean())
+    width = top1["a"].high - top1["a"].low
+    assert width == pytest.approx(2 * 1.96 * 100 * np.sqrt(0.3 * 0.7 / 2000), rel=0.1)
+    assert gaps["a", "b"].value == 2
+    assert gaps["a", "b"].high - gaps["a", "b"].low == pytest.approx(2 * 1.96 * 100 * np.sqrt(0.02 / 2000), rel=0.1)
+    assert gaps["a", "a"] == exactly(0)
+    again = paired_intervals({"a": a, "b": b}, [("a", "b")])
+    assert again[1]["a", "b"] == gaps["a", "b"]
+    few = [paired_intervals({"a": a}, [], seed=seed, resamples=99)[0]["a"] for seed in (0, 1)]
+    assert few[0] != few[1]
+
+
+def test_intervals_grow_with_the_spread_over_seeds() -> None:
+    right = np.arange(1000) < 800
+    alike, unlike = np.stack([right] * 3), np.stack([np.arange(1000) < n for n in (700, 800, 900)])
+    top1, _ = paired_intervals({"alike": alike, "unlike": unlike}, [])
+    assert top1["alike"].value == top1["unlike"].value == pytest.approx(80)
+    assert top1["unlike"].high - top1["unlike"].low > 2 * (top1["alike"].high - top1["alike"].low)
+
+
+@pytest.fixture(scope="module")
+def told() -> dict[str, Any]:
+    return json.loads((DIGITS / "audit.json").read_text(encoding="utf-8"))
+
+
+def _report(told: dict[str, Any], **changes: Any) -> AuditReport:
+    return AuditReport.model_validate_json(json.dumps({**told, **changes}))
+
+
+def test_a_report_survives_json(told: dict[str, Any]) -> None:
+    report = _report(told)
+    assert AuditReport.model_validate_json(report.model_dump_json()) == report
+    summary = report.summary()
+    assert {"verdict", "principles", "controls"} <= summary.keys()
+    assert set(summary["controls"]) == set(CONTROLS)
+    assert set(summary["controls"]["random"]) == {"mean", "std", "n"}
+    json.dumps(summary, allow_nan=False)
+
+
+def test_a_report_that_does_not_agree_with_itself_is_refused(told: dict[str, Any]) -> None:
+    def models(**changes: Any) -> dict[str, Any]:
+        return {**told["models"], "random": {**told["models"]["random"], **changes}}
+
+    other = next(v for v in ("jackpot", "none") if v != told["verdict"])
+    answered = {**told["principles"], "small_dense": {**told["principles"]["small_dense"], "answer": "yes"}}
+    fewer = {name: model for name, model in told["models"].items() if name != "random"}
+    forged = [
+        ({"verdict": other}, "the verdict is not the one that follows"),
+        ({"principles": answered}, "do not follow from the figures"),
+        ({"models": models(jackpot_ahead={"value": 99.0, "low": 99.0, "high": 99.0})}, "not that of its two"),
+        ({"models": models(jackpot_ahead=None)}, "not that of its two"),
+        ({"models": models(top1={"value": 10.0, "low": 30.0, "high": 20.0})}, "ends before it begins"),
+        ({"models": fewer}, "models are missing"),
+        ({"similar_margin": 50.0}, "do not follow"),
+        ({"data": {**told["data"], "dataset": "<script>"}}, "pattern"),
+        ({"surprise": 1}, "surprise"),
+        ({"format": 2}, "format"),
+    ]
+    for changes, message in forged:
+        with pytest.raises(ValidationError, match=message):
+            _report(told, **changes)
+
+
+def _artefact(tmp_path: Path, audit: bytes):
+    for name in ("config.json", "masks.safetensors", "extras.safetensors"):
+        (tmp_path / name).write_bytes((DIGITS / name).read_bytes())
+    (tmp_path / "audit.json").write_bytes(audit)
+    return read_artefact(tmp_path)
+
+
+def test_a_card_takes_its_evidence_from_the_audit(tmp_path: Path, told: dict[str, Any]) -> None:
+    artefact = _artefact(tmp_path, json.dumps(told).encode())
+    report = _report(told)
+    card = render_card(artefact, pictures=("plots/audit_accuracy.png", "plots/search.png"))
+    head = card.split("## Load it")[0]
+    assert (
+        f"> This jackpot was audited against controls such as permuted and random masks. {verdict_line(report)}" in head
+    )
+    assert "has not been audited" not in card
+    assert audit_section(report) in card
+    assert card.count("plots/audit_accuracy.png") == card.count("plots/search.png") == 1
+    (tmp_path / "audit.json").unlink()
+    bare = render_card(artefact)
+    assert "has not been audited" in bare.split("## Load it")[0]
+    assert "Ma et al." not in bare
+
+
+def test_an_audit_that_is_a_link_is_no_evidence(tmp_path: Path, told: dict[str, Any]) -> None:
+    artefact = _artefact(tmp_path, b"")
+    (tmp_path / "audit.json").unlink()
+    (tmp_path / "audit.json").symlink_to(DIGITS / "audit.json")
+    assert read_audit(artefact) is None
+    assert "has not been audited" in render_card(artefact)
+
+
+def test_a_card_is_not_rendered_from_an_audit_that_is_damaged_or_anothers(tmp_path: Path, told: dict[str, Any]) -> None:
+    for text, message in [
+        (b"{", "not readable as JSON"),
+        (b"{}", "audit.json is not valid at"),
+        (json.dumps({**told, "mask_hash": "0" * 64}).encode(), "the audit of another mask"),
+        (json.dumps(told).encode().replace(b'"seeds": [1', b'"seeds": [NaN'), "NaN, which is no JSON"),
+    ]:
+        artefact = _artefact(tmp_path, text)
+        with pytest.raises(ArtefactError, match=message):
+            render_card(artefact)
+
+
+def test_pictures_come_from_the_report_alone(told: dict[str, Any]) -> None:
+    pictures = audit_figures(_report(told))
+    assert set(pictures) == set(AUDIT_PICTURES)
+    for picture in pictures.values():
+        assert picture.startswith(b"\x89PNG")
+        width = int.from_bytes(picture[16:20], "big")
+        assert 700 <= width <= 900
+    assert audit_figures(_report(told)) == pictures
+
+
+def test_a_section_says_why_nothing_is_decided(told: dict[str, Any]) -> None:
+    leaked = {**told["data"], "leaked_test_images": 3}
+    text = verdict_line(_report(told, data=leaked, verdict="not decided"))
+    assert text == ("Verdict: **not decided**. 3 test images are among the training images: no accuracy here counts.")
+    assert "was not checked" in audit_section(_report(told, data={**told["data"], "leaked_test_images": None}))

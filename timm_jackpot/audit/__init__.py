@@ -1,0 +1,7 @@
+"""Audit: a jackpot beside its controls, and the verdict of the rigorous definition."""
+
+from timm_jackpot.audit.config import AuditConfig
+from timm_jackpot.audit.run import audit_jackpot
+from timm_jackpot.evidence import AuditReport
+
+__all__ = ["AuditConfig", "AuditReport", "audit_jackpot"]

@@ -1,0 +1,20 @@
+"""`python -m timm_jackpot.audit --artefact FOLDER --seeds 3`"""
+
+from __future__ import annotations
+
+import os
+
+from timm_jackpot.audit import AuditConfig, audit_jackpot
+from timm_jackpot.cli import parse, run_verb
+from timm_jackpot.evidence import audit_section, verdict_line
+
+
+def main() -> dict[str, object]:
+    report = audit_jackpot(parse(AuditConfig))
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"{verdict_line(report)}\n\n{audit_section(report)}")
+    return report.summary()
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,98 @@
+"""Where an audit's report goes: beside the artefact, with a fresh card, or into a folder of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from timm_jackpot.artefact import read_artefact
+from timm_jackpot.audit.config import AuditConfig
+from timm_jackpot.errors import ArtefactError, ConfigError
+from timm_jackpot.evidence import AUDIT, AuditReport, audit_section, verdict_line
+from timm_jackpot.hub import render_card
+from timm_jackpot.plots import AUDIT_PICTURES, audit_figures
+
+_CARD, _PAGE = "README.md", "audit.md"
+
+
+class Target(NamedTuple):
+    folder: Path
+    is_artefact: bool
+
+
+def choose_target(config: AuditConfig) -> Target:
+    """The folder for the report; refused before anything is loaded if nothing can be written there.
+
+    Raises:
+        ConfigError: if it cannot be written, or is not said for an artefact that is not local.
+    """
+    artefact = Path(config.artefact)
+    if config.output is None and not artefact.is_dir():
+        raise ConfigError(f"{config.artefact} is no folder of this machine: say --output FOLDER for the report")
+    folder = artefact if config.output is None else Path(config.output)
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ConfigError(f"the report cannot be written to {folder}: name another folder with --output")
+    return Target(folder, artefact.is_dir() and folder.resolve() == artefact.resolve())
+
+
+def write_report(report: AuditReport, target: Target) -> list[str]:
+    """Write audit.json, pictures, and the card or a page, each file as a whole.
+
+    Returns:
+        What to tell people: where things are.
+
+    Raises:
+        ConfigError: if a file cannot be written.
+    """
+    pictures = audit_figures(report) if find_spec("matplotlib") else {}
+    files: dict[str, bytes] = {**pictures, AUDIT: report.model_dump_json(indent=1).encode() + b"\n"}
+    said = [f"audit: written to {target.folder}"]
+    if not target.is_artefact:
+        _write(target.folder, {**files, _PAGE: _page(report, tuple(pictures)).encode()})
+        return said
+    card = target.folder / _CARD
+    untouched = not card.exists() or card.read_bytes() == _card_as_it_was(target.folder)
+    _write(target.folder, files)
+    if untouched:
+        _write(target.folder, {_CARD: _card(target.folder).encode()})
+    else:
+        said.append(f"note: {_CARD} was edited, and is left as it is; a push renders it anew")
+    return said
+
+
+def _card(folder: Path) -> str:
+    pictures = tuple(sorted(path.relative_to(folder).as_posix() for path in folder.glob("plots/*.png")))
+    return render_card(read_artefact(folder), pictures=pictures)
+
+
+def _card_as_it_was(folder: Path) -> bytes | None:
+    """What the template makes of the artefact before the audit; None where an earlier audit.json is not readable."""
+    try:
+        return _card(folder).encode()
+    except ArtefactError:
+        return None
+
+
+def _page(report: AuditReport, pictures: tuple[str, ...]) -> str:
+    shown = {name: AUDIT_PICTURES[name] for name in pictures}
+    return (
+        f"# Audit of a jackpot in {report.base}, sparsity {100 * report.sparsity:.2f} %\n\n"
+        f"Mask `{report.mask_hash[:16]}…`, {report.seconds:.0f} s on {report.device}. Figures: `{AUDIT}`.\n\n"
+        f"{verdict_line(report)}\n\n{audit_section(report, pictures=shown)}\n"
+    )
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    try:
+        for name, content in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.part")
+            temporary.write_bytes(content)
+            temporary.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,42 @@
+"""Images that two splits share: a test image that was trained on tells nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+from timm_jackpot.data.loader import LoaderImages
+from timm_jackpot.data.memory import MemoryImages
+from timm_jackpot.data.read import UnreadableImage, read_image
+from timm_jackpot.data.source import ImageSource
+
+_AFFORDABLE = 20_000  # images to decode for this alone: a minute or two
+
+
+def shared_images(split: ImageSource, others: Sequence[ImageSource]) -> int | None:
+    """How many images of `split` are, pixel by pixel, in one of `others` too; None where that is not checked.
+
+    Splits in memory are compared as they were decoded. Others are decoded for it, where all of them together hold no
+    more than 20,000 images.
+    """
+    sources = [split, *others]
+    if not all(isinstance(source, MemoryImages) for source in sources) and not (
+        all(isinstance(source, LoaderImages) for source in sources) and sum(map(len, sources)) <= _AFFORDABLE
+    ):
+        return None
+    elsewhere = {digest for source in others for digest in _digests(source)}
+    return sum(digest in elsewhere for digest in _digests(split))
+
+
+def _digests(source: ImageSource) -> Iterator[bytes]:
+    if isinstance(source, MemoryImages):
+        for image in source.images.cpu().numpy():
+            yield hashlib.sha256(image.tobytes()).digest()
+        return
+    assert isinstance(source, LoaderImages)
+    for index in source.indices.tolist():
+        try:
+            image = read_image(source.dataset, index)[0].convert(source.mode)
+        except UnreadableImage:
+            continue
+        yield hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()

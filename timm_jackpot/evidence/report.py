@@ -1,0 +1,166 @@
+"""`AuditReport`: audit.json, strictly. It may come with a stranger's artefact, so it must agree with itself."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
+
+from timm_jackpot.artefact.schema import Count, Name, Producer
+from timm_jackpot.base.ref import Hex64
+from timm_jackpot.evidence.interval import Interval
+from timm_jackpot.evidence.verdict import (
+    CONTROLS,
+    MODELS,
+    Principle,
+    Verdict,
+    answer_principles,
+    verdict_of,
+)
+
+CriterionName = Literal["magnitude", "snip", "grasp", "synflow", "random"]
+# What may stand in a card: nothing of Markdown or HTML.
+Plain = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w ./:()+@-]*$")]
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+_ROUNDING = 1e-6
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+
+class Measured(_Strict):
+    """Top-1 of one kind of model on the test split, in per cent."""
+
+    top1: Interval  # of the mean over seeds
+    std: Percent | None  # over seeds; None for a single one
+    n: int = Field(ge=1, le=1000)  # seeds
+    jackpot_ahead: Interval | None = None  # points; the jackpot with its statistics re-estimated, minus this
+
+
+class Overlap(_Strict):
+    """Agreement of two mask sets (Eq. 7), beside what chance gives at the same layer counts."""
+
+    overlap: Fraction
+    chance: Fraction
+
+
+class SecondSearch(Overlap):
+    """The jackpot and searches from other seeds: means over these."""
+
+    agreement: Fraction  # of their answers to the test images
+
+
+class LayerDensity(_Strict):
+    name: Name
+    kept: Count
+    total: int = Field(ge=1, le=2**53)
+
+
+class Tested(_Strict):
+    """What the models were judged on."""
+
+    dataset: Plain
+    train_images: Count
+    test_images: int = Field(ge=1, le=2**53)
+    calibration_images: Count  # over which norm statistics were re-estimated
+    leaked_test_images: Count | None  # None: not checked
+
+
+class AuditReport(_Strict):
+    """Everything that an audit found. `principles` and `verdict` follow from the figures; a report in which they do
+    not is refused."""
+
+    format: int = Field(ge=1, le=1)
+    producer: Producer
+    base: Plain
+    mask_hash: Hex64
+    steps: Count  # of each search
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=1000, fail_fast=True)]
+    data: Tested
+    models: dict[str, Measured]  # by the names in MODELS
+    behind_dense: Interval  # points by which the jackpot, as published, is behind the dense base as it came
+    shuffled_ahead: Interval  # points by which shuffled labels are ahead of magnitude + statistics
+    second_search: SecondSearch
+    overlaps: dict[CriterionName, Overlap]
+    layers: Annotated[list[LayerDensity], Field(min_length=1, max_length=100_000, fail_fast=True)]
+    similar_margin: float = Field(ge=0, le=100, allow_inf_nan=False)
+    principles: dict[str, Principle]
+    verdict: Verdict
+    seconds: float = Field(ge=0, allow_inf_nan=False)
+    device: Plain
+
+    @property
+    def controls(self) -> dict[str, Measured]:
+        return {name: self.models[name] for name in CONTROLS}
+
+    @property
+    def sparsity(self) -> float:
+        return 1 - sum(layer.kept for layer in self.layers) / sum(layer.total for layer in self.layers)
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if set(self.models) != set(MODELS):
+            raise ValueError("models are missing")
+        if any(layer.kept > layer.total for layer in self.layers):
+            raise ValueError("a layer keeps more weights than it has")
+        top1 = {name: measured.top1.value for name, measured in self.models.items()}
+        differences = [
+            (self.behind_dense, top1["dense"] - top1["jackpot"]),
+            (self.shuffled_ahead, top1["shuffled_labels"] - top1["magnitude_recalibrated"]),
+            *((self.models[name].jackpot_ahead, top1["jackpot_recalibrated"] - top1[name]) for name in CONTROLS),
+        ]
+        if any(told is None or abs(told.value - true) > _ROUNDING for told, true in differences):
+            raise ValueError("a difference is not that of its two accuracies")
+        principles, verdict = judged(
+            self.layers,
+            self.models,
+            self.data,
+            behind_dense=self.behind_dense,
+            shuffled_ahead=self.shuffled_ahead,
+            similar_margin=self.similar_margin,
+        )
+        if self.principles != principles:
+            raise ValueError("the answers to the principles do not follow from the figures")
+        if self.verdict != verdict:
+            raise ValueError(f"the verdict is not the one that follows from the figures, {verdict}")
+        return self
+
+    def summary(self) -> dict[str, Any]:
+        """What the verb prints as its last line."""
+        return {
+            "verdict": self.verdict,
+            "principles": {name: principle.model_dump() for name, principle in self.principles.items()},
+            "controls": {
+                name: {"mean": measured.top1.value, "std": measured.std, "n": measured.n}
+                for name, measured in self.controls.items()
+            },
+            "jackpot_top1": self.models["jackpot"].top1.value,
+            "dense_top1": self.models["dense"].top1.value,
+            "leaked_test_images": self.data.leaked_test_images,
+            "test_images": self.data.test_images,
+            "seconds": self.seconds,
+        }
+
+
+def judged(
+    layers: list[LayerDensity],
+    models: dict[str, Measured],
+    data: Tested,
+    *,
+    behind_dense: Interval,
+    shuffled_ahead: Interval,
+    similar_margin: float,
+) -> tuple[dict[str, Principle], Verdict]:
+    """The answers and the verdict that follow from a report's figures."""
+    principles = answer_principles(
+        kept=sum(layer.kept for layer in layers),
+        total=sum(layer.total for layer in layers),
+        gaps={name: gap for name in CONTROLS if (gap := models[name].jackpot_ahead) is not None},
+        behind_dense=behind_dense,
+        similar_margin=similar_margin,
+    )
+    verdict = verdict_of(principles, leaked_test_images=data.leaked_test_images, shuffled_ahead=shuffled_ahead)
+    return principles, verdict

@@ -1,0 +1,150 @@
+"""An audit as Markdown, for cards and pages: from the report alone, so that the same report gives the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from timm_jackpot.evidence.interval import Interval
+from timm_jackpot.evidence.report import AuditReport, Measured
+from timm_jackpot.evidence.verdict import CONTROLS, Principle, labels_leak
+
+TITLES: Mapping[str, str] = {
+    "dense": "dense base",
+    "dense_recalibrated": "dense base, statistics re-estimated",
+    "jackpot": "jackpot, as published",
+    "jackpot_recalibrated": "jackpot, statistics re-estimated",
+    "second_search": "searches from other seeds",
+    "magnitude": "magnitude one-shot, statistics of the base",
+    "magnitude_recalibrated": "magnitude one-shot",
+    "permuted_within": "mask permuted within layers",
+    "permuted_across": "mask permuted across layers",
+    "random": "random mask, same layer counts",
+    "smallest": "smallest weights, same layer counts",
+    "reinitialised": "the mask on re-initialised weights",
+    "shuffled_labels": "search with shuffled labels",
+}
+_QUESTIONS = {
+    "sparsity": "non-trivial sparsity (over 60 %)",
+    "small_dense": "clear drop of a small dense network",
+    "clear_gap": "clear gap (over 0.5 points) to every control",
+    "similar_same_lr": "similar to dense at the same learning rate",
+    "similar_well_trained": "similar to the well-trained dense base",
+}
+_NUMBERS = "①②③④⑤"
+
+
+def verdict_line(report: AuditReport) -> str:
+    """The verdict and what it hangs on, in one or two sentences."""
+    return f"Verdict: **{report.verdict}**. {_why(report)}"
+
+
+def audit_section(report: AuditReport, *, pictures: Mapping[str, str] | None = None) -> str:
+    """Tables and remarks of an audit, without heading and verdict.
+
+    Args:
+        pictures: file → what it shows, to put below the tables.
+    """
+    data = report.data
+    rows = ["dense", "dense_recalibrated", "jackpot", "jackpot_recalibrated", "second_search", *CONTROLS]
+    lines = [
+        f"Top-1 accuracy (%) on the test split of {data.dataset}, n = {data.test_images}, read once for every model; "
+        f"mean ± standard deviation over {_seeds(report)} where something is drawn or searched. In brackets: 95 % "
+        "intervals (bootstrap over test images and seeds, paired). All rows but the first two keep as many weights. "
+        f"{_statistics(data.calibration_images)} Ahead by: the jackpot with its statistics re-estimated minus the row. "
+        f"Searches take {report.steps} steps, as the jackpot's did.",
+        "",
+        "| | top-1 | jackpot ahead by |",
+        "|---|---|---|",
+        *(_row(name, report.models[name]) for name in rows),
+        "",
+        "| principle (Ma et al. 2021) | answer | figure |",
+        "|---|---|---|",
+        *(_principle_row(name, principle) for name, principle in report.principles.items()),
+        "",
+        "| mask of | overlap with the jackpot's | by chance |",
+        "|---|---|---|",
+        *(
+            f"| {name}, same layer counts | {100 * found.overlap:.2f} % | {100 * found.chance:.2f} % |"
+            for name, found in report.overlaps.items()
+        ),
+        f"| searches from other seeds | {100 * report.second_search.overlap:.2f} % | "
+        f"{100 * report.second_search.chance:.2f} % |",
+        "",
+        f"The jackpot and searches from other seeds give the same answer to "
+        f"{100 * report.second_search.agreement:.2f} % of the test images.",
+        _leaks(data.leaked_test_images),
+    ]
+    for file, text in (pictures or {}).items():
+        lines += ["", f"![{text}]({file})"]
+    return "\n".join(lines)
+
+
+def _row(name: str, measured: Measured) -> str:
+    top1, bold = measured.top1, "**" if name == "jackpot" else ""
+    spread = f" ± {measured.std:.2f}" if measured.std is not None else ""
+    ahead = _points(measured.jackpot_ahead) if measured.jackpot_ahead is not None else "–"
+    return f"| {bold}{TITLES[name]}{bold} | {bold}{top1.value:.2f}{bold}{spread} {_range(top1)} | {ahead} |"
+
+
+def _principle_row(name: str, principle: Principle) -> str:
+    figure = "–"
+    if name == "sparsity" and principle.figure is not None:
+        figure = f"{principle.figure.value:.2f} %"
+    elif principle.control is not None and principle.figure is not None:
+        figure = f"{_points(principle.figure)} to: {TITLES[principle.control]}"
+    elif principle.figure is not None:
+        figure = f"{_points(principle.figure)} behind dense; at most {principle.margin:g} allowed"
+    return f"| {_NUMBERS[principle.number - 1]} {_QUESTIONS[name]} | {principle.answer} | {figure} |"
+
+
+def _why(report: AuditReport) -> str:
+    principles = report.principles
+    gap, similar = principles["clear_gap"], principles["similar_well_trained"]
+    assert gap.figure is not None
+    assert gap.control is not None
+    assert similar.figure is not None
+    if principles["sparsity"].answer == "no":
+        return f"A sparsity of {100 * report.sparsity:.2f} % is not over 60 %."
+    if report.data.leaked_test_images:
+        return f"{report.data.leaked_test_images} test images are among the training images: no accuracy here counts."
+    if labels_leak(report.shuffled_ahead):
+        return (
+            f"A search with shuffled labels beats magnitude by {_points(report.shuffled_ahead)} points, more than "
+            "noise: something other than labels is learned."
+        )
+    ahead = f"over the nearest control ({TITLES[gap.control]}): {_points(gap.figure)} points"
+    behind = f"behind dense: {_points(similar.figure)} points, where {similar.margin:g} count as similar"
+    if gap.answer == "no":
+        return f"No clear gap {ahead}."
+    if gap.answer == "not decided":
+        return f"Noise is larger than the margin. Gap {ahead}; 0.5 make it clear."
+    if similar.answer == "not decided":
+        return f"A clear gap {ahead}. Similar to dense or not is within noise; {behind}."
+    return f"A clear gap {ahead}; {behind}."
+
+
+def _statistics(images: int) -> str:
+    if not images:
+        return "The network has no norm statistics to re-estimate: rows that differ by them alone are the same."
+    return (
+        f"Norm statistics are re-estimated over the same {images} training images in every row that does not say "
+        "otherwise."
+    )
+
+
+def _leaks(count: int | None) -> str:
+    if count is None:
+        return "Whether test images are among the training images was not checked."
+    return f"Test images among the training images, compared pixel by pixel: {count}."
+
+
+def _seeds(report: AuditReport) -> str:
+    return f"{len(report.seeds)} seeds" if len(report.seeds) > 1 else "one seed"
+
+
+def _points(difference: Interval) -> str:
+    return f"{difference.value:+.2f} {_range(difference, signed=True)}"
+
+
+def _range(interval: Interval, *, signed: bool = False) -> str:
+    return f"[{interval.low:+.2f}, {interval.high:+.2f}]" if signed else f"[{interval.low:.2f}, {interval.high:.2f}]"
