@@ -21,6 +21,7 @@ from accelerate.state import AcceleratorState
 
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.processes import make_accelerator
+from timm_jackpot.training import read_record
 
 
 @contextmanager
@@ -172,6 +173,38 @@ def test_a_lost_process_ends_the_other_one_with_a_reason(
     assert out == ""
     assert not (tmp_path / "j" / "config.json").exists()
     assert not list(tmp_path.glob(".*")), "the lock goes with the run"
+
+
+DIFFER = """
+import os
+from timm_jackpot.cli import run_verb
+from timm_jackpot.search import __main__ as verb
+from timm_jackpot.search.life import Life
+
+after = Life.after_step
+
+def step(self, done, steps, state):
+    if done == 12 and os.environ["RANK"] == "1":
+        next(t for n, t in state.tensors().items() if n.startswith("scores.")).data.neg_()
+    after(self, done, steps, state)
+
+Life.after_step = step
+run_verb(verb.main)
+"""
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+def test_masks_that_differ_stop_a_run_at_the_next_figures(tmp_path: Path) -> None:
+    words = ["-c", DIFFER, "--steps", "500", "--batch-size", "16", "--output", str(tmp_path / "j")]
+    with started(2, words) as processes:
+        ended = [process.communicate(timeout=300) for process in processes]
+        assert [process.returncode for process in processes] == [2, 2], ended
+    for _, err in ended:
+        assert "error: the mask of rank 1 differs from rank 0's: the run is not usable" in err
+    record = read_record(tmp_path / "j" / "record.partial.jsonl")
+    assert [event["step"] for event in record.of("step")] == [0, 10]
+    assert not (tmp_path / "j" / "config.json").exists()
 
 
 @pytest.mark.multiprocess

@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from PIL import Image
 
 from timm_jackpot.artefact import read_artefact
 from timm_jackpot.errors import ArtefactError, ConfigError, RunInterrupted, TrainingError
@@ -361,18 +363,18 @@ TO_THE_END = "0:never"
 EVERY = 3  # steps between two checkpoints
 
 
-def live(folder: Path, lives: list[str], number: str, *words: str) -> tuple[list[int], str, list[str]]:
+def live(folder: Path, lives: list[str], number: str, **settings: object) -> tuple[list[int], str, list[str]]:
     """How each life ended, and what all of them said on stdout and stderr."""
-    settings = [part for key, value in SETTINGS.items() for part in (f"--{key.replace('_', '-')}", str(value))]
-    command = [sys.executable, "-c", LIVES, " ".join(lives), number, *settings, "--output", str(folder), *words]
+    flags = {**SETTINGS, "output": folder, **settings}
+    words = [part for key, value in flags.items() for part in (f"--{key.replace('_', '-')}", str(value))]
+    command = [sys.executable, "-c", LIVES, " ".join(lives), number, *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     lines = done.stderr.splitlines()
     return [int(line.split()[1]) for line in lines if line.startswith("ended ")], done.stdout, lines
 
 
-def killed_and_resumed(folder: Path, kills: list[str]) -> str:
-    words = ["--checkpoint-steps", str(EVERY), "--resume", "auto"]
-    ended, out, err = live(folder, [*kills, TO_THE_END], "SIGKILL", *words)
+def killed_and_resumed(folder: Path, kills: list[str], **settings: object) -> str:
+    ended, out, err = live(folder, [*kills, TO_THE_END], "SIGKILL", checkpoint_steps=EVERY, resume="auto", **settings)
     assert ended == [-signal.SIGKILL] * len(kills) + [0], err
     assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name], "no stray files"
     assert not (folder / "checkpoints").exists()
@@ -384,18 +386,36 @@ def test_a_killed_run_goes_on_to_the_same_mask(tmp_path: Path, whole: SearchResu
     assert read_artefact(tmp_path / "j").masks == whole.jackpot.masks
 
 
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """Settings that search among fifty images: five steps are an epoch, and a life is short."""
+    folder, draw = tmp_path_factory.mktemp("few"), np.random.default_rng(0)
+    for number in range(60):
+        path = folder / ("train" if number < 50 else "test") / str(number % 10) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    return {"dataset": "folder", "data_dir": folder, "batch_size": 9, "val_fraction": 0.0}
+
+
+@pytest.fixture(scope="module")
+def whole_of_few(tmp_path_factory: pytest.TempPathFactory, few: dict[str, object]) -> SearchResult:
+    return search(tmp_path_factory.mktemp("whole of few") / "j", **{**few, "data_dir": str(few["data_dir"])})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
-def test_a_run_killed_ten_times_goes_on_to_the_same_mask(seed: int, tmp_path: Path, whole: SearchResult) -> None:
+def test_a_run_killed_ten_times_goes_on_to_the_same_mask(
+    seed: int, tmp_path: Path, few: dict[str, object], whole_of_few: SearchResult
+) -> None:
     draw = random.Random(seed)
     last = STEPS // EVERY * EVERY  # after the last checkpoint there is none to be killed in
     kills = [
         f"{step}:{draw.choice(['before', 'after', 'saving'][: 3 if step <= last else 2])}"
         for step in sorted(draw.sample(range(1, STEPS), 10))
     ]
-    killed_and_resumed(tmp_path / "j", kills)
+    killed_and_resumed(tmp_path / "j", kills, **few)
     masks = read_artefact(tmp_path / "j").masks
-    differing = sum(int((mask ^ whole.jackpot.masks[name]).sum()) for name, mask in masks.items())
+    differing = sum(int((mask ^ whole_of_few.jackpot.masks[name]).sum()) for name, mask in masks.items())
     assert differing == 0, f"Hamming distance {differing} of {masks.total} after {kills}"
     print(f"seed {seed}: {len(kills)} kills, Hamming distance {differing} of {masks.total}")
 

@@ -79,7 +79,7 @@ def test_search_prints_a_table_the_two_lines_that_load_it_and_json(searched) -> 
 
 def test_progress_is_on_stderr_in_plain_lines(searched) -> None:
     _, done = searched
-    assert "search: step 20/20, loss" in done.stderr
+    assert "search: step 20/20, 00:00 left, loss" in done.stderr
     assert "\r" not in done.stderr
     assert "search: step" not in done.stdout
 

@@ -41,7 +41,7 @@ class TrainFlags(BaseModel):
     """Seed of everything that is random."""
     report_to: str | None = None
     """Tracker that follows the run beside its record, as Accelerate names it: tensorboard, wandb, …"""
-    timeout: float = Field(default=1800.0, gt=0)
+    timeout: float = Field(default=1800.0, gt=0, le=1e7)
     """Seconds that a process waits for another one of the run before it gives up."""
     torchcompile: bool = False
     """Compile the model with torch.compile (before it is wrapped for several processes)."""
