@@ -21,6 +21,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         # Lottery Jackpots (arXiv:2104.08700), Sec. 4.1 and the authors' code: two-level start, constant
         # sparsity, the mask renewed in every forward, plain cross-entropy.
         "paper": {
+            "allocation": "global",
             "start": "two-level",
             "schedule": "constant",
             "refresh_interval": 1,
@@ -57,9 +58,9 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     """Where the search starts from; with --steps 0, what is kept."""
     criterion_batches: int = Field(default=1, ge=1)
     """Batches of 256 images that snip, grasp and obd average over."""
-    allocation: str = "global"
-    """How the budget is shared out among layers: global, uniform, erk; or N:M, as 2:4, which keeps N of every M weights
-    along the input channels and takes the place of --sparsity."""
+    allocation: str = "erk"
+    """How the budget is shared out among layers: erk (by their shapes), global (one threshold for all), uniform; or N:M,
+    as 2:4, which keeps N of every M weights along the input channels and takes the place of --sparsity."""
     min_density: float = Field(default=0.0, ge=0, le=1)
     """Fraction of its weights that every layer keeps at least."""
     layer_sparsity: tuple[str, ...] = ()
