@@ -149,7 +149,7 @@ def test_without_steps_the_mask_is_the_criterions(one_shot: dict[str, SearchResu
         "synflow": synflow(model, weights, (3, 32, 32)),
     }
     for criterion, values in known.items():
-        kept = allocate("global", values, "0.9", minimum=1)
+        kept = allocate("erk", values, "0.9", minimum=1)
         expected = MaskSet({name: keep_largest(v, kept[name]) for name, v in values.items()})
         assert one_shot[criterion].jackpot.masks == expected
     assert len({result.jackpot.masks.hash() for result in one_shot.values()}) == len(CRITERIA)
