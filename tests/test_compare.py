@@ -85,7 +85,7 @@ def test_artefacts_and_criteria_of_one_base(found: Path, tmp_path: Path) -> None
     assert float(first["overlap"]) == layer_overlaps(a, b)[first["layer"]].overlap
     text = (output / "comparison.md").read_text()
     assert "|  | a | b | magnitude | random | synflow |" in text
-    assert "| allocation | global | uniform | as a | as a | as a |" in text
+    assert "| allocation | erk | uniform | as a | as a | as a |" in text
     assert "allocation=uniform" in text
     assert (output / "overlap.png").read_bytes().startswith(b"\x89PNG")
     assert not [path for path in output.iterdir() if b"/deep/" in path.read_bytes()]

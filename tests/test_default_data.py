@@ -407,6 +407,7 @@ def test_evaluate_reads_the_same_images_without_a_network(
     assert len(hub.requests) == asked
 
 
+@pytest.mark.slow
 def test_what_the_hub_does_not_give_out_is_one_sentence(hub: TestHub, tmp_path: Path) -> None:
     closed = (
         "is not on the Hub, or is private or gated: check the name, or ask for access and log in with `hf auth login`"
@@ -437,7 +438,12 @@ def test_what_the_hub_does_not_give_out_is_one_sentence(hub: TestHub, tmp_path: 
     ("words", "env", "sentence"),
     [
         ("", {"HF_HUB_OFFLINE": "1"}, f"hfds/{MINI} could not be fetched: the Hub cannot be reached"),
-        ("--dataset hfds/bob/private", {}, "hfds/bob/private is not on the Hub, or is private or gated"),
+        pytest.param(
+            "--dataset hfds/bob/private",
+            {},
+            "hfds/bob/private is not on the Hub, or is private or gated",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_search_without_its_data_leaves_nothing_behind(

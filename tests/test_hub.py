@@ -97,6 +97,7 @@ def test_one_commit_of_exactly_the_listed_files(hub: TestHub, work: Path, pushed
     assert hub.pushes(REPO) == 2  # main, and the merged checkpoint on its own branch
 
 
+@pytest.mark.slow
 def test_pushing_the_same_again_uploads_nothing(hub: TestHub, home: Path, work: Path, pushed: dict) -> None:
     before = hub.pushes(REPO)
     words = ["timm_jackpot.push", "--artefact", "jackpot", "--repo-id", REPO]
@@ -186,6 +187,7 @@ def ask_errors(hub: TestHub, tmp_path: Path):
     return ask
 
 
+@pytest.mark.slow
 def test_what_cannot_be_had_is_one_sentence_of_the_right_class(hub: TestHub, pushed: dict, ask_errors) -> None:
     good = {k: v for k, v in hub.files(REPO).items() if k != ".gitattributes"}
     hub.add_repo("alice/private", good, private=True)
@@ -245,6 +247,7 @@ def test_corrupted_bytes_are_noticed_and_fetched_again(hub: TestHub, pushed: dic
     assert answers["mended"] == ["none", ""]
 
 
+@pytest.mark.slow
 def test_bytes_that_stay_corrupted_are_refused(hub: TestHub, pushed: dict, ask_errors) -> None:
     hub.fail("masks.safetensors", "corrupt", times=None, method="GET")
     answers = ask_errors({"damaged": f"from_pretrained({REPO!r})"})
@@ -296,6 +299,7 @@ def test_push_refuses_what_is_no_artefact_or_no_repo(hub: TestHub, home: Path, w
         assert "hf_alice" not in done.stderr + done.stdout
 
 
+@pytest.mark.slow
 def test_push_to_a_branch_and_as_a_pull_request(hub: TestHub, home: Path, work: Path, pushed: dict) -> None:
     words = ["timm_jackpot.push", "--artefact", "jackpot", "--repo-id", "alice/", "--revision", "v2"]
     done = verb(hub, home, *words, cwd=work, token="hf_alice")
@@ -320,6 +324,7 @@ def test_a_hub_that_is_down_is_one_sentence(hub: TestHub, pushed: dict, ask_erro
     assert "\n" not in answers["down"][1]
 
 
+@pytest.mark.slow
 def test_a_base_named_by_its_repo_is_loaded_at_one_commit(hub: TestHub, tmp_path: Path) -> None:
     code = f"""
         import json

@@ -38,19 +38,26 @@ def typed(
 ) -> Callable[..., tuple[int, str, str]]:
     """`python -m timm_jackpot.…` in an empty folder and in this interpreter: exit code, stdout, stderr."""
 
-    def run_here(verb: str, *words: str) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
+    def run_here(verb: str, *words: str, cwd: Path = tmp_path) -> tuple[int, str, str]:
+        monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", [verb, *words])
-        with pytest.raises(SystemExit) as ended:
+        for name in (f"timm_jackpot.{verb}", f"timm_jackpot.{verb}.__main__"):
+            if not hasattr(sys.modules.get(name), "__path__"):  # a module, which other tests may have imported
+                monkeypatch.delitem(sys.modules, name, raising=False)
+        try:
             runpy.run_module(f"timm_jackpot.{verb}", run_name="__main__", alter_sys=True)
-        return (ended.value.code or 0, *capsys.readouterr())  # pyright: ignore
+            code = 0
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return (code, *capsys.readouterr())
 
     return run_here
 
 
-def last_json(done: subprocess.CompletedProcess[str]) -> dict:
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+def last_json(done: subprocess.CompletedProcess[str] | tuple[int, str, str]) -> dict:
+    code, out, err = done if isinstance(done, tuple) else (done.returncode, done.stdout, done.stderr)
+    assert code == 0, err
+    return json.loads(out.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
@@ -90,26 +97,26 @@ def test_no_path_of_this_machine_is_in_the_artefact(searched) -> None:
         assert str(folder).encode() not in path.read_bytes(), path.name
 
 
-def test_evaluate_agrees_with_search(searched) -> None:
+def test_evaluate_agrees_with_search(searched, typed) -> None:
     folder, done = searched
-    result = last_json(run("timm_jackpot.evaluate", "--artefact", "a", cwd=folder))
+    result = last_json(typed("evaluate", "--artefact", "a", cwd=folder))
     assert result["top1"] == last_json(done)["jackpot_top1"]
     assert result["top5"] >= result["top1"]
     assert result["n"] == 599
-    dense = last_json(run("timm_jackpot.evaluate", "--model", "digits_resnet", cwd=folder))
+    dense = last_json(typed("evaluate", "--model", "digits_resnet", cwd=folder))
     assert dense["top1"] == last_json(done)["dense_top1"]
 
 
-def test_inspect_prints_the_table_or_json_alone(searched) -> None:
+def test_inspect_prints_the_table_or_json_alone(searched, typed) -> None:
     folder, done = searched
-    table = run("timm_jackpot.inspect", "--artefact", "a", cwd=folder)
+    table = typed("inspect", "--artefact", "a", cwd=folder)
     report = last_json(table)
-    assert "layer1.0.conv1.weight" in table.stdout
-    assert "fc.weight" in table.stdout
+    assert "layer1.0.conv1.weight" in table[1]
+    assert "fc.weight" in table[1]
     assert report["sparsity"] == last_json(done)["sparsity"]
-    alone = run("timm_jackpot.inspect", "--artefact", "a", "--json", cwd=folder)
-    assert len(alone.stdout.splitlines()) == 1
-    assert json.loads(alone.stdout) == report
+    _, alone, _ = typed("inspect", "--artefact", "a", "--json", cwd=folder)
+    assert len(alone.splitlines()) == 1
+    assert json.loads(alone) == report
 
 
 BAD = [
