@@ -59,8 +59,8 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     criterion_batches: int = Field(default=1, ge=1)
     """Batches of 256 images that snip, grasp and obd average over."""
     allocation: str = "erk"
-    """How the budget is shared out among layers: erk (by shape), global (one threshold for all), uniform; or N:M, as 2:4,
-    which keeps N of every M weights along the input channels and takes the place of --sparsity."""
+    """How the budget is shared out among layers: erk (by shape), global (one threshold for all), uniform; or N:M, as
+    2:4, which keeps N of every M weights along the input channels and takes the place of --sparsity."""
     min_density: float = Field(default=0.0, ge=0, le=1)
     """Fraction of its weights that every layer keeps at least."""
     layer_sparsity: tuple[str, ...] = ()
