@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_IN_CACHE = 1 << 17  # scores that are compared twice while they are at hand
+
 
 def keep_largest(scores: Tensor, kept: int) -> Tensor:
     """Boolean mask of exactly `kept` largest scores; of equal ones the first in C order is kept.
@@ -89,11 +91,12 @@ class LargestKept:
         low, high = np.float32(self._threshold - 4 * self._move), np.float32(self._threshold + 4 * self._move)
         if not (np.isfinite(low) and np.isfinite(high)):
             return None
-        mask = flat > high
-        room = kept - np.count_nonzero(mask)
-        band = flat >= low
-        band ^= mask
-        at = np.flatnonzero(band)
+        mask, in_band = np.empty(flat.size, np.bool_), []
+        for first in range(0, flat.size, _IN_CACHE):
+            part, above = flat[first : first + _IN_CACHE], mask[first : first + _IN_CACHE]
+            np.greater(part, high, out=above)
+            in_band.append(np.flatnonzero((part >= low) ^ above) + first)
+        room, at = kept - np.count_nonzero(mask), np.concatenate(in_band)
         if not 0 < room <= at.size:
             return None
         found = _select(flat[at], room)
