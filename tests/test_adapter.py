@@ -445,7 +445,7 @@ class TestTheProductThatIsKept:
     @pytest.fixture
     def adapter(self, model: nn.Module) -> ScoreAdapter:
         shape = dict(model.named_parameters())[self.NAME].shape
-        return attach(model, {self.NAME: torch.rand(shape)}, {self.NAME: 30})
+        return attach(model, {self.NAME: torch.rand(shape)}, {self.NAME: 30}, keep_products=True)
 
     def check(self, model: nn.Module, adapter: ScoreAdapter) -> None:
         assert torch.equal(model(self.X), by_hand(model, adapter, self.X))
@@ -519,3 +519,17 @@ class TestTheProductThatIsKept:
         masked = other["parametrizations.weight.original"] * adapter[self.NAME].mask
         assert torch.equal(swapped, F.conv2d(images, masked, groups=4))
         assert torch.equal(model(self.X), kept)
+
+    def test_what_is_handed_out_may_be_written_to(self, model: nn.Module, adapter: ScoreAdapter) -> None:
+        model(self.X)
+        with torch.no_grad():
+            model.group.weight.zero_()
+        self.check(model, adapter)
+
+    def test_it_is_not_kept_unless_asked_for(self, model: nn.Module) -> None:
+        detach(model)
+        shape = model.group.weight.shape
+        plain = attach(model, {self.NAME: torch.rand(shape)}, {self.NAME: 30})
+        model(self.X)
+        model.get_parameter("group.parametrizations.weight.original").data.mul_(2)  # a write that nobody counts
+        self.check(model, plain)

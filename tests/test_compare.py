@@ -21,6 +21,7 @@ from timm_jackpot.comparison import CompareConfig, compare_masks
 from timm_jackpot.comparison.entries import Entry
 from timm_jackpot.comparison.pairs import pairs_of
 from timm_jackpot.errors import ArtefactError, ConfigError
+from timm_jackpot.evidence import AuditReport
 from timm_jackpot.masks import MaskSet, layer_overlaps, mask_overlap
 from timm_jackpot.plots import overlap_figure
 from timm_jackpot.search import SearchConfig, search_jackpot
@@ -126,6 +127,21 @@ def test_artefacts_are_called_by_what_tells_their_paths_apart(found: Path, tmp_p
     assert [entry["name"] for entry in alone.summary["compared"]] == ["seed0", "random"]
 
 
+def test_every_column_has_a_name_of_its_own(found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in ("seed0", "x/seed0", "magnitude"):
+        shutil.copytree(found / "a", tmp_path / path)
+    monkeypatch.chdir(tmp_path)
+
+    def names(*artefacts: str, **settings: object) -> list[str]:
+        config = CompareConfig(artefacts=artefacts, **settings)  # pyright: ignore
+        return [entry["name"] for entry in compare_masks(config).summary["compared"]]
+
+    assert names("seed0", "x/seed0") == ["seed0", "x/seed0"]
+    assert names("seed0", "magnitude", criteria=("magnitude",)) == ["seed0", "magnitude", "magnitude (criterion)"]
+    monkeypatch.chdir(tmp_path / "seed0")
+    assert len(set(names(".", "../x/seed0"))) == 2
+
+
 def test_a_base_is_known_by_its_weights_not_by_its_name() -> None:
     masks = MaskSet({"w": mask("1100")})
     a, b, c = (Entry(name, "net", masks, {"w": digest}) for name, digest in (("a", "1"), ("b", "2"), ("c", "1")))
@@ -165,34 +181,26 @@ def test_the_base_of_an_artefact_comes_with_its_weights_untouched(found: Path, d
 # -- an audit beside the artefact -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "verdict", "controls"),
-    [
-        ('{"verdict": "jackpot", "controls": {"dense": {"mean": 91.5, "n": 3}}}', "jackpot", {"dense": 91.5}),
-        ('{"verdict": "not decided"}', "not decided", {}),
-        ("{}", "–", {}),
-        ('{"verdict": 3, "controls": [1]}', "–", {}),
-        ('{"verdict": "jack\\u001b[31mpot | <b>", "controls": {"a|b": {"mean": 1}}}', "jack31mpot  b", {"ab": 1.0}),
-        ('{"controls": {"a": {"mean": "high"}, "b": 7, "c": {"mean": true}, "d": {"mean": null}}}', "–", {}),
-        ('{"verdict": NaN}', "not readable", {}),
-        ('{"verdict": "a", "verdict": "b"}', "not readable", {}),
-        ("[" * 100 + "]" * 100, "not readable", {}),
-        ("jackpot!", "not readable", {}),
-    ],
-)
-def test_an_audit_is_read_with_suspicion(
-    found: Path, tmp_path: Path, text: str, verdict: str, controls: dict[str, float]
-) -> None:
-    shutil.copytree(found / "a", tmp_path / "audited")
-    (tmp_path / "audited" / "audit.json").write_text(text)
-    config = CompareConfig(artefacts=(str(tmp_path / "audited"), str(found / "b")))
-    comparison = compare_masks(config)
+def test_an_audit_that_follows_from_its_figures_is_shown(found: Path) -> None:
+    digits = Path(__file__).parents[1] / "hubcards" / "digits"
+    comparison = compare_masks(CompareConfig(artefacts=(str(digits), str(found / "b"))))
+    report = AuditReport.model_validate_json((digits / "audit.json").read_text())
     entry = comparison.summary["compared"][0]
-    assert (entry["verdict"], entry["controls"]) == (verdict, controls)
-    assert "\x1b" not in comparison.table
-    line = next(line for line in comparison.table.splitlines() if line.startswith("audit"))
-    assert verdict in line
-    assert all(f"audit, {control}" in comparison.table for control in controls)
+    assert entry["verdict"] == report.verdict
+    assert entry["controls"] == {name: measured.top1.value for name, measured in report.controls.items()}
+    assert all(f"audit, {control}" in comparison.table for control in report.controls)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"verdict": "jackpot"}', "{}", '{"verdict": NaN}', "[" * 100, "jackpot!", "another's"]
+)
+def test_any_other_audit_is_none(found: Path, tmp_path: Path, text: str) -> None:
+    shutil.copytree(found / "a", tmp_path / "audited")
+    digits = Path(__file__).parents[1] / "hubcards" / "digits" / "audit.json"
+    (tmp_path / "audited" / "audit.json").write_text(digits.read_text() if text == "another's" else text)
+    comparison = compare_masks(CompareConfig(artefacts=(str(tmp_path / "audited"), str(found / "b"))))
+    entries = comparison.summary["compared"]
+    assert [(entry["verdict"], entry["controls"]) for entry in entries] == [("not valid", {}), ("–", {})]
 
 
 # -- the verb and its picture -----------------------------------------------------------------------

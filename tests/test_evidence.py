@@ -38,12 +38,13 @@ def judge(
     gap: Interval = FAR,
     behind: Interval = NEAR,
     margin: float = 0.5,
+    images: int = 599,
     leaked: int | None = 0,
     shuffled: Interval = WORSE,
 ) -> tuple[str, dict[str, str]]:
     gaps = {**dict.fromkeys(CONTROLS, around(20)), "magnitude_recalibrated": gap}
     found = answer_principles(kept=kept, total=100, gaps=gaps, behind_dense=behind, similar_margin=margin)
-    verdict = verdict_of(found, leaked_test_images=leaked, shuffled_ahead=shuffled)
+    verdict = verdict_of(found, test_images=images, leaked_test_images=leaked, shuffled_ahead=shuffled)
     return verdict, {name: principle.answer for name, principle in found.items()}
 
 
@@ -68,6 +69,8 @@ def judge(
         ("none", {"kept": 40}),  # 60 % is not over 60 %
         ("jackpot", {"kept": 39}),
         ("none", {"kept": 40, "leaked": 1}),
+        ("not decided", {"images": 29}),
+        ("jackpot", {"images": 30}),
         ("not decided", {"leaked": 1}),
         ("not decided", {"leaked": 1, "gap": around(-3)}),
         ("jackpot", {"leaked": None}),  # not checked: said, not judged
@@ -160,7 +163,13 @@ def test_a_report_that_does_not_agree_with_itself_is_refused(told: dict[str, Any
         ({"principles": answered}, "do not follow from the figures"),
         ({"models": models(jackpot_ahead={"value": 99.0, "low": 99.0, "high": 99.0})}, "not that of its two"),
         ({"models": models(jackpot_ahead=None)}, "not that of its two"),
-        ({"models": models(top1={"value": 10.0, "low": 30.0, "high": 20.0})}, "ends before it begins"),
+        ({"models": models(top1={"value": 10.0, "low": 30.0, "high": 20.0})}, "outside its interval"),
+        ({"models": models(top1={"value": 10.0, "low": 20.0, "high": 30.0})}, "outside its interval"),
+        ({"models": models(top1={"value": 10.0, "low": -1.0, "high": 30.0})}, "below zero"),
+        ({"models": models(n=1, std=5.0)}, "a spread goes with several seeds"),
+        ({"models": models(n=77)}, "measured once, or once for every seed"),
+        ({"seeds": [1, 1, 2]}, "a seed is named twice"),
+        ({"second_search": {**told["second_search"], "chance": 0.5}}, "not that of the layers' counts"),
         ({"models": fewer}, "models are missing"),
         ({"similar_margin": 50.0}, "do not follow"),
         ({"data": {**told["data"], "dataset": "<script>"}}, "pattern"),

@@ -458,6 +458,27 @@ def test_it_follows_to_another_type_and_memory_format(
     at_once.load("five", folders["five"])  # checked against the base as it was loaded
 
 
+@pytest.mark.parametrize("fails_at", [0, 30])
+def test_a_conversion_that_fails(folders: dict[str, Path], images: Tensor, fails_at: int) -> None:
+    model = JackpotModel.from_pretrained(folders["plain"])
+    before, done = model(images), itertools.count()
+
+    def halve(tensor: Tensor) -> Tensor:
+        if next(done) == fails_at:
+            raise MemoryError
+        return tensor.half() if tensor.is_floating_point() else tensor
+
+    with pytest.raises(MemoryError):
+        model._apply(halve)
+    if fails_at == 0:  # nothing has happened
+        assert model.active == "default"
+        assert torch.equal(model(images), before)
+        return
+    for use in (lambda: model(images), lambda: model.set("default"), lambda: model.predict(images, [None] * 6)):
+        with pytest.raises(SwitchError, match="half-way"):
+            use()
+
+
 def test_compact_masks_want_the_base_as_it_was_loaded(folders: dict[str, Path], images: Tensor) -> None:
     model = JackpotModel.from_pretrained(folders["bare"]).to(torch.bfloat16)  # pyright: ignore
     assert read_artefact(folders["affine"]).config.encoding == "compact"
@@ -611,6 +632,7 @@ def _marked_model() -> JackpotModel:
     model = object.__new__(JackpotModel)
     nn.Module.__init__(model)
     model._turns, model._active = Turns(), None
+    model._half_converted = False
     model._jackpots = dict.fromkeys(["plain", "bare", "five"])  # pyright: ignore
 
     def switch(name: str | None) -> None:

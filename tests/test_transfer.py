@@ -107,6 +107,8 @@ def test_flags_beat_the_recipe_wherever_it_has_the_setting(tmp_path: Path) -> No
     ("text", "flags", "sentence"),
     [
         ("steps: 2", {}, "names no targets"),
+        ("seeds: 3\ntargets: {digits: }", {}, "seeds is a list of whole numbers"),
+        ("targets: {digits: }", {"seeds": (0, 1, 0)}, "seeds names one twice"),
         ("targets: [digits]", {}, "targets must map names to settings"),
         ("targets: {digits: 3}", {}, "targets must map names to settings"),
         ("targets: {d: }\nsources: {a: {data: e}}", {}, "source a: data e is no target: there are d"),

@@ -29,11 +29,12 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class _Product(NamedTuple):
-    """h(s) ⊙ w as it was when weight and mask had these versions (torch counts every write in place)."""
+    """h(s) ⊙ w as it was when weight, mask and it had these versions (torch counts writes in place, but not those
+    through `.data` or numpy)."""
 
     value: Tensor
     weight: Tensor
-    versions: tuple[int, int]
+    versions: tuple[int, int, int]
 
 
 class ScoreMask(nn.Module):
@@ -42,13 +43,25 @@ class ScoreMask(nn.Module):
     The mask is a plain attribute, not a buffer: DDP broadcasts buffers in every forward, and a state dict
     of the attached model should hold nothing that can be derived from the scores. It keeps the weight's
     memory format, so that masking is one pass over memory.
+
+    Args:
+        keep_product: see `attach`.
     """
 
     mask: Tensor
 
-    def __init__(self, weight: Tensor, scores: Tensor, kept: int, n_of_m: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        scores: Tensor,
+        kept: int,
+        n_of_m: tuple[int, int] | None = None,
+        *,
+        keep_product: bool = False,
+    ) -> None:
         super().__init__()
         self._n_of_m = n_of_m
+        self._keep_product = keep_product
         self._keep_largest = LargestKept()
         self._product: _Product | None = None
         assert scores.shape == weight.shape
@@ -59,8 +72,8 @@ class ScoreMask(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         # On a CPU the fresh memory of a product costs several times the product, and few of its elements change
-        # from step to step: it is kept. Elsewhere, and compiled, it is made in every forward.
-        keep = not torch.compiler.is_compiling() and _has_versions(weight)
+        # from step to step. Elsewhere, and compiled, it is made in every forward.
+        keep = self._keep_product and not torch.compiler.is_compiling() and _has_versions(weight)
         product = self._product_with(weight) if keep else None
         return _StraightThrough.apply(weight, self.scores, self.mask, product)  # pyright: ignore[reportReturnType]
 
@@ -85,24 +98,27 @@ class ScoreMask(nn.Module):
         self._product = None
         if product is not None and _all_flat(product.value, product.weight, mask):
             product.value.view(-1)[at] = product.weight.view(-1)[at] * mask.view(-1)[at]
-            self._product = product._replace(versions=self._versions(product.weight))
+            self._product = product._replace(versions=self._versions(product.weight, product.value))
         return torch.tensor(len(at))
 
     def _current_product(self) -> _Product | None:
-        """The product that was made last, if neither weight nor mask was written to since."""
+        """The product that was made last, if neither weight nor mask nor it was written to since."""
         product = self._product
-        return product if product is not None and product.versions == self._versions(product.weight) else None
+        if product is None or product.versions != self._versions(product.weight, product.value):
+            return None
+        return product
 
     def _product_with(self, weight: Tensor) -> Tensor:
         product = self._current_product()
         if product is None or product.weight is not weight:
             # Outside inference mode, whose tensors no later training step could use.
             with torch.inference_mode(mode=False), torch.no_grad():
-                product = self._product = _Product(weight * self.mask, weight, self._versions(weight))
+                value = weight * self.mask
+                product = self._product = _Product(value, weight, self._versions(weight, value))
         return product.value
 
-    def _versions(self, weight: Tensor) -> tuple[int, int]:
-        return weight._version, self.mask._version
+    def _versions(self, weight: Tensor, value: Tensor) -> tuple[int, int, int]:
+        return weight._version, self.mask._version, value._version
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_product": None}  # a copy's tensors count their versions anew
@@ -110,7 +126,7 @@ class ScoreMask(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ScoreMask:
         super()._apply(fn, recurse)
         self._product = None  # the weight is about to be replaced
-        self.mask = fn(self.mask)  # follows .to(device) and .to(memory_format=…) like a buffer would
+        self.mask = fn(self.mask).bool()  # follows .to(device) and .to(memory_format=…) like a buffer would
         return self
 
 

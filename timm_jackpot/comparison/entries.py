@@ -13,14 +13,11 @@ from torch import Tensor
 
 from timm_jackpot import criteria
 from timm_jackpot.artefact import Artefact, load_base_of, locate_artefact, read_artefact
-from timm_jackpot.artefact.strict_json import parse_strict
-from timm_jackpot.artefact.tensors_file import read_bytes
 from timm_jackpot.errors import ArtefactError, ConfigError
+from timm_jackpot.evidence import read_audit
 from timm_jackpot.masks import MaskSet, keep_largest
 
-_AUDIT, _MAX_AUDIT_BYTES = "audit.json", 4 * 2**20
 _FIGURES = ("dense_top1", "magnitude_top1", "magnitude_recalibrated_top1", "jackpot_top1")
-_MOST_CONTROLS = 20
 
 
 @dataclass(frozen=True)
@@ -103,15 +100,17 @@ def criterion_entries(
         return MaskSet({layer: keep_largest(values, kept[layer]) for layer, values in scores(name).items()})
 
     same = {"base": first.base, "weights": first.weights, "allocation": f"as {first.name}"}
-    return [Entry(name=name, masks=mask(name), **same) for name in dict.fromkeys(names)]
+    taken = {entry.name for entry in entries}
+    called = {name: f"{name} (criterion)" if name in taken else name for name in names}
+    return [Entry(name=called[name], masks=mask(name), **same) for name in called]
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    parts = [Path(name).parts for name in names]
+    parts = [Path(name).parts or Path(name).resolve().parts for name in names]  # of "." there are none
     for length in range(1, max(map(len, parts)) + 1):
         ends = [part[-length:] for part in parts]
         if len(set(ends)) == len(ends):
-            while len(ends) > 1 and len({end[-1] for end in ends}) == 1:  # a/seed0 and b/seed0 are a and b
+            while min(map(len, ends)) > 1 and len({end[-1] for end in ends}) == 1:  # a/seed0 and b/seed0 are a and b
                 ends = [end[:-1] for end in ends]
             return ["/".join(end) for end in ends]
     raise ConfigError(f"{max(names, key=names.count)} is named twice: a mask overlaps with itself in full")
@@ -121,7 +120,7 @@ def _entry(name: str, artefact: Artefact, masks: MaskSet) -> Entry:
     config = artefact.config
     results = _mapping(config.info.get("results"))
     kept, parameters = config.sparsity.all_parameters
-    verdict, controls = _audit(artefact.folder / _AUDIT)
+    verdict, controls = _audit(artefact)
     return Entry(
         name=name,
         base=config.base.name,
@@ -137,17 +136,15 @@ def _entry(name: str, artefact: Artefact, masks: MaskSet) -> Entry:
     )
 
 
-def _audit(path: Path) -> tuple[str, dict[str, float]]:
-    """Verdict and controls as a file from strangers claims them; what does not look like them is left out."""
-    if not path.is_file():
-        return "–", {}
+def _audit(artefact: Artefact) -> tuple[str, dict[str, float]]:
+    """Verdict and controls of an audit that follows from its own figures and is about this mask; else it is none."""
     try:
-        audit = parse_strict(read_bytes(path, _MAX_AUDIT_BYTES), _AUDIT, max_bytes=_MAX_AUDIT_BYTES)
+        report = read_audit(artefact)
     except ArtefactError:
-        return "not readable", {}
-    means = {_text(name): _mapping(of).get("mean") for name, of in _mapping(audit.get("controls")).items()}
-    figures = {name: float(mean) for name, mean in means.items() if isinstance(mean, (int, float)) and _is_figure(mean)}
-    return _text(audit.get("verdict")), dict(list(figures.items())[:_MOST_CONTROLS])
+        return "not valid", {}
+    if report is None:
+        return "–", {}
+    return report.verdict, {name: measured.top1.value for name, measured in report.controls.items()}
 
 
 def _settings(settings: Mapping[str, Any]) -> str:

@@ -64,8 +64,8 @@ def _resampled(
 
 
 def _interval(value: Any, sampled: NDArray[np.float64]) -> Interval:
-    low, high = np.quantile(sampled, [0.025, 0.975])
-    return Interval(value=_rounded(value), low=_rounded(low), high=_rounded(high))
+    low, high = np.quantile(sampled, [0.025, 0.975])  # a skewed distribution may leave its mean outside
+    return Interval(value=_rounded(value), low=_rounded(min(low, value)), high=_rounded(max(high, value)))
 
 
 def _rounded(value: Any) -> float:

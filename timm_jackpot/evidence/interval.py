@@ -19,6 +19,6 @@ class Interval(BaseModel):
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        if self.low > self.high:
-            raise ValueError("an interval ends before it begins")
+        if not self.low <= self.value <= self.high:
+            raise ValueError("a figure lies outside its interval")
         return self

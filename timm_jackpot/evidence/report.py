@@ -39,6 +39,14 @@ class Measured(_Strict):
     n: int = Field(ge=1, le=1000)  # seeds
     jackpot_ahead: Interval | None = None  # points; the jackpot with its statistics re-estimated, minus this
 
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.top1.low < 0:
+            raise ValueError("an accuracy lies below zero")
+        if (self.std is None) != (self.n == 1):
+            raise ValueError("a spread goes with several seeds, and with these only")
+        return self
+
 
 class Overlap(_Strict):
     """Agreement of two mask sets (Eq. 7), beside what chance gives at the same layer counts."""
@@ -106,11 +114,19 @@ class AuditReport(_Strict):
             raise ValueError("models are missing")
         if any(layer.kept > layer.total for layer in self.layers):
             raise ValueError("a layer keeps more weights than it has")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("a seed is named twice")
+        if any(measured.n not in (1, len(self.seeds)) for measured in self.models.values()):
+            raise ValueError("a model was not measured once, or once for every seed")
+        chance = _chance_overlap(self.layers)
+        if any(abs(told.chance - chance) > _ROUNDING for told in (self.second_search, *self.overlaps.values())):
+            raise ValueError("an overlap by chance is not that of the layers' counts")
         top1 = {name: measured.top1.value for name, measured in self.models.items()}
+        ahead = {n: m.jackpot_ahead for n, m in self.models.items() if m.jackpot_ahead or n in CONTROLS}
         differences = [
             (self.behind_dense, top1["dense"] - top1["jackpot"]),
             (self.shuffled_ahead, top1["shuffled_labels"] - top1["magnitude_recalibrated"]),
-            *((self.models[name].jackpot_ahead, top1["jackpot_recalibrated"] - top1[name]) for name in CONTROLS),
+            *((told, top1["jackpot_recalibrated"] - top1[name]) for name, told in ahead.items()),
         ]
         if any(told is None or abs(told.value - true) > _ROUNDING for told, true in differences):
             raise ValueError("a difference is not that of its two accuracies")
@@ -145,6 +161,12 @@ class AuditReport(_Strict):
         }
 
 
+def _chance_overlap(layers: list[LayerDensity]) -> float:
+    """Of two random masks with these counts: Σ (k² + (n − k)²) / n over Σ n."""
+    agreeing = sum((layer.kept**2 + (layer.total - layer.kept) ** 2) / layer.total for layer in layers)
+    return agreeing / sum(layer.total for layer in layers)
+
+
 def judged(
     layers: list[LayerDensity],
     models: dict[str, Measured],
@@ -162,5 +184,10 @@ def judged(
         behind_dense=behind_dense,
         similar_margin=similar_margin,
     )
-    verdict = verdict_of(principles, leaked_test_images=data.leaked_test_images, shuffled_ahead=shuffled_ahead)
+    verdict = verdict_of(
+        principles,
+        test_images=data.test_images,
+        leaked_test_images=data.leaked_test_images,
+        shuffled_ahead=shuffled_ahead,
+    )
     return principles, verdict

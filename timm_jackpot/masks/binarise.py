@@ -88,9 +88,10 @@ class LargestKept:
         return torch.from_numpy(found.mask).reshape(scores.shape)
 
     def _near_the_last(self, flat: np.ndarray, kept: int) -> _Selection | None:
-        low, high = np.float32(self._threshold - 4 * self._move), np.float32(self._threshold + 4 * self._move)
-        if not (np.isfinite(low) and np.isfinite(high)):
+        low, high = self._threshold - 4 * self._move, self._threshold + 4 * self._move
+        if not max(abs(low), abs(high)) < np.finfo(np.float32).max:
             return None
+        low, high = np.float32(low), np.float32(high)
         mask, in_band = np.empty(flat.size, np.bool_), []
         for first in range(0, flat.size, _IN_CACHE):
             part, above = flat[first : first + _IN_CACHE], mask[first : first + _IN_CACHE]

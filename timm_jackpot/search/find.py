@@ -66,7 +66,7 @@ def find_masks(
         share = cubic_ramp(step, steps, fraction=fraction, start=config.schedule_start)
         return scale_counts(start.sizes, start.kept, share)
 
-    adapter = attach(model, first_scores(config, start), counts(0), n_of_m=start.n_of_m)
+    adapter = attach(model, first_scores(config, start), counts(0), n_of_m=start.n_of_m, keep_products=True)
     churn = torch.zeros((), dtype=torch.int64, device=accelerator.device)
     expected = sum(counts(0).values())
 

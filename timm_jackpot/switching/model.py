@@ -54,6 +54,7 @@ class JackpotModel(nn.Module):
         self._jackpots: dict[str, Held] = {}
         self._active: str | None = None
         self._turns = Turns()
+        self._half_converted = False
         self._working = WorkingCopy(self._backbone)
         self.model = self._working.model
         self.training = False
@@ -187,6 +188,7 @@ class JackpotModel(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The active jackpot's forward: images [b, c, h, w] → logits [b, classes]."""
         with self._turns.forward():
+            self._check_whole()
             return self.model(*args, **kwargs)
 
     @torch.inference_mode()
@@ -210,6 +212,7 @@ class JackpotModel(nn.Module):
             raise SwitchError(f"predict takes one name for each sample, and at least one: {len(x)}, {len(names)} names")
         asked = [name for name in names if name is not None]
         with self._turns.forward():
+            self._check_whole()
             self._check_known(*asked)
             if set(names) == {self._active}:
                 return self.model(x)
@@ -243,10 +246,21 @@ class JackpotModel(nn.Module):
         with self._turns.alone("moving or converting the model"):
             active = self._active
             self._switch(None)  # both copies are of one form then, with the heads that they came with
-            self._backbone.model._apply(fn, recurse)
-            super()._apply(fn, recurse)
+            before = self._forms()
+            try:
+                self._backbone.model._apply(fn, recurse)
+                super()._apply(fn, recurse)
+            except BaseException:
+                self._half_converted = self._forms() != before
+                if not self._half_converted:
+                    self._switch(active)
+                raise
             self._switch(active)
             return self
+
+    def _forms(self) -> list[tuple[torch.dtype, torch.device]]:
+        state = [*self._backbone.model.state_dict().values(), *self.model.state_dict().values()]
+        return [(tensor.dtype, tensor.device) for tensor in state]
 
     def _load_from_state_dict(self, *_: Any, **__: Any) -> NoReturn:
         raise SwitchError(
@@ -296,7 +310,12 @@ class JackpotModel(nn.Module):
     def _held(self, name: str | None) -> Held:
         return self._backbone.dense if name is None else self._jackpots[name]
 
+    def _check_whole(self) -> None:
+        if self._half_converted:
+            raise SwitchError("an earlier .to() failed half-way, and left tensors of two kinds: load the model anew")
+
     def _switch(self, name: str | None) -> None:
+        self._check_whole()
         if name == self._active:
             return
         active, self._active = name, None  # what is left by a switch that fails

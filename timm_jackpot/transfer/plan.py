@@ -84,7 +84,7 @@ def plan_transfer(config: TransferConfig) -> TransferPlan:
     targets, sources = (_mappings(recipe.pop(key, None), key, config.transfer) for key in ("targets", "sources"))
     if not targets:
         raise ConfigError(f"the recipe {config.transfer} names no targets: give it targets, as name: settings")
-    seeds = config.seeds or tuple(recipe.pop("seeds", None) or (0, 1, 2))
+    seeds = _seeds(config.seeds or recipe.get("seeds", (0, 1, 2)))
     recipe.pop("seeds", None)
     flags = dict(_pair(text, "--set", read_yaml) for text in config.settings)
     if config.base_checkpoint is not None:
@@ -120,6 +120,14 @@ def plan_transfer(config: TransferConfig) -> TransferPlan:
                 raise ConfigError(f"source {name} is not the target {name}'s own search: give it another name")
             found[name] = own
     return TransferPlan(found, judged, head, seeds)
+
+
+def _seeds(value: object) -> tuple[int, ...]:
+    if not isinstance(value, (list, tuple)) or not value or not all(type(seed) is int for seed in value):
+        raise ConfigError(f"seeds is a list of whole numbers, as [0, 1, 2], not {value!r}")
+    if len(set(value)) != len(value):
+        raise ConfigError(f"seeds names one twice ({', '.join(map(str, value))}): the same run twice is no second one")
+    return tuple(value)
 
 
 def _merged(*layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,9 @@ def rows_of(sources: Mapping[str, Mapping[int, Artefact]], base: Base) -> list[R
     for name, artefacts in sources.items():
         for artefact in artefacts.values():
             _check_base(name, artefact, base)
-    rows = [Row(name, "source", {seed: found.masks for seed, found in by.items()}) for name, by in sources.items()]
+    rows = [
+        Row(name, "source", {seed: found.masks_on(base) for seed, found in by.items()}) for name, by in sources.items()
+    ]
     seeds = list(rows[0].masks)
     alike: dict[str, list[dict[str, int]]] = {}  # the first source of each set of counts, and they, by seed
     for row in rows:
