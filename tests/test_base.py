@@ -28,6 +28,7 @@ from timm_jackpot.base import (
 )
 from timm_jackpot.base.digits_model import WEIGHTS
 from timm_jackpot.base.ref import MODEL_KWARGS
+from timm_jackpot.base.skip_init import SkipInit
 from timm_jackpot.data import DataFlags, open_split
 from timm_jackpot.errors import BaseError, BaseMismatchError
 from timm_jackpot.processes import Shard
@@ -439,3 +440,16 @@ def test_published_cifar_weights_have_their_accuracy(shared: Path, depth: int, p
         batches = test.eval_batches(batch_size=256, shard=Shard())
         hits = sum(int((model(images).argmax(1) == labels).sum()) for images, labels in batches)
     assert math.isclose(100 * hits / 1017, top1, abs_tol=0.15)
+
+
+def test_initial_weights_are_not_drawn_where_a_checkpoint_replaces_them() -> None:
+    drawn = torch.get_rng_state()
+    with SkipInit():
+        layer = nn.Conv2d(3, 4, 3)
+        before = layer.weight.clone()
+        for init in (nn.init.kaiming_normal_, nn.init.xavier_uniform_, nn.init.normal_):
+            init(layer.weight)
+        assert torch.equal(layer.weight, before)
+        assert torch.equal(torch.get_rng_state(), drawn)
+        buffer = torch.zeros(8).normal_()  # may be one that no checkpoint holds
+    assert buffer.abs().sum() > 0
