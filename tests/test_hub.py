@@ -264,6 +264,7 @@ def test_a_swapped_base_is_refused_naming_expected_and_found(hub: TestHub, pushe
     assert "test_resnet" in answers["swapped"][1]
 
 
+@pytest.mark.slow
 def test_a_base_that_changed_on_its_main_branch_does_not_matter(hub: TestHub, pushed: dict, ask_errors) -> None:
     torch.manual_seed(1)
     hub.commit(BASE, _base_files("apache-2.0"))
@@ -271,6 +272,7 @@ def test_a_base_that_changed_on_its_main_branch_does_not_matter(hub: TestHub, pu
     assert answers["pinned"] == ["none", ""]
 
 
+@pytest.mark.slow
 def test_a_base_outside_timm_needs_the_callers_word(hub: TestHub, pushed: dict, ask_errors) -> None:
     files = {k: v for k, v in hub.files(REPO).items() if k != ".gitattributes"}
     config = json.loads(files["config.json"])
@@ -286,6 +288,7 @@ def test_a_base_outside_timm_needs_the_callers_word(hub: TestHub, pushed: dict, 
     assert len(hub.requests_to("mallory")) > asked_before
 
 
+@pytest.mark.slow
 def test_push_refuses_what_is_no_artefact_or_no_repo(hub: TestHub, home: Path, work: Path, tmp_path: Path) -> None:
     for words, sentence in (
         (["--artefact", "images", "--repo-id", REPO], "has no config.json"),

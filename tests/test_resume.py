@@ -230,6 +230,7 @@ def test_an_unfinished_run_is_neither_lost_nor_mistaken(tmp_path: Path, monkeypa
     assert search(tmp_path / "j", overwrite=True, steps=2).summary["steps"] == 2
 
 
+@pytest.mark.slow
 def test_resume_auto_starts_anew_where_there_is_nothing(tmp_path: Path, whole: SearchResult) -> None:
     assert same(whole, search(tmp_path / "j", resume="auto"))
     with pytest.raises(ConfigError, match="--resume auto needs --output"):
