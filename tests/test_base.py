@@ -446,7 +446,8 @@ def test_initial_weights_are_not_drawn_where_a_checkpoint_replaces_them() -> Non
     drawn = torch.get_rng_state()
     with SkipInit():
         layer = nn.Conv2d(3, 4, 3)
-        before = layer.weight.clone()
+        with torch.no_grad():
+            before = layer.weight.fill_(7.0).clone()
         for init in (nn.init.kaiming_normal_, nn.init.xavier_uniform_, nn.init.normal_):
             init(layer.weight)
         assert torch.equal(layer.weight, before)

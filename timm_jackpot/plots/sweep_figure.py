@@ -11,12 +11,17 @@ from timm_jackpot.plots.style import COLOURS, GREY, finish, new_figure, to_png
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_CONTROLS = {
+    "magnitude one-shot": "magnitude_top1",
+    "magnitude one-shot, statistics re-estimated": "magnitude_recalibrated_top1",
+}
+
 
 def sweep_figure(rows: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> bytes:
     """Top-1 of the jackpots, mean ± standard deviation over seeds, as a PNG.
 
     Over the first of `axes` that is a number, one line for each combination of the others; without such a setting,
-    one point for each cell. The dense base is a dashed line.
+    one point for each cell. The dense base is a dashed line; the magnitude controls (means over the rows) are grey.
 
     Raises:
         ConfigError: if matplotlib is not installed.
@@ -46,6 +51,14 @@ def _draw_lines(plot: Axes, rows: Sequence[Mapping[str, Any]], across: str, othe
         means, spreads = [mean(points[p]) for p in x], [_spread(points[p]) for p in x]
         colour, marker = COLOURS[i % len(COLOURS)], "osD^vP"[i % 6]
         plot.errorbar(x, means, spreads, color=colour, marker=marker, markersize=5, capsize=3, label=name)
+    for style, (name, key) in zip((":", "-."), _CONTROLS.items(), strict=True):
+        told: dict[float, list[float]] = {}
+        for row in rows:
+            if row.get(key) is not None:
+                told.setdefault(float(row[across]), []).append(row[key])
+        if told:
+            x = sorted(told)
+            plot.plot(x, [mean(told[p]) for p in x], color=GREY, linestyle=style, marker="x", markersize=4, label=name)
     plot.set_xlabel(across.replace("_", " "))
 
 
