@@ -144,6 +144,7 @@ def test_a_fresh_cache_loads_the_very_same_model(hub: TestHub, work: Path, pushe
     assert shape == [True, [3, 160, 160]]
 
 
+@pytest.mark.slow
 def test_a_push_may_convert_to_compact_masks(hub: TestHub, home: Path, work: Path, pushed: dict) -> None:
     words = ["timm_jackpot.push", "--artefact", "jackpot", "--repo-id", "alice/compact", "--encoding", "compact"]
     done = verb(hub, home, *words, cwd=work, token="hf_alice")
@@ -224,6 +225,7 @@ def test_what_cannot_be_had_is_one_sentence_of_the_right_class(hub: TestHub, pus
         assert "\n" not in answers[name][1]
 
 
+@pytest.mark.slow
 def test_a_private_jackpot_loads_with_its_token_which_appears_nowhere(
     hub: TestHub, pushed, ask_errors, tmp_path
 ) -> None:
@@ -240,6 +242,7 @@ def test_a_private_jackpot_loads_with_its_token_which_appears_nowhere(
             assert token.encode() not in path.read_bytes()
 
 
+@pytest.mark.slow
 def test_corrupted_bytes_are_noticed_and_fetched_again(hub: TestHub, pushed: dict, ask_errors) -> None:
     hub.fail(f"{REPO}/resolve/{pushed['commit']}/masks.safetensors", "corrupt", times=1, method="GET")
     answers = ask_errors({"mended": f"from_pretrained({REPO!r})"})

@@ -325,6 +325,7 @@ def test_down(hub: TestHub, home: Path) -> None:
 # -- timm -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_timm(hub: TestHub, home: Path) -> None:
     hub.add_repo("timm/resnet18.a1_in1k", timm_resnet18())
     hub.add_repo("bob/few", timm_resnet18(num_classes=3, seed=1))

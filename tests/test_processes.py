@@ -69,7 +69,8 @@ def found_by(processes: list[subprocess.Popen[str]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
 def test_counts_states_and_timeouts_of_several_processes(count: int, accelerator: Accelerator, tmp_path: Path) -> None:
     with started(count, [several.__file__, str(tmp_path)]) as processes:
         found = found_by(processes)
