@@ -252,9 +252,11 @@ def test_infinite_scores_are_ordered_too() -> None:
 def test_a_remembered_threshold_changes_no_mask(seed: int, pace: float, levels: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randint(levels, (7, 30), generator=generator) / levels  # few levels: many ties
-    remembering = LargestKept()
+    remembering, mask = LargestKept(), torch.ones(7, 30, dtype=torch.bool)
     for kept in (210, 190, 120, 21, 21, 21, 20, 150, 1, 0, 21):
-        mask = remembering(scores, kept)
+        at = remembering.flips(mask, scores, kept)
+        assert len(at.unique()) == len(at)
+        mask.view(-1)[at] = ~mask.view(-1)[at]
         assert torch.equal(mask, keep_largest(scores, kept))
         assert int(mask.count_nonzero()) == kept
         scores = scores + pace * torch.randn(scores.shape, generator=generator)
@@ -262,14 +264,16 @@ def test_a_remembered_threshold_changes_no_mask(seed: int, pace: float, levels: 
 
 def test_a_remembered_threshold_is_used() -> None:
     scores = torch.rand(64, 64, generator=torch.Generator().manual_seed(0))
-    remembering = LargestKept()
+    remembering, mask = LargestKept(), keep_largest(scores, 400)
     for _ in range(3):
-        remembering(scores, 400)
+        remembering.flips(mask, scores, 400)
         scores = scores + 1e-4
-    low = remembering._near_the_last(scores.flatten().numpy(), 400)
-    assert low is not None
-    assert torch.equal(torch.from_numpy(low.mask).reshape(64, 64), keep_largest(scores, 400))
-    assert remembering._near_the_last(scores.flatten().numpy() + 1, 400) is None, "the threshold has gone far away"
+    held, flat = torch.rand(4096, generator=torch.Generator().manual_seed(1)).numpy() < 0.5, scores.flatten().numpy()
+    found = remembering._near_the_last(held, flat, 400)
+    assert found is not None
+    expected = keep_largest(scores, 400).flatten().numpy()
+    assert sorted(found.at) == [i for i in range(4096) if held[i] != expected[i]]
+    assert remembering._near_the_last(held, flat + 1, 400) is None, "the threshold has gone far away"
 
 
 @given(shape=st.lists(st.integers(0, 9), max_size=4).map(tuple), seed=st.integers(0, 100))

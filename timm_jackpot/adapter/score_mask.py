@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from timm_jackpot.masks import LargestKept, keep_n_of_m
+from timm_jackpot.masks import LargestKept, keep_largest, keep_n_of_m
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -62,7 +61,7 @@ class ScoreMask(nn.Module):
         super().__init__()
         self._n_of_m = n_of_m
         self._keep_product = keep_product
-        self._keep_largest = LargestKept()
+        self._largest_kept = LargestKept()
         self._product: _Product | None = None
         assert scores.shape == weight.shape
         start = torch.empty_like(weight, dtype=torch.float32).copy_(scores)
@@ -87,17 +86,22 @@ class ScoreMask(nn.Module):
         if self._n_of_m is not None:
             pattern = keep_n_of_m(scores, *self._n_of_m)
             scores = scores.masked_fill(pattern & ~scores.isnan(), torch.inf)  # NaN must not pass for a score
-        mask = self._keep_largest(scores, kept)
-        flipped = mask ^ self.mask
         if self.mask.device.type != "cpu":
+            mask = keep_largest(scores, kept)
+            flipped = (mask ^ self.mask).count_nonzero()
             self.mask.copy_(mask)
-            return flipped.count_nonzero()
-        at = torch.from_numpy(np.flatnonzero(flipped.numpy()))  # a tenth of the time of torch's nonzero
+            return flipped
         product = self._current_product()
-        self.mask.copy_(mask)
+        at = self._largest_kept.flips(self.mask, scores, kept)
+        flat = self.mask.reshape(-1)
+        flipped = ~flat.index_select(0, at)
+        flat.index_copy_(0, at, flipped)
+        if not self.mask.is_contiguous():
+            self.mask.copy_(flat.view_as(self.mask))
         self._product = None
-        if product is not None and _all_flat(product.value, product.weight, mask):
-            product.value.view(-1)[at] = product.weight.view(-1)[at] * mask.view(-1)[at]
+        if product is not None and _all_flat(product.value, product.weight, self.mask):
+            changed = product.weight.view(-1).index_select(0, at) * flipped
+            product.value.view(-1).index_copy_(0, at, changed)
             self._product = product._replace(versions=self._versions(product.weight, product.value))
         return torch.tensor(len(at))
 

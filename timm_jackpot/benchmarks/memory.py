@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import platform
 import re
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
@@ -18,15 +21,35 @@ from timm_jackpot.benchmarks.paired import Ratio
 from timm_jackpot.benchmarks.steps import Step, build, dense_step, search_step
 from timm_jackpot.errors import ConfigError
 
+_M_MMAP_THRESHOLD, _MAPPED = -3, 1 << 16  # glibc's mallopt
+_UNKNOWN = "search_memory on a CPU needs Linux with glibc: leave it out of --what"
+
 
 def search_memory(name: str, config: BenchConfig) -> Ratio:
     """Bytes for each maskable weight by which the peak of a search step exceeds that of a dense step.
 
-    From nothing to the peak of the third step: weights, scores, gradients, momenta, masks and activations.
+    From nothing to the peak of the third step: weights, scores, gradients, momenta, masks and activations. What is
+    allocated counts, not the holes of a heap.
 
     Raises:
-        ConfigError: on a CPU without Linux's peak counter.
+        ConfigError: on a CPU without Linux's peak counter and glibc.
     """
+    if config.device.type == "cuda":
+        return _measured(name, config)
+    if platform.libc_ver()[0] != "glibc":
+        raise ConfigError(_UNKNOWN)
+    # A process of its own, whose way to allocate no other benchmark should have.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_leave_no_holes) as process:
+        return process.submit(_measured, name, config).result()
+
+
+def _leave_no_holes() -> None:
+    """Have every tensor mapped by itself, and given back when it is freed."""
+    torch.manual_seed(0)
+    ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAPPED)
+
+
+def _measured(name: str, config: BenchConfig) -> Ratio:
     weights = sum(maskable_weights(build(name, config)).sizes.values())
     extra = []
     for _ in range(config.pairs):
@@ -63,16 +86,13 @@ def _reset_peak(config: BenchConfig) -> None:
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError as error:
-        raise ConfigError("search_memory on a CPU needs Linux: leave it out of --what") from error
+        raise ConfigError(_UNKNOWN) from error
 
 
 def _resident(config: BenchConfig, *, peak: bool = False) -> int:
     if config.device.type == "cuda":
         return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError as error:
-        raise ConfigError("search_memory on a CPU needs Linux: leave it out of --what") from error
+    status = Path("/proc/self/status").read_text()
     found = re.search(rf"{'VmHWM' if peak else 'VmRSS'}:\s+(\d+) kB", status)
     assert found, "Linux has both"
     return 1024 * int(found[1])

@@ -23,7 +23,7 @@ def equalise_gradients(optimizer: torch.optim.Optimizer, scores: Sequence[nn.Par
         gradients = [s.grad for s in scores if s.grad is not None]
         if not gradients:
             return
-        rms = torch.stack([g.square().mean().sqrt() for g in gradients])
+        rms = torch.stack([torch.linalg.vector_norm(g) / g.numel() ** 0.5 for g in gradients])
         factors = torch.where(rms > 0, rms.mean() / rms, 1.0)
         for gradient, factor in zip(gradients, factors.unbind(), strict=True):
             gradient.mul_(factor)

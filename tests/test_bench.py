@@ -1,0 +1,73 @@
+"""The benchmarks measure what they say; how fast it is, is RESULTS.md's affair."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from timm_jackpot.adapter import adapter_of, detach
+from timm_jackpot.benchmarks import BenchConfig, rows_table, run_benchmarks
+from timm_jackpot.benchmarks.steps import build, search_step
+from timm_jackpot.errors import BaseError, ConfigError
+
+SMALL = {"models": ["test_resnet"], "batch_size": 2, "img_size": 32, "pairs": 2}
+
+
+def test_every_benchmark_has_a_row_with_its_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = BenchConfig.model_validate(SMALL)
+    rows = run_benchmarks(config)
+    assert [row["what"] for row in rows] == list(config.what)
+    for row in rows:
+        assert {**row, "ratio": 0, "ratio_min": 0, "ratio_max": 0} == {
+            "what": row["what"],
+            "model": "test_resnet",
+            "device": config.device.type if row["what"].endswith(("_step", "_memory", "_path")) else "cpu",
+            "dtype": "float32",
+            "ratio": 0,
+            "ratio_min": 0,
+            "ratio_max": 0,
+            "n": 2,
+        }
+        assert row["ratio_min"] <= row["ratio"] <= row["ratio_max"]
+        assert row["what"] == "search_memory" or row["ratio_min"] > 0
+        assert f"{row['what']} " in rows_table(rows)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_memory_of_a_search_step_counts_every_byte_of_scores_products_and_masks() -> None:
+    row = run_benchmarks(
+        BenchConfig.model_validate({**SMALL, "models": ["vit_small_patch16_224"], "what": ["search_memory"]})
+    )[0]
+    assert 8.5 < row["ratio"] < 10, row  # four each for score and product, one for the mask
+
+
+def test_a_search_step_trains_scores_alone_and_renews_masks_of_exact_counts() -> None:
+    torch.manual_seed(0)
+    config = BenchConfig.model_validate(SMALL)
+    model = build("test_resnet", config)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    step = search_step(model, config)
+    adapter = adapter_of(model)
+    kept, scores = adapter.masks().kept, [s.detach().clone() for s in adapter.scores()]
+    for _ in range(2):
+        step()
+    assert adapter.masks().kept == kept
+    assert all(not torch.equal(now, then) for now, then in zip(adapter.scores(), scores, strict=True))
+    detach(model)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ({"what": ["speed"]}, ConfigError, "--what speed: there are search_step, "),
+        ({"models": ["resnet51"]}, BaseError, "unknown model 'resnet51'"),
+    ],
+)
+def test_what_is_not_there_is_said(given: dict, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        run_benchmarks(BenchConfig.model_validate({**SMALL, **given}))
