@@ -31,6 +31,7 @@ from timm_jackpot.masks import (
     scale_counts,
     unpack,
 )
+from timm_jackpot.masks.binarise import _threshold
 
 Shape = tuple[int, ...]
 
@@ -237,6 +238,13 @@ def test_a_gpu_keeps_the_same_weights(levels: int) -> None:
         assert torch.equal(keep_largest(scores.to("cuda"), kept).cpu(), expected)
         last = keep_largest(scores.to("cuda", memory_format=torch.channels_last), kept)
         assert torch.equal(last.cpu(), expected)
+
+
+@pytest.mark.parametrize("levels", [3, 10_000_000])
+def test_an_accelerators_threshold_is_the_same(levels: int) -> None:
+    flat = torch.randint(levels, (1000,)).float()
+    for kept in (1, 2, 499, 500, 501, 999):
+        assert _threshold(flat, kept) == flat.sort(descending=True).values[kept - 1]
 
 
 def test_infinite_scores_are_ordered_too() -> None:

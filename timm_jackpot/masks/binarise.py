@@ -33,7 +33,7 @@ def keep_largest(scores: Tensor, kept: int) -> Tensor:
         flat = flat.float()  # exact, and in the same order
     if flat.device.type == "cpu":
         return torch.from_numpy(_select(flat.numpy(), kept).mask).reshape(scores.shape)
-    threshold = torch.kthvalue(flat, n - kept + 1).values
+    threshold = _threshold(flat, kept)
     above = flat > threshold
     tied = flat == threshold
     room = kept - above.sum()
@@ -121,6 +121,15 @@ class LargestKept:
 class _Flips(NamedTuple):
     at: np.ndarray
     threshold: float
+
+
+def _threshold(flat: Tensor, kept: int) -> Tensor:
+    """The `kept`-th largest element, on an accelerator: torch's topk selects with all of it, kthvalue with one block
+    (slower there than a sort)."""
+    below = flat.numel() - kept
+    if kept <= below:
+        return flat.topk(kept, sorted=False).values.amin()
+    return flat.topk(below + 1, largest=False, sorted=False).values.amax()
 
 
 class _Selection(NamedTuple):
