@@ -45,11 +45,11 @@ def search_memory(name: str, config: BenchConfig) -> Ratio:
 
 def _leave_no_holes() -> None:
     """Have every tensor mapped by itself, and given back when it is freed."""
-    torch.manual_seed(0)
     ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAPPED)
 
 
 def _measured(name: str, config: BenchConfig) -> Ratio:
+    torch.manual_seed(0)  # a new process has another state
     weights = sum(maskable_weights(build(name, config)).sizes.values())
     _peak(name, config, search_step)  # not counted: libraries load what a first step needs
     extra = []
