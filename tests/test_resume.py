@@ -65,7 +65,8 @@ def same(one: SearchResult, other: SearchResult) -> bool:
     ("step", "settings"),
     [
         (7, {}),  # in the middle of an epoch and of the ramp
-        (8, {"refresh_interval": 7}),  # with a mask older than the scores, and its churn reported after the stop
+        # With a mask older than the scores, and its churn reported after the stop.
+        pytest.param(8, {"refresh_interval": 7}, marks=pytest.mark.slow),
         (9, {"opt": "adam", "train_norm": True, "mixup": 0.3, "grad_accum_steps": 2, "batch_size": 64}),
     ],
     ids=["default", "old mask", "everything moves"],
