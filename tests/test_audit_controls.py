@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -17,7 +19,7 @@ from timm_jackpot.audit.controls import (
     smallest_weights,
 )
 from timm_jackpot.audit.searches import ShuffledLabels
-from timm_jackpot.data import shared_images
+from timm_jackpot.data import ImageSource, shared_images
 from timm_jackpot.data.loader import LoaderImages
 from timm_jackpot.data.memory import MemoryImages
 from timm_jackpot.errors import ConfigError, TrainingError
@@ -153,6 +155,24 @@ def test_shuffled_labels_belong_to_other_images_and_say_nothing_of_theirs() -> N
     assert len(set(pairs)) > 1.9 * n  # most often another one in the second epoch
     with pytest.raises(ConfigError, match="batches of one image"):
         next(shuffled.train_batches(seed=0, epoch=0, batch_size=1, shard=Shard()))
+
+
+def test_shuffled_labels_of_stratified_images_are_right_as_often_as_chance_has_it() -> None:
+    """Ten classes in batches of ten: a stratified neighbour is of another class, and that could be learned."""
+    images, labels = torch.zeros(2000, 1, 1, 1, dtype=torch.uint8), torch.arange(2000) % 10
+    images[:, 0, 0, 0] = labels  # an image shows its class
+    source = replace(_memory(images, labels), stratified=True)
+
+    def right(found: ImageSource) -> float:
+        batches = found.train_batches(seed=0, epoch=0, batch_size=10, shard=Shard())
+        shown = [(round_trip(batch.images), batch.labels) for batch in batches]
+        return float(torch.cat([seen == said for seen, said in shown]).float().mean())
+
+    def round_trip(normalised: torch.Tensor) -> torch.Tensor:
+        return ((normalised * 0.5 + 0.5) * 255).round().long().flatten()
+
+    assert right(source) == 1.0
+    assert 0.07 < right(ShuffledLabels(source)) < 0.13
 
 
 def test_shared_images_in_memory_are_counted() -> None:

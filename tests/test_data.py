@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tarfile
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,63 @@ def test_shards_read_what_one_large_shard_would() -> None:
     both = [list(train_order(50, seed=1, epoch=2, batch_size=4, shard=Shard(rank, 2))) for rank in (0, 1)]
     whole = list(train_order(50, seed=1, epoch=2, batch_size=8, shard=ONE))
     assert [torch.cat(pair).tolist() for pair in zip(*both, strict=True)] == [indices.tolist() for indices in whole]
+
+
+@given(sizes=st.lists(st.integers(0, 40), min_size=1, max_size=6), batch=st.integers(1, 9), seed=st.integers(0, 99))
+def test_with_labels_every_class_comes_at_its_own_even_pace(sizes: list[int], batch: int, seed: int) -> None:
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
+    order = torch.cat(
+        [*train_order(len(labels), seed=seed, epoch=1, batch_size=1, shard=ONE, labels=labels), labels[:0]]
+    )
+    assert sorted(order.tolist()) == list(range(len(labels)))
+    for one, m in enumerate(sizes):
+        for other, k in enumerate(sizes):
+            # Between two neighbours of one class lies 1/m of the way, and in it of another class k/m, give or take one.
+            places = (labels[order] == one).nonzero().flatten().tolist()
+            for low, high in pairwise(places):
+                between = int((labels[order[low:high]] == other).sum())
+                assert abs(between - k / m) <= 1
+    batches = list(train_order(len(labels), seed=seed, epoch=1, batch_size=batch, shard=ONE, labels=labels))
+    assert [sorted(one.tolist()) for one in batches] == [
+        sorted(one.tolist()) for one in order.split(batch) if len(one) == batch
+    ]
+
+
+def test_where_an_image_stands_in_a_spread_batch_does_not_tell_its_class() -> None:
+    """Else labels that are shuffled within a batch, as an audit does, could be learned."""
+    labels = torch.arange(6400) % 10
+    order = list(train_order(6400, seed=0, epoch=0, batch_size=64, shard=ONE, labels=labels))
+    pairs = torch.zeros(10, 10)
+    for batch in order:
+        classes = labels[batch]
+        pairs.index_put_((classes, classes.roll(1)), torch.tensor(1.0), accumulate=True)
+    assert pairs.min() > 30  # 64 expected in each, standard deviation 8
+    assert pairs.max() < 110
+
+
+def test_shards_of_spread_batches_read_what_one_large_shard_would() -> None:
+    labels = torch.arange(50) % 4
+    both = [
+        list(train_order(50, seed=1, epoch=2, batch_size=4, shard=Shard(rank, 2), labels=labels)) for rank in (0, 1)
+    ]
+    whole = list(train_order(50, seed=1, epoch=2, batch_size=8, shard=ONE, labels=labels))
+    assert [torch.cat(pair).tolist() for pair in zip(*both, strict=True)] == [indices.tolist() for indices in whole]
+    later = train_order(50, seed=1, epoch=2, batch_size=8, shard=ONE, labels=labels, first=3)
+    assert [batch.tolist() for batch in later] == [batch.tolist() for batch in whole[3:]]
+
+
+def test_spread_orders_differ_by_seed_and_epoch_and_within_a_class() -> None:
+    labels = torch.arange(60) % 3
+
+    def order(seed: int, epoch: int) -> list[int]:
+        batches = train_order(60, seed=seed, epoch=epoch, batch_size=6, shard=ONE, labels=labels)
+        return torch.cat(list(batches)).tolist()
+
+    assert order(1, 2) == order(1, 2)
+    orders = [order(seed, epoch) for seed in range(3) for epoch in range(3)]
+    assert len({tuple(one) for one in orders}) == 9
+    assert len({tuple(i for i in one if labels[i] == 0) for one in orders}) == 9
 
 
 @given(n=st.integers(0, 60), batch=st.integers(1, 9), ranks=st.integers(1, 4))
@@ -342,6 +400,27 @@ def test_small_images_are_held_in_memory_bit_for_bit(images_32: Path) -> None:
     assert (data.name, len(data.train), data.num_classes) == ("folder", 20, 2)
     assert isinstance(data.train, MemoryImages)
     assert (data.train.hflip, data.train.crop_padding) == (0.5, 4)
+
+
+def test_stratified_batches_hold_every_class_in_proportion(images_32: Path) -> None:
+    plain, spread = (open_folder(images_32, val_fraction=0.2, stratify=stratify).train for stratify in (False, True))
+    assert isinstance(spread, MemoryImages)
+    total = spread.labels.bincount()
+
+    def counts(source: ImageSource, epoch: int) -> list[list[int]]:
+        batches = source.train_batches(seed=0, epoch=epoch, batch_size=len(source) // 2, shard=ONE)
+        return [batch.labels.bincount(minlength=2).tolist() for batch in batches]
+
+    for epoch in range(8):
+        assert all(
+            abs(2 * found - whole) <= 3
+            for batch in counts(spread, epoch)
+            for found, whole in zip(batch, total, strict=True)
+        )
+    assert any(counts(plain, epoch) != counts(spread, epoch) for epoch in range(8))
+    later = spread.train_batches(seed=0, epoch=3, batch_size=4, shard=ONE, first=2)
+    whole = list(spread.train_batches(seed=0, epoch=3, batch_size=4, shard=ONE))
+    assert equal(iter(whole[2:]), later)
 
 
 def test_images_of_another_size_are_resized(images_32: Path) -> None:

@@ -172,8 +172,9 @@ def test_flags_beat_recipe_beat_preset_beat_default(tmp_path: Path) -> None:
     words = ["--recipe", str(recipe), "--sparsity", "0.95", "-b", "7", "--model-kwargs", "a=1", "b=2"]
     config = parse(SearchConfig, recipes=True, argv=words)
     assert (config.start, config.lr, config.sparsity, config.batch_size) == ("two-level", 0.3, "0.95", 7)
+    assert (config.stratify, SearchConfig().stratify) == (False, True)
     assert config.model_kwargs == ("a=1", "b=2")
-    assert config.temperature == 4.0
+    assert config.temperature == 8.0
     assert parse(SearchConfig, recipes=True, argv=[*words, "--epochs", "2"]).steps is None
     words += ["--preset", "default"]
     assert parse(SearchConfig, recipes=True, argv=words).start == "proportional"

@@ -12,6 +12,7 @@ from torch import nn
 
 from timm_jackpot.base import Maskable
 from timm_jackpot.data import Batch, Data, ImageSource
+from timm_jackpot.data.memory import MemoryImages
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.processes import Shard
@@ -37,7 +38,7 @@ class ShuffledLabels:
     def train_batches(self, *, seed: int, epoch: int, batch_size: int, shard: Shard, first: int = 0) -> Iterator[Batch]:
         if batch_size < 2:
             raise ConfigError("labels cannot be shuffled in batches of one image: give a larger --batch-size")
-        for images, labels in self.source.train_batches(
+        for images, labels in _in_random_order(self.source).train_batches(
             seed=seed, epoch=epoch, batch_size=batch_size, shard=shard, first=first
         ):
             yield Batch(images, labels.roll(1))
@@ -84,6 +85,11 @@ def search_again(
         accelerator=accelerator,
         record=Record(),
     )
+
+
+def _in_random_order(source: ImageSource) -> ImageSource:
+    """In a stratified batch the neighbour is of one's own class less often than chance has it, which can be learned."""
+    return replace(source, stratified=False) if isinstance(source, MemoryImages) else source
 
 
 def covered(model: nn.Module, names: MaskSet) -> Maskable:

@@ -19,7 +19,7 @@ from timm_jackpot.search import SearchConfig
 _RECIPE, _MAX_BYTES = "recipe.yaml", 65536
 # A stranger's artefact may say how images were augmented, but not which data to open on this machine. (Mean and std are
 # in its data config.)
-_HARMLESS_DATA = {"val_fraction", "batch_size", "hflip", "crop_padding"}
+_HARMLESS_DATA = {"val_fraction", "batch_size", "hflip", "crop_padding", "stratify"}
 _LEFT_OUT = {
     *BaseFlags.model_fields,
     *(set(DataFlags.model_fields) - _HARMLESS_DATA),

@@ -47,6 +47,9 @@ class DataFlags(BaseModel):
     crop_padding: int | None = Field(default=None, ge=0)
     """Pixels of zero padding for the random crop of in-memory images. Default: an eighth of the image."""
 
+    stratify: bool = False
+    """Spread every class evenly over the training batches of in-memory images."""
+
     @field_validator("train_part")
     @classmethod
     def _a_part(cls, value: str | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -23,13 +23,17 @@ class MemoryImages:
     std: Sequence[float]
     hflip: float
     crop_padding: int
+    stratified: bool = False  # each class spread evenly over the batches of an epoch
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def train_batches(self, *, seed: int, epoch: int, batch_size: int, shard: Shard, first: int = 0) -> Iterator[Batch]:
         padded = F.pad(self.images, (self.crop_padding,) * 4)
-        order = train_order(len(self), seed=seed, epoch=epoch, batch_size=batch_size, shard=shard, first=first)
+        labels = self.labels.cpu() if self.stratified else None
+        order = train_order(
+            len(self), seed=seed, epoch=epoch, batch_size=batch_size, shard=shard, first=first, labels=labels
+        )
         for indices in order:
             draws = sample_hash(seed, epoch, indices).to(self.images.device)
             indices = indices.to(self.images.device)
@@ -43,9 +47,7 @@ class MemoryImages:
 
     def select(self, indices: Tensor) -> MemoryImages:
         """The same split, with only these samples."""
-        return MemoryImages(
-            self.images[indices], self.labels[indices], self.mean, self.std, self.hflip, self.crop_padding
-        )
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def _crop_and_flip(self, padded: Tensor, indices: Tensor, draws: Tensor) -> Tensor:
         height, width = self.images.shape[-2:]

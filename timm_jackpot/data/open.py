@@ -268,7 +268,9 @@ def _bind(
         if bool((labels < 0).any()):
             images, labels = images[labels >= 0], labels[labels >= 0]
         padding = flags.crop_padding if flags.crop_padding is not None else height // (16 if name == "digits" else 8)
-        return MemoryImages(images.to(device), labels.to(device), config["mean"], config["std"], hflip, padding)
+        return MemoryImages(
+            images.to(device), labels.to(device), config["mean"], config["std"], hflip, padding, flags.stratify
+        )
     transform = {key: config[key] for key in ("input_size", "mean", "std", "interpolation")}
     return LoaderImages(
         reader.dataset,

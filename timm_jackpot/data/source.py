@@ -59,14 +59,43 @@ def train_part(images: int, part: str | None) -> Tensor:
     return torch.arange(images)[first - 1 :: count]
 
 
-def train_order(n: int, *, seed: int, epoch: int, batch_size: int, shard: Shard, first: int = 0) -> Iterator[Tensor]:
-    """Index batches of one epoch, from batch `first` on; N shards of b images read what one shard of N·b would."""
+def train_order(
+    n: int,
+    *,
+    seed: int,
+    epoch: int,
+    batch_size: int,
+    shard: Shard,
+    first: int = 0,
+    labels: Tensor | None = None,
+) -> Iterator[Tensor]:
+    """Index batches of one epoch, from batch `first` on; N shards of b images read what one shard of N·b would.
+
+    Args:
+        labels: [n] int64, ≥ 0: spread each class evenly over the batches. Within one of them the order is random:
+            where an image stands must not tell its class, as Mixup and other things pair images by place.
+    """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(n, generator=generator)
     stride = batch_size * shard.count
+    if labels is not None:
+        order = _spread(order, labels, generator)
+        batches = order[: n - n % stride].view(-1, stride)
+        order = batches.gather(1, torch.rand(batches.shape, generator=generator).argsort(1)).flatten()
     for start in range(first * stride, n - stride + 1, stride):
         low = start + shard.rank * batch_size
         yield order[low : low + batch_size]
+
+
+def _spread(order: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    """The same samples, the i-th of the m of a class at (i + u) / m of the way, u drawn from [0, 1) for each class."""
+    grouped = order[labels[order].argsort(stable=True)]
+    sizes = labels.bincount()
+    classes = labels[grouped]
+    rank = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[classes]
+    offsets = torch.rand(len(sizes), generator=generator, dtype=torch.float64)
+    place = (rank + offsets[classes]) / sizes[classes]
+    return grouped[place.argsort(stable=True)]
 
 
 def eval_order(n: int, *, batch_size: int, shard: Shard) -> Iterator[Tensor]:

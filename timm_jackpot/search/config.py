@@ -30,6 +30,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "lr": 0.1,
             "momentum": 0.9,
             "weight_decay": 5e-4,
+            "stratify": False,
         },
     }
 )
@@ -74,6 +75,8 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     """Shell patterns of weight names to leave dense."""
     lr: float = Field(default=0.05, gt=0)
     """Peak learning rate; cosine to zero over the run."""
+    stratify: bool = True
+    """Spread every class evenly over the training batches of in-memory images."""
     mask_classifier: bool = False
     """Mask the classifier too; by default it stays dense, as in the reference."""
     start: Literal["proportional", "two-level"] = "proportional"
@@ -94,7 +97,7 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     """Give the score gradients of all layers the same root mean square, so that all move at one pace."""
     distill_weight: float = Field(default=0.7, ge=0, le=1)
     """Weight of self-distillation from the dense base; the rest is cross-entropy. Off beside a new head."""
-    temperature: float = Field(default=4.0, gt=0)
+    temperature: float = Field(default=8.0, gt=0)
     """Temperature of the distillation."""
     train_norm: bool = False
     """Train scales and shifts of the normalisation layers too."""
