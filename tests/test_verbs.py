@@ -173,6 +173,7 @@ def test_flags_beat_recipe_beat_preset_beat_default(tmp_path: Path) -> None:
     config = parse(SearchConfig, recipes=True, argv=words)
     assert (config.start, config.lr, config.sparsity, config.batch_size) == ("two-level", 0.3, "0.95", 7)
     assert (config.stratify, SearchConfig().stratify) == (False, True)
+    assert parse(SearchConfig, recipes=True, argv=[*words, "--stratify"]).stratify
     assert config.model_kwargs == ("a=1", "b=2")
     assert config.temperature == 8.0
     assert parse(SearchConfig, recipes=True, argv=[*words, "--epochs", "2"]).steps is None

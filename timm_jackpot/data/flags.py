@@ -48,7 +48,7 @@ class DataFlags(BaseModel):
     """Pixels of zero padding for the random crop of in-memory images. Default: an eighth of the image."""
 
     stratify: bool = False
-    """Spread every class evenly over the training batches of in-memory images."""
+    """Spread every class evenly over the training batches (of all processes together) of in-memory images."""
 
     @field_validator("train_part")
     @classmethod

@@ -76,7 +76,7 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     lr: float = Field(default=0.05, gt=0)
     """Peak learning rate; cosine to zero over the run."""
     stratify: bool = True
-    """Spread every class evenly over the training batches of in-memory images."""
+    """Spread every class evenly over the training batches (of all processes together) of in-memory images."""
     mask_classifier: bool = False
     """Mask the classifier too; by default it stays dense, as in the reference."""
     start: Literal["proportional", "two-level"] = "proportional"
