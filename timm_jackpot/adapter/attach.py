@@ -40,6 +40,11 @@ class ScoreAdapter(Mapping[str, ScoreMask]):
         """
         return torch.stack([layer.refresh(kept[name]) for name, layer in self.items()]).sum()
 
+    def take_back_gradients(self) -> None:
+        """See `ScoreMask.take_back_gradient`; an optimizer's post-step hook."""
+        for layer in self.values():
+            layer.take_back_gradient()
+
     def scores(self) -> list[nn.Parameter]:
         return [layer.scores for layer in self.values()]
 
@@ -54,7 +59,7 @@ def attach(
     kept: Mapping[str, int],
     *,
     n_of_m: tuple[int, int] | None = None,
-    keep_products: bool = False,
+    reuse_memory: bool = False,
 ) -> ScoreAdapter:
     """Put one `ScoreMask` on each weight named in `scores`; the weights themselves are frozen.
 
@@ -63,8 +68,9 @@ def attach(
         scores: initial score per weight, same shape.
         kept: exact number of weights that each mask keeps.
         n_of_m: keep n of every m consecutive weights along dim 1 of each layer; `kept` is that many, or more.
-        keep_products: on a CPU, keep weight ⊙ mask from forward to forward and change what a refresh flips, as the
-            search does. Not for a loop that writes to weights through `.data` or numpy, which nobody sees.
+        reuse_memory: on a CPU, let the gradient of scores take the memory of weight ⊙ mask once that was read for the
+            last time, and give it back by `take_back_gradients`, as the search does. Not for a loop that writes to
+            weights through `.data` or numpy, which nobody sees.
 
     Raises:
         BaseError: if a name is no parameter of the model, a shape differs, a mask is already attached, a tied weight
@@ -91,7 +97,7 @@ def attach(
         module, attribute = owners[name][0]
         weight = getattr(module, attribute)
         weight.requires_grad_(False)
-        layers[name] = ScoreMask(weight, initial, kept[name], n_of_m, keep_product=keep_products)
+        layers[name] = ScoreMask(weight, initial, kept[name], n_of_m, reuse_memory=reuse_memory)
         # Tied weights: one ScoreMask on every module that owns the same parameter.
         for module, attribute in owners[name]:
             places = list(module._parameters)

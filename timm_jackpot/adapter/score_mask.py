@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from timm_jackpot.adapter.product import Product, ReusedMemory
 from timm_jackpot.masks import LargestKept, keep_largest, keep_n_of_m
 
 
@@ -15,25 +16,25 @@ class _StraightThrough(torch.autograd.Function):
     """Forward h(s) ⊙ w; backward ∂L/∂s = ∂L/∂w_eff ⊙ w for *every* score, kept or not (Eqs. 4 and 6)."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, scores: Tensor, mask: Tensor, product: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, weight: Tensor, scores: Tensor, mask: Tensor, product: Product | None, memory: ReusedMemory
+    ) -> Tensor:
         ctx.save_for_backward(weight, mask)
-        return weight * mask if product is None else product
+        ctx.scores, ctx.product, ctx.memory = scores, product, memory
+        return weight * mask if product is None else product.value.detach()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         weight, mask = ctx.saved_tensors
+        product = ctx.product
+        if product is not None:
+            product.readers -= 1
         grad_weight = grad * mask if ctx.needs_input_grad[0] else None
-        grad_scores = (grad * weight).float() if ctx.needs_input_grad[1] else None
-        return grad_weight, grad_scores, None, None
-
-
-class _Product(NamedTuple):
-    """h(s) ⊙ w as it was when weight, mask and it had these versions (torch counts writes in place, but not those
-    through `.data` or numpy)."""
-
-    value: Tensor
-    weight: Tensor
-    versions: tuple[int, int, int]
+        grad_scores = None
+        if ctx.needs_input_grad[1]:
+            memory = ctx.memory.for_gradient(product, ctx.scores) if product is not None else None
+            grad_scores = (grad * weight if memory is None else torch.mul(grad, weight, out=memory)).float()
+        return grad_weight, grad_scores, None, None, None
 
 
 class ScoreMask(nn.Module):
@@ -44,7 +45,7 @@ class ScoreMask(nn.Module):
     memory format, so that masking is one pass over memory.
 
     Args:
-        keep_product: see `attach`.
+        reuse_memory: see `attach`.
     """
 
     mask: Tensor
@@ -56,13 +57,12 @@ class ScoreMask(nn.Module):
         kept: int,
         n_of_m: tuple[int, int] | None = None,
         *,
-        keep_product: bool = False,
+        reuse_memory: bool = False,
     ) -> None:
         super().__init__()
         self._n_of_m = n_of_m
-        self._keep_product = keep_product
         self._largest_kept = LargestKept()
-        self._product: _Product | None = None
+        self._memory = ReusedMemory() if reuse_memory else None
         assert scores.shape == weight.shape
         start = torch.empty_like(weight, dtype=torch.float32).copy_(scores)
         self.scores = nn.Parameter(start)
@@ -70,11 +70,11 @@ class ScoreMask(nn.Module):
         self.refresh(kept)
 
     def forward(self, weight: Tensor) -> Tensor:
-        # On a CPU the fresh memory of a product costs several times the product, and few of its elements change
-        # from step to step. Elsewhere, and compiled, it is made in every forward.
-        keep = self._keep_product and not torch.compiler.is_compiling() and _has_versions(weight)
-        product = self._product_with(weight) if keep else None
-        return _StraightThrough.apply(weight, self.scores, self.mask, product)  # pyright: ignore[reportReturnType]
+        product = None
+        if self._memory is not None and not torch.compiler.is_compiling() and _has_versions(weight):
+            product = self._memory.product(weight, self.mask)
+            product.readers += torch.is_grad_enabled()
+        return _StraightThrough.apply(weight, self.scores, self.mask, product, self._memory)  # pyright: ignore[reportReturnType]
 
     @torch.no_grad()
     def refresh(self, kept: int) -> Tensor:
@@ -91,52 +91,26 @@ class ScoreMask(nn.Module):
             flipped = (mask ^ self.mask).count_nonzero()
             self.mask.copy_(mask)
             return flipped
-        product = self._current_product()
         at = self._largest_kept.flips(self.mask, scores, kept)
         flat = self.mask.reshape(-1)
-        flipped = ~flat.index_select(0, at)
-        flat.index_copy_(0, at, flipped)
+        flat.index_copy_(0, at, ~flat.index_select(0, at))
         if not self.mask.is_contiguous():
             self.mask.copy_(flat.view_as(self.mask))
-        self._product = None
-        if product is not None and _all_flat(product.value, product.weight, self.mask):
-            changed = product.weight.view(-1).index_select(0, at) * flipped
-            product.value.view(-1).index_copy_(0, at, changed)
-            self._product = product._replace(versions=self._versions(product.weight, product.value))
         return torch.tensor(len(at))
 
-    def _current_product(self) -> _Product | None:
-        """The product that was made last, if neither weight nor mask nor it was written to since."""
-        product = self._product
-        if product is None or product.versions != self._versions(product.weight, product.value):
-            return None
-        return product
-
-    def _product_with(self, weight: Tensor) -> Tensor:
-        product = self._current_product()
-        if product is None or product.weight is not weight:
-            # Outside inference mode, whose tensors no later training step could use.
-            with torch.inference_mode(mode=False), torch.no_grad():
-                value = weight * self.mask
-                product = self._product = _Product(value, weight, self._versions(weight, value))
-        return product.value
-
-    def _versions(self, weight: Tensor, value: Tensor) -> tuple[int, int, int]:
-        return weight._version, self.mask._version, value._version
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_product": None}  # a copy's tensors count their versions anew
+    def take_back_gradient(self) -> None:
+        """After an optimizer's step: where the gradient took memory that was lent, it is None now, and a product may
+        have it again."""
+        if self._memory is not None:
+            self._memory.take_back(self.scores)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ScoreMask:
         super()._apply(fn, recurse)
-        self._product = None  # the weight is about to be replaced
+        if self._memory is not None:
+            self._memory = ReusedMemory()  # the weight is about to be replaced
         self.mask = fn(self.mask).bool()  # follows .to(device) and .to(memory_format=…) like a buffer would
         return self
 
 
 def _has_versions(weight: Tensor) -> bool:
     return type(weight) is nn.Parameter and weight.device.type == "cpu" and not weight.is_inference()
-
-
-def _all_flat(*tensors: Tensor) -> bool:
-    return all(tensor.is_contiguous() for tensor in tensors)

@@ -57,10 +57,11 @@ def search_step(model: nn.Module, config: BenchConfig, *, distill: bool = False)
     teacher = frozen_teacher(model) if distill else None
     scores = magnitude(maskable_weights(model).weights)
     kept = allocate("global", scores, "0.9")
-    adapter = attach(model, scores, kept, keep_products=True)
+    adapter = attach(model, scores, kept, reuse_memory=True)
     objective = Objective(teacher=teacher, distill_weight=0.5 if distill else 0.0)
     step, optimizer = _step(model, adapter.scores(), objective, config)
     equalise_gradients(optimizer, adapter.scores())
+    optimizer.register_step_post_hook(lambda *_: adapter.take_back_gradients())
 
     def refreshed() -> None:
         adapter.refresh(kept)

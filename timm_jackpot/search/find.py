@@ -66,7 +66,7 @@ def find_masks(
         share = cubic_ramp(step, steps, fraction=fraction, start=config.schedule_start)
         return scale_counts(start.sizes, start.kept, share)
 
-    adapter = attach(model, first_scores(config, start), counts(0), n_of_m=start.n_of_m, keep_products=True)
+    adapter = attach(model, first_scores(config, start), counts(0), n_of_m=start.n_of_m, reuse_memory=True)
     churn = torch.zeros((), dtype=torch.int64, device=accelerator.device)
     expected = sum(counts(0).values())
 
@@ -91,6 +91,7 @@ def find_masks(
     optimizer = make_optimizer(config, [*adapter.scores(), *trained])
     if config.equalise_layers:
         equalise_gradients(optimizer, adapter.scores())
+    optimizer.register_step_post_hook(lambda *_: adapter.take_back_gradients())
     state = SearchState(model, adapter, trained, optimizer, accelerator, churn)
     first_step = 0
     if life is not None and life.resumed is not None:
