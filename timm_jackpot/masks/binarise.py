@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_IN_CACHE = 1 << 16  # scores that are compared twice while they are at hand
+_IN_CACHE = 1 << 18  # scores that are compared twice while they are at hand
 
 
 def keep_largest(scores: Tensor, kept: int) -> Tensor:
@@ -101,21 +101,22 @@ class LargestKept:
         if not max(abs(low), abs(high)) < np.finfo(np.float32).max:
             return None
         low, high = np.float32(low), np.float32(high)
-        room, flips, in_band = kept, [], []
+        unsettled = []
         for first in range(0, flat.size, _IN_CACHE):
             part, before = flat[first : first + _IN_CACHE], held[first : first + _IN_CACHE]
-            above = part > high
-            band = (part >= low) ^ above
-            room -= np.count_nonzero(above)
-            open_here, flipped = np.flatnonzero(band), above ^ before
-            flipped[open_here] = False
-            in_band.append(open_here + first)
-            flips.append(np.flatnonzero(flipped) + first)
-        at = np.concatenate(in_band)
-        if not 0 < room <= at.size:
+            found = (part >= low) ^ before  # not held and not below the band, or held and below it
+            found |= (part <= high) & before
+            unsettled.append(np.flatnonzero(found) + first)
+        at = np.concatenate(unsettled)
+        part, before = flat[at], held[at]
+        above = part > high
+        band = (part >= low) ^ above
+        room = kept - (np.count_nonzero(held) - np.count_nonzero(before)) - np.count_nonzero(above)
+        if not 0 < room <= np.count_nonzero(band):
             return None
-        found = _select(flat[at], room)
-        return _Flips(np.concatenate([*flips, at[found.mask ^ held[at]]]), found.threshold)
+        selection = _select(part[band], room)
+        above[band] = selection.mask
+        return _Flips(at[above ^ before], selection.threshold)
 
 
 class _Flips(NamedTuple):
