@@ -40,11 +40,6 @@ class ScoreAdapter(Mapping[str, ScoreMask]):
         """
         return torch.stack([layer.refresh(kept[name]) for name, layer in self.items()]).sum()
 
-    def take_back_gradients(self) -> None:
-        """See `ScoreMask.take_back_gradient`; an optimizer's post-step hook."""
-        for layer in self.values():
-            layer.take_back_gradient()
-
     def scores(self) -> list[nn.Parameter]:
         return [layer.scores for layer in self.values()]
 
@@ -68,9 +63,9 @@ def attach(
         scores: initial score per weight, same shape.
         kept: exact number of weights that each mask keeps.
         n_of_m: keep n of every m consecutive weights along dim 1 of each layer; `kept` is that many, or more.
-        reuse_memory: on a CPU, let the gradient of scores take the memory of weight ⊙ mask once that was read for the
-            last time, and give it back by `take_back_gradients`, as the search does. Not for a loop that writes to
-            weights through `.data` or numpy, which nobody sees.
+        reuse_memory: on a CPU, let the gradient of scores take the memory of weight ⊙ mask once nobody else holds that,
+            and the next product that of a gradient that is gone, as the search does. Not for several threads, nor
+            for writes to weights or masks that torch does not count (see `Product`).
 
     Raises:
         BaseError: if a name is no parameter of the model, a shape differs, a mask is already attached, a tied weight

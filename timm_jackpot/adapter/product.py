@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class Product:
-    """h(s) ⊙ w, as it was when weight, mask and it had these versions (torch counts writes in place, but not those
-    through `.data` or numpy).
+    """h(s) ⊙ w, as it was when weight, mask and it had these versions.
 
-    Args:
-        memory: where it is written; fresh memory if None.
+    torch counts most writes in place, but not those through `.data` or numpy, of fused optimizers or collectives.
     """
 
-    def __init__(self, weight: Tensor, mask: Tensor, memory: Tensor | None) -> None:
-        # Outside inference mode, whose tensors no later training step could use.
-        with torch.inference_mode(mode=False), torch.no_grad():
-            value = torch.empty_like(weight) if memory is None else memory
-            value.copy_(mask.view(torch.uint8)).mul_(weight)  # twice as fast as weight * mask, whose bools torch widens
-        self.value = value
-        self.readers = 0  # graphs whose backward pass is still to come
+    @torch.no_grad()
+    def __init__(self, weight: Tensor, mask: Tensor, memory: Tensor) -> None:
+        memory.copy_(mask.view(torch.uint8)).mul_(weight)  # weight * mask takes half as long again: it widens bools
+        self.value = memory
         self._weight, self._mask = weight, mask
         self._versions = self._versions_now()
 
     def is_current(self, weight: Tensor, mask: Tensor) -> bool:
         return self._weight is weight and self._mask is mask and self._versions == self._versions_now()
+
+    def memory_for_gradient(self) -> Tensor | None:
+        """The product's memory, unless somebody still holds it; once written to, the product is not current."""
+        if torch.is_grad_enabled():  # a gradient that is to be differentiated itself
+            return None
+        return self.value.detach() if _is_ours_alone(self.value) else None
 
     def _versions_now(self) -> tuple[int, int, int]:
         return self._weight._version, self._mask._version, self.value._version
@@ -34,16 +35,15 @@ class Product:
 class ReusedMemory:
     """The product of one weight with its mask, and the memory that it shares with the gradient of the scores.
 
-    Fresh memory costs a CPU several times what a multiplication does. A product is dead when the backward pass has
-    read it for the last time, just when ∂L/∂s wants memory of the same shape; and that is dead after the optimizer's
-    step, before the next product is made. Where a graph still reads the product, or an earlier gradient has not been
-    used up, memory is fresh.
+    Fresh memory costs a CPU several times what a multiplication does. After a product's last reader in the backward
+    pass ∂L/∂s wants memory of the same shape, and after the optimizer's step that is free for the next product. No
+    memory is written to while anybody else holds it, be it a graph, a cache or a caller: the count of its holders
+    tells. For one thread.
     """
 
     def __init__(self) -> None:
         self._product: Product | None = None
-        self._spare: list[Tensor] = []
-        self._lent: int | None = None  # address of what the gradient took
+        self._memory: list[Tensor] = []  # at most two: a product, and a gradient that others are added to
 
     def __reduce__(self) -> tuple[type[ReusedMemory], tuple[()]]:
         return ReusedMemory, ()  # a copy's tensors count their versions anew
@@ -52,25 +52,21 @@ class ReusedMemory:
         """The product that was made last if it is current, else a new one."""
         product = self._product
         if product is None or not product.is_current(weight, mask):
-            if product is not None and product.readers == 0:
-                self._spare.append(product.value)
-            memory = self._spare.pop() if self._spare else None
-            if memory is not None and memory.dtype != weight.dtype:  # of another weight, in this one's place
-                memory = None
-            product = self._product = Product(weight, mask, memory)
+            product = self._product = Product(weight, mask, self._memory_like(weight))
         return product
 
-    def for_gradient(self, product: Product, scores: nn.Parameter) -> Tensor | None:
-        """The product's memory, unless a graph still reads it or there is a gradient already, to add to."""
-        in_use = product is not self._product or product.readers > 0 or scores.grad is not None
-        if in_use or torch.is_grad_enabled():  # a gradient to be differentiated itself
-            return None
-        self._product, self._lent = None, product.value.data_ptr()
-        return product.value.detach()
+    def _memory_like(self, weight: Tensor) -> Tensor:
+        for memory in self._memory:
+            same = memory.dtype == weight.dtype and memory.stride() == weight.stride()
+            if same and _is_ours_alone(memory):
+                return memory
+        with torch.inference_mode(mode=False):  # whose tensors no later training step could use
+            fresh = torch.empty_like(weight, requires_grad=False)
+        self._memory = [*self._memory[-1:], fresh]
+        return fresh
 
-    def take_back(self, scores: nn.Parameter) -> None:
-        """What was lent, out of `scores.grad`, which is None then."""
-        gradient = scores.grad
-        if gradient is not None and gradient.data_ptr() == self._lent:
-            scores.grad, self._lent = None, None
-            self._spare.append(gradient)
+
+def _is_ours_alone(tensor: Tensor) -> bool:
+    """Whether no other tensor has the same storage, in Python or in a graph of autograd."""
+    storage = tensor.untyped_storage()
+    return torch._C._storage_Use_Count(storage._cdata) == 2  # of `tensor`, and of the handle `storage`

@@ -16,25 +16,20 @@ class _StraightThrough(torch.autograd.Function):
     """Forward h(s) ⊙ w; backward ∂L/∂s = ∂L/∂w_eff ⊙ w for *every* score, kept or not (Eqs. 4 and 6)."""
 
     @staticmethod
-    def forward(
-        ctx: Any, weight: Tensor, scores: Tensor, mask: Tensor, product: Product | None, memory: ReusedMemory
-    ) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, scores: Tensor, mask: Tensor, product: Product | None) -> Tensor:
         ctx.save_for_backward(weight, mask)
-        ctx.scores, ctx.product, ctx.memory = scores, product, memory
+        ctx.product = product
         return weight * mask if product is None else product.value.detach()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         weight, mask = ctx.saved_tensors
-        product = ctx.product
-        if product is not None:
-            product.readers -= 1
         grad_weight = grad * mask if ctx.needs_input_grad[0] else None
         grad_scores = None
         if ctx.needs_input_grad[1]:
-            memory = ctx.memory.for_gradient(product, ctx.scores) if product is not None else None
+            memory = None if ctx.product is None else ctx.product.memory_for_gradient()
             grad_scores = (grad * weight if memory is None else torch.mul(grad, weight, out=memory)).float()
-        return grad_weight, grad_scores, None, None, None
+        return grad_weight, grad_scores, None, None
 
 
 class ScoreMask(nn.Module):
@@ -71,10 +66,9 @@ class ScoreMask(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         product = None
-        if self._memory is not None and not torch.compiler.is_compiling() and _has_versions(weight):
+        if self._memory is not None and not torch.compiler.is_compiling() and _is_frozen_on_cpu(weight, self.mask):
             product = self._memory.product(weight, self.mask)
-            product.readers += torch.is_grad_enabled()
-        return _StraightThrough.apply(weight, self.scores, self.mask, product, self._memory)  # pyright: ignore[reportReturnType]
+        return _StraightThrough.apply(weight, self.scores, self.mask, product)  # pyright: ignore[reportReturnType]
 
     @torch.no_grad()
     def refresh(self, kept: int) -> Tensor:
@@ -98,12 +92,6 @@ class ScoreMask(nn.Module):
             self.mask.copy_(flat.view_as(self.mask))
         return torch.tensor(len(at))
 
-    def take_back_gradient(self) -> None:
-        """After an optimizer's step: where the gradient took memory that was lent, it is None now, and a product may
-        have it again."""
-        if self._memory is not None:
-            self._memory.take_back(self.scores)
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ScoreMask:
         super()._apply(fn, recurse)
         if self._memory is not None:
@@ -112,5 +100,8 @@ class ScoreMask(nn.Module):
         return self
 
 
-def _has_versions(weight: Tensor) -> bool:
-    return type(weight) is nn.Parameter and weight.device.type == "cpu" and not weight.is_inference()
+def _is_frozen_on_cpu(weight: Tensor, mask: Tensor) -> bool:
+    """Whether writes to both are rare and counted: neither a tensor put in the weight's place, nor one that is trained
+    (fused optimizers do not count), nor tensors of inference mode."""
+    ours = type(weight) is nn.Parameter and weight.device.type == "cpu" and not weight.requires_grad
+    return ours and not weight.is_inference() and not mask.is_inference()

@@ -61,7 +61,6 @@ def search_step(model: nn.Module, config: BenchConfig, *, distill: bool = False)
     objective = Objective(teacher=teacher, distill_weight=0.5 if distill else 0.0)
     step, optimizer = _step(model, adapter.scores(), objective, config)
     equalise_gradients(optimizer, adapter.scores())
-    optimizer.register_step_post_hook(lambda *_: adapter.take_back_gradients())
 
     def refreshed() -> None:
         adapter.refresh(kept)

@@ -98,7 +98,7 @@ class LargestKept:
 
     def _near_the_last(self, held: np.ndarray, flat: np.ndarray, kept: int) -> _Flips | None:
         low, high = self._threshold - 2 * self._move, self._threshold + 2 * self._move
-        if not max(abs(low), abs(high)) < np.finfo(np.float32).max:
+        if not max(abs(low), abs(high)) < float(np.finfo(np.float32).max):
             return None
         low, high = np.float32(low), np.float32(high)
         unsettled = []

@@ -91,7 +91,6 @@ def find_masks(
     optimizer = make_optimizer(config, [*adapter.scores(), *trained])
     if config.equalise_layers:
         equalise_gradients(optimizer, adapter.scores())
-    optimizer.register_step_post_hook(lambda *_: adapter.take_back_gradients())
     state = SearchState(model, adapter, trained, optimizer, accelerator, churn)
     first_step = 0
     if life is not None and life.resumed is not None:
