@@ -411,15 +411,6 @@ def test_without_a_pattern_the_largest_are_kept_wherever_they_are() -> None:
     assert not is_n_of_m(layer.mask, 2, 4)
 
 
-def test_a_score_that_is_no_number_is_never_kept_silently() -> None:
-    """The search knows by the count that scores are not numbers any more."""
-    layer = attached(32, torch.rand(8, 8, 1, 1))["0.weight"]
-    with torch.no_grad():
-        layer.scores[3, 3] = torch.nan
-    layer.refresh(32)
-    assert int(layer.mask.count_nonzero()) != 32
-
-
 # -- overlap by chance ------------------------------------------------------------------------------
 
 

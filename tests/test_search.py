@@ -260,6 +260,19 @@ def test_scores_that_overflow_stop_the_run(tmp_path: Path) -> None:
         _search(tmp_path / "nan", lr=1e38)
 
 
+@pytest.mark.parametrize("allocation", ["erk", "2:4"])
+def test_one_score_that_is_no_number_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allocation: str
+) -> None:
+    def poison(optimizer: torch.optim.Optimizer, scores: list[torch.nn.Parameter]) -> None:
+        optimizer.register_step_post_hook(lambda *_: scores[0].data.view(-1)[7].fill_(torch.nan))
+
+    monkeypatch.setattr("timm_jackpot.search.find.equalise_gradients", poison)
+    with pytest.raises(TrainingError, match="scores are not numbers any more: lower --lr"):
+        _search(tmp_path / "nan", steps=1, allocation=allocation)
+    assert not list(tmp_path.rglob("masks.safetensors"))
+
+
 def test_equalised_gradients_have_one_rms_and_keep_their_direction() -> None:
     scores = [torch.nn.Parameter(torch.zeros(n)) for n in (4, 5, 6)]
     optimizer = torch.optim.SGD(scores, lr=1.0)

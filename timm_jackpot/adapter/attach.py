@@ -40,6 +40,10 @@ class ScoreAdapter(Mapping[str, ScoreMask]):
         """
         return torch.stack([layer.refresh(kept[name]) for name, layer in self.items()]).sum()
 
+    def any_nan(self) -> bool:
+        """Whether a score is no number, which masks need not show (one read of the scores)."""
+        return bool(torch.stack([layer.scores.detach().sum() for layer in self.values()]).isnan().any())
+
     def scores(self) -> list[nn.Parameter]:
         return [layer.scores for layer in self.values()]
 

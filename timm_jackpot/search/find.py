@@ -68,25 +68,24 @@ def find_masks(
 
     adapter = attach(model, first_scores(config, start), counts(0), n_of_m=start.n_of_m, reuse_memory=True)
     churn = torch.zeros((), dtype=torch.int64, device=accelerator.device)
-    expected = sum(counts(0).values())
 
     def before_step(step: int) -> None:
-        nonlocal expected
         if step and (step % config.refresh_interval == 0 or step == ramp_end):
             churn.copy_(adapter.refresh(counts(step)))
-            expected = sum(counts(step).values())
         if data.val is not None and step and step % max(1, steps // 4) == 0:
             _validate(model, data, config, accelerator, record, step)
 
-    def figures() -> dict[str, float]:
-        masks = adapter.masks()
-        kept = masks.kept
-        if kept != expected:  # NaN is neither above nor at a threshold
+    def refuse_nan() -> None:
+        if adapter.any_nan():
             raise TrainingError(f"scores are not numbers any more: lower --lr (now {config.lr:g})")
+
+    def figures() -> dict[str, float]:
+        refuse_nan()
+        masks = adapter.masks()
         if accelerator.num_processes > 1:
             same_everywhere(masks.hash(), accelerator, "the mask")
         total = sum(start.sizes.values())
-        return {"sparsity": 1 - kept / total, "churn": int(churn) / total}
+        return {"sparsity": 1 - masks.kept / total, "churn": int(churn) / total}
 
     optimizer = make_optimizer(config, [*adapter.scores(), *trained])
     if config.equalise_layers:
@@ -96,7 +95,6 @@ def find_masks(
     if life is not None and life.resumed is not None:
         first_step = life.resumed.step
         state.restore(life.resumed.tensors)
-        expected = adapter.masks().kept
     if steps > first_step:
         fit(
             accelerator=accelerator,
@@ -119,6 +117,7 @@ def find_masks(
             torchcompile=config.torchcompile,
             channels_last=config.channels_last,
         )
+    refuse_nan()
     adapter.refresh(start.kept)
     if config.recalibrate_batches and not config.freeze_norm_statistics:
         images = config.recalibrate_batches * config.batch_size * accelerator.num_processes
@@ -128,8 +127,7 @@ def find_masks(
     if data.val is not None:
         _validate(model, data, config, accelerator, record, steps)
     masks = adapter.masks()
-    if masks.kept_per_layer() != start.kept:
-        raise TrainingError(f"scores are not numbers any more: lower --lr (now {config.lr:g})")
+    assert masks.kept_per_layer() == start.kept
     record.write("mask_hashes", by_rank=same_everywhere(masks.hash(), accelerator, "the mask"))
     detach(model)
     return masks
