@@ -411,6 +411,18 @@ def test_without_a_pattern_the_largest_are_kept_wherever_they_are() -> None:
     assert not is_n_of_m(layer.mask, 2, 4)
 
 
+def test_a_score_that_is_no_number_is_never_kept_silently() -> None:
+    """Nor does a pattern make a score of it."""
+    adapter = attached(32, torch.rand(8, 8, 1, 1))
+    layer = adapter["0.weight"]
+    assert not adapter.any_nan()
+    with torch.no_grad():
+        layer.scores[3, 3] = torch.nan
+    layer.refresh(32)
+    assert int(layer.mask.count_nonzero()) != 32
+    assert adapter.any_nan()
+
+
 # -- overlap by chance ------------------------------------------------------------------------------
 
 

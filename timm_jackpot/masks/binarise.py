@@ -80,7 +80,7 @@ class LargestKept:
     def flips(self, mask: Tensor, scores: Tensor, kept: int) -> Tensor:
         """Where `keep_largest(scores, kept)` differs from `mask`, a boolean tensor of the same shape.
 
-        Like it, not for NaN.
+        Not for scores with NaN, as that is not.
 
         Returns:
             int64 [flips], indices into the flattened tensors.
