@@ -1,7 +1,7 @@
-"""A corpus of hostile artefacts, each made from a good one; as a program: load those it is told to, and say what came.
+"""A corpus of hostile artifacts, each made from a good one; as a program: load those it is told to, and say what came.
 
 Left out on purpose: what no reader can see. Whoever rewrites masks, statistics, model arguments or metrics and
-every hash over them has made another artefact, not a damaged one; two masks of equal-sized layers exchanged and
+every hash over them has made another artifact, not a damaged one; two masks of equal-sized layers exchanged and
 sealed again are the simplest case. Hashes detect damage, not forgery.
 """
 
@@ -24,17 +24,17 @@ from typing import Any
 import numpy as np
 
 CONFIG, MASKS, EXTRAS = "config.json", "masks.safetensors", "extras.safetensors"
-BAIT = "jackpot_bait"  # a module on the path; whoever imports it has followed a name in an artefact
-SECRET = "secret"  # a folder beside the artefacts that nothing may open
+BAIT = "jackpot_bait"  # a module on the path; whoever imports it has followed a name in an artifact
+SECRET = "secret"  # a folder beside the artifacts that nothing may open
 FIRST = "conv1.0.weight"  # the first layer of the bundled base
 GIANT = 50 * 10**9
-GOOD = ("digits", "compact", "head", "grey", "vit", "odd")  # the artefacts that all others are made from
+GOOD = ("digits", "compact", "head", "grey", "vit", "odd")  # the artifacts that all others are made from
 
 
 @dataclass(frozen=True)
 class Case:
     build: Callable[[Path], object]
-    good: str = "digits"  # the good artefact that it starts from
+    good: str = "digits"  # the good artifact that it starts from
     base: str | None = None  # another base to load it on: see `arguments`
 
 
@@ -78,7 +78,7 @@ def reseal(folder: Path, *names: str) -> None:
 
 
 class Forged:
-    """An artefact in pieces; `forged` puts them together again so that every count and hash agrees."""
+    """An artifact in pieces; `forged` puts them together again so that every count and hash agrees."""
 
     def __init__(self, folder: Path) -> None:
         self.config = json.loads((folder / CONFIG).read_text("utf-8"))
@@ -1143,7 +1143,7 @@ _FORBIDDEN = (
 
 
 class Watch:
-    """What the interpreter did that no artefact may make it do."""
+    """What the interpreter did that no artifact may make it do."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -1183,7 +1183,7 @@ def odd_module() -> Any:
 
 
 def arguments(root: Path, base: str | None) -> dict[str, Any]:
-    """Further arguments of `from_pretrained` for a good artefact, or for another base."""
+    """Further arguments of `from_pretrained` for a good artifact, or for another base."""
     if base in ("vit", "other architecture"):
         return {"base_checkpoint": root / "vit.safetensors"}
     if base == "other weights":
@@ -1225,7 +1225,7 @@ def attempt(load: Callable[[], object]) -> tuple[str, str]:
 
 
 class Tester:
-    """Loads artefacts in a process that is watched."""
+    """Loads artifacts in a process that is watched."""
 
     def __init__(self, root: Path) -> None:
         import pickle
@@ -1234,7 +1234,7 @@ class Tester:
         import huggingface_hub
         import torch
 
-        from timm_jackpot.artefact import from_pretrained
+        from timm_jackpot.artifact import from_pretrained
 
         self._root, self._load = root, from_pretrained
         for good in GOOD:

@@ -19,7 +19,7 @@ from torchvision.models import VisionTransformer, resnet18
 
 from timm_jackpot import SearchConfig, base_from_module, from_pretrained, search_jackpot, zero_fractions
 from timm_jackpot.adapter import adapter_of, attach, detach, merge
-from timm_jackpot.artefact import read_artefact
+from timm_jackpot.artifact import read_artifact
 from timm_jackpot.base import build_skeleton, maskable_weights
 from timm_jackpot.errors import BaseError, BaseMismatchError, ConfigError
 from timm_jackpot.masks import MaskSet, keep_largest
@@ -203,7 +203,7 @@ def test_a_pattern_without_a_match_names_the_nearest(pattern: str, sentence: str
         maskable_weights(timm.create_model("test_resnet"), exclude=[pattern])
 
 
-def test_an_artefact_of_a_part_of_the_layers_loads(tmp_path: Path) -> None:
+def test_an_artifact_of_a_part_of_the_layers_loads(tmp_path: Path) -> None:
     config = SearchConfig(sparsity="0.5", steps=2, batch_size=64, exclude=("layer1.*",), output=str(tmp_path / "j"))
     result = search_jackpot(config)
     assert not any(name.startswith("layer1.") for name in result.jackpot.masks)
@@ -441,7 +441,7 @@ def test_other_heads_channels_sizes_and_arguments_are_recorded_and_restored(
         **{"img_size": 32, **changes},  # pyright: ignore
     )
     result = search_jackpot(config)
-    ref = read_artefact(tmp_path / "j").config.base
+    ref = read_artifact(tmp_path / "j").config.base
     assert ref.model_kwargs == kwargs
     assert ref.in_chans == changes.get("in_chans", 3)
     model = from_pretrained(tmp_path / "j", base_checkpoint=weights)

@@ -14,7 +14,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 
-from timm_jackpot.artefact import read_artefact
+from timm_jackpot.artifact import read_artifact
 from timm_jackpot.audit import AuditConfig, AuditReport, audit_jackpot
 from timm_jackpot.audit import run as audit_run
 from timm_jackpot.audit.__main__ import main
@@ -24,7 +24,7 @@ from timm_jackpot.audit.searches import search_again
 from timm_jackpot.audit.settings import search_settings
 from timm_jackpot.base import load_base, tensor_ids
 from timm_jackpot.data import DataFlags, open_data
-from timm_jackpot.errors import ArtefactError, ConfigError, TrainingError
+from timm_jackpot.errors import ArtifactError, ConfigError, TrainingError
 from timm_jackpot.evaluation import evaluate_accuracy, predict
 from timm_jackpot.evidence import CONTROLS, MODELS
 from timm_jackpot.evidence.read import read_audit
@@ -48,11 +48,11 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def audited(original: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, AuditReport]:
     folder = tmp_path_factory.mktemp("audited") / "copy"
     shutil.copytree(original, folder)
-    return folder, audit_jackpot(AuditConfig(artefact=str(folder), seeds=2))
+    return folder, audit_jackpot(AuditConfig(artifact=str(folder), seeds=2))
 
 
 @pytest.fixture
-def artefact(original: Path, tmp_path: Path) -> Path:
+def artifact(original: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(original, tmp_path / "j"))
 
 
@@ -92,7 +92,7 @@ def test_every_model_is_judged_as_often_as_it_has_seeds(audited: tuple[Path, Aud
 
 def test_figures_are_those_of_the_search_where_both_have_them(audited: tuple[Path, AuditReport]) -> None:
     folder, report = audited
-    results = read_artefact(folder).config.info["results"]
+    results = read_artifact(folder).config.info["results"]
     for name, key in {
         "dense": "dense_top1",
         "jackpot": "jackpot_top1",
@@ -102,32 +102,32 @@ def test_figures_are_those_of_the_search_where_both_have_them(audited: tuple[Pat
         assert report.models[name].top1.value == pytest.approx(results[key]), name
 
 
-def test_report_card_and_pictures_lie_beside_the_artefact(audited: tuple[Path, AuditReport]) -> None:
+def test_report_card_and_pictures_lie_beside_the_artifact(audited: tuple[Path, AuditReport]) -> None:
     folder, report = audited
-    artefact = read_artefact(folder)
-    assert read_audit(artefact) == report
+    artifact = read_artifact(folder)
+    assert read_audit(artifact) == report
     pictures = tuple(sorted(path.relative_to(folder).as_posix() for path in folder.glob("plots/*.png")))
     assert {"plots/audit_accuracy.png", "plots/audit_overlap.png", "plots/audit_layers.png"} < set(pictures)
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert card == render_card(artefact, pictures=pictures)
+    assert card == render_card(artifact, pictures=pictures)
     assert all(f"]({picture})" in card for picture in pictures)
     assert not list(folder.rglob("*.part"))
 
 
 def test_a_push_takes_report_and_pictures_along(audited: tuple[Path, AuditReport], tmp_path: Path) -> None:
     folder, _ = audited
-    names = _collect(read_artefact(folder), tmp_path, "user/name", None)
+    names = _collect(read_artifact(folder), tmp_path, "user/name", None)
     pictures = {path.relative_to(folder).as_posix() for path in folder.glob("plots/audit_*.png")}
     assert {"audit.json", *pictures} <= set(names)
     assert "was audited against controls" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("no_search")
-def test_an_audit_into_a_folder_of_its_own_leaves_the_artefact_alone(
+def test_an_audit_into_a_folder_of_its_own_leaves_the_artifact_alone(
     audited: tuple[Path, AuditReport], tmp_path: Path
 ) -> None:
     folder, report = audited
-    config = AuditConfig(artefact=str(folder), seeds=1, output=str(tmp_path / "o"))
+    config = AuditConfig(artifact=str(folder), seeds=1, output=str(tmp_path / "o"))
     one = audit_jackpot(config)
     assert one.seeds == report.seeds[:1]
     for name, measured in report.models.items():
@@ -136,24 +136,24 @@ def test_an_audit_into_a_folder_of_its_own_leaves_the_artefact_alone(
     page = (tmp_path / "o" / "audit.md").read_text(encoding="utf-8")
     assert f"Verdict: **{one.verdict}**" in page
     assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["audit.json", "audit.md", "plots"]
-    assert read_audit(read_artefact(folder)) == report  # untouched
+    assert read_audit(read_artifact(folder)) == report  # untouched
 
 
 def test_a_search_from_the_jackpots_own_seed_finds_the_jackpot(original: Path, accelerator: Accelerator) -> None:
     base = load_base("digits_resnet")
-    artefact = read_artefact(original)
-    config = search_settings(artefact, AuditConfig(artefact=str(original)))
+    artifact = read_artifact(original)
+    config = search_settings(artifact, AuditConfig(artifact=str(original)))
     data = open_data(config, base.model, device=accelerator.device)
     dense = base.model.requires_grad_(False)
 
     def again(**settings: Any) -> MaskSet:
         return search_again(
-            dense, artefact.masks, data, config, steps=STEPS, accelerator=accelerator, **{"seed": 5, **settings}
+            dense, artifact.masks, data, config, steps=STEPS, accelerator=accelerator, **{"seed": 5, **settings}
         )
 
-    assert again() == artefact.masks
-    assert again(seed=6) != artefact.masks
-    assert again(shuffle_labels=True) != artefact.masks
+    assert again() == artifact.masks
+    assert again(seed=6) != artifact.masks
+    assert again(shuffle_labels=True) != artifact.masks
     assert tensor_ids(dense) == base.tensors  # the base is as it was
 
 
@@ -182,14 +182,14 @@ def test_predictions_are_the_accuracy_image_by_image(accelerator: Accelerator) -
     ],
 )
 def test_a_planted_broken_control_stops_the_audit(
-    artefact: Path, monkeypatch: pytest.MonkeyPatch, control: str, broken: Any, message: str
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, control: str, broken: Any, message: str
 ) -> None:
     monkeypatch.setattr(audit_run, control, broken)
     monkeypatch.setattr(audit_run.Judge, "ask", lambda *_, **__: None)  # nothing needs to be judged for it
-    before = {path: path.read_bytes() for path in artefact.rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in artifact.rglob("*") if path.is_file()}
     with pytest.raises(TrainingError, match=message):
-        audit_jackpot(AuditConfig(artefact=str(artefact), seeds=1))
-    assert {path: path.read_bytes() for path in artefact.rglob("*") if path.is_file()} == before
+        audit_jackpot(AuditConfig(artifact=str(artifact), seeds=1))
+    assert {path: path.read_bytes() for path in artifact.rglob("*") if path.is_file()} == before
 
 
 def _one_more(masks: MaskSet) -> MaskSet:
@@ -201,7 +201,7 @@ def _one_more(masks: MaskSet) -> MaskSet:
 
 @pytest.mark.usefixtures("no_search")
 def test_a_planted_test_image_in_train_leaves_the_verdict_open(
-    artefact: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def leaky(*args: Any, **kwargs: Any) -> Any:
         data = open_data(*args, **kwargs)
@@ -211,8 +211,8 @@ def test_a_planted_test_image_in_train_leaves_the_verdict_open(
         return replace(data, train=replace(train, images=images))
 
     monkeypatch.setattr(audit_run, "open_data", leaky)
-    monkeypatch.setattr(sys, "argv", ["audit", "--artefact", str(artefact), "--seeds", "1"])
-    (artefact / "README.md").write_text("my own words", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["audit", "--artifact", str(artifact), "--seeds", "1"])
+    (artifact / "README.md").write_text("my own words", encoding="utf-8")
     summary = main()
     captured = capsys.readouterr()
     assert summary["verdict"] == "not decided"
@@ -220,23 +220,23 @@ def test_a_planted_test_image_in_train_leaves_the_verdict_open(
     assert "1 test images are among the training images" in captured.out
     assert set(summary["controls"]) == set(CONTROLS)  # pyright: ignore
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
-    assert (artefact / "README.md").read_text(encoding="utf-8") == "my own words"
+    assert (artifact / "README.md").read_text(encoding="utf-8") == "my own words"
     assert "README.md was edited" in captured.err
     assert "audit: 13 of 13: search with shuffled labels, seed 6" in captured.err
 
 
-def test_settings_are_the_artefacts_but_no_data_of_this_machine(artefact: Path) -> None:
-    recipe = yaml.safe_load((artefact / "recipe.yaml").read_text())
+def test_settings_are_the_artifacts_but_no_data_of_this_machine(artifact: Path) -> None:
+    recipe = yaml.safe_load((artifact / "recipe.yaml").read_text())
     recipe |= {"dataset": "hfds/evil/data", "data_dir": "/etc", "output": "/x", "lr": 0.25, "report_to": "wandb"}
     recipe |= {"hflip": 0.25, "model": "resnet50", "sparsity": "0.5"}
-    (artefact / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    found = search_settings(read_artefact(artefact), AuditConfig(artefact="x", batch_size=32, data_dir="mine"))
+    (artifact / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    found = search_settings(read_artifact(artifact), AuditConfig(artifact="x", batch_size=32, data_dir="mine"))
     assert (found.lr, found.hflip, found.steps) == (0.25, 0.25, STEPS)
     assert (found.dataset, found.data_dir, found.batch_size) == (None, "mine", 32)
     assert (found.output, found.report_to, found.model) == (None, None, "digits_resnet")
     assert found.sparsity == "0.9"  # config.json's, which the mask proves
-    (artefact / "recipe.yaml").unlink()
-    found = search_settings(read_artefact(artefact), AuditConfig(artefact="x"))
+    (artifact / "recipe.yaml").unlink()
+    found = search_settings(read_artifact(artifact), AuditConfig(artifact="x"))
     assert (found.lr, found.steps, found.batch_size) == (0.05, STEPS, BATCH)  # info.config
 
 
@@ -246,19 +246,19 @@ def _with_info(folder: Path, **info: Any) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def test_an_artefact_that_does_not_say_how_it_was_searched_is_refused(artefact: Path) -> None:
+def test_an_artifact_that_does_not_say_how_it_was_searched_is_refused(artifact: Path) -> None:
     def refused(message: str) -> None:
-        with pytest.raises(ArtefactError, match=message):
-            audit_jackpot(AuditConfig(artefact=str(artefact)))
+        with pytest.raises(ArtifactError, match=message):
+            audit_jackpot(AuditConfig(artifact=str(artifact)))
 
-    (artefact / "recipe.yaml").write_text("lr: high\n")
+    (artifact / "recipe.yaml").write_text("lr: high\n")
     refused("its settings are no search's, at lr")
-    (artefact / "recipe.yaml").write_text("- 1\n")
+    (artifact / "recipe.yaml").write_text("- 1\n")
     refused("does not say how it was searched for")
-    (artefact / "recipe.yaml").unlink()
-    _with_info(artefact)
+    (artifact / "recipe.yaml").unlink()
+    _with_info(artifact)
     refused("does not say how it was searched for")
-    _with_info(artefact, config={})
+    _with_info(artifact, config={})
     refused("how many steps")
 
 
@@ -269,15 +269,15 @@ def test_what_cannot_be_audited_is_refused_before_anything_is_searched(tmp_path:
 
     trained = search("t", train_norm=True)
     with pytest.raises(ConfigError, match=r"trains .* beside its mask: no control had that chance"):
-        audit_jackpot(AuditConfig(artefact=str(trained)))
+        audit_jackpot(AuditConfig(artifact=str(trained)))
     dense = search("d", sparsity="0")
     with pytest.raises(ConfigError, match="removes next to nothing"):
-        audit_jackpot(AuditConfig(artefact=str(dense)))
+        audit_jackpot(AuditConfig(artifact=str(dense)))
     with pytest.raises(ConfigError, match="say --output FOLDER"):
-        audit_jackpot(AuditConfig(artefact="user/name"))
+        audit_jackpot(AuditConfig(artifact="user/name"))
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
-        audit_jackpot(AuditConfig(artefact=str(dense), output=str(tmp_path / "file" / "o")))
+        audit_jackpot(AuditConfig(artifact=str(dense), output=str(tmp_path / "file" / "o")))
 
 
 def test_margins_are_the_papers() -> None:

@@ -177,7 +177,7 @@ def test_a_base_is_frozen_in_time_and_in_eval_mode(digits_base: Base) -> None:
 
 def test_a_ref_takes_no_model_argument_outside_the_list(digits_base: Base) -> None:
     fields = digits_base.ref.model_dump()
-    with pytest.raises(ValueError, match="not one that an artefact may set"):
+    with pytest.raises(ValueError, match="not one that an artifact may set"):
         BaseRef(**{**fields, "model_kwargs": {"pretrained_cfg": "x"}})
     with pytest.raises(ValueError, match="digest"):
         BaseRef(**{**fields, "digest": "A" * 64})

@@ -1,4 +1,4 @@
-"""Cards: rendered from the artefact alone, true, harmless, and the released ones byte for byte."""
+"""Cards: rendered from the artifact alone, true, harmless, and the released ones byte for byte."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import yaml
 from accelerate import Accelerator
 
-from timm_jackpot.artefact import from_pretrained, read_artefact
+from timm_jackpot.artifact import from_pretrained, read_artifact
 from timm_jackpot.data import DataFlags, open_split
 from timm_jackpot.evaluation import evaluate_accuracy
 from timm_jackpot.hub import render_card
@@ -30,8 +30,8 @@ def test_something_is_released() -> None:
 
 
 @pytest.mark.parametrize("folder", RELEASED, ids=lambda f: f.name)
-def test_released_cards_are_what_the_template_makes_of_the_artefact(folder: Path) -> None:
-    card = render_card(read_artefact(folder), pictures=pictures(folder))
+def test_released_cards_are_what_the_template_makes_of_the_artifact(folder: Path) -> None:
+    card = render_card(read_artifact(folder), pictures=pictures(folder))
     assert card == (folder / "README.md").read_text(encoding="utf-8")
 
 
@@ -40,7 +40,7 @@ def test_released_jackpots_load_and_are_worth_what_their_cards_say(folder: Path,
     model = from_pretrained(folder)
     split = open_split(DataFlags(), None, model, device=accelerator.device)
     found = evaluate_accuracy(model, split, batch_size=128, accelerator=accelerator)
-    claimed = read_artefact(folder).config.info["results"]
+    claimed = read_artifact(folder).config.info["results"]
     assert found.n == claimed["test_images"]
     assert found.top1 == pytest.approx(claimed["jackpot_top1"], abs=0.5)  # another machine may round otherwise
 
@@ -62,13 +62,13 @@ def _metadata(card: str) -> dict:
 
 
 def test_metadata_is_what_the_hub_reads() -> None:
-    card = render_card(read_artefact(RELEASED[0]), repo_id="alice/x")
+    card = render_card(read_artifact(RELEASED[0]), repo_id="alice/x")
     metadata = _metadata(card)
     assert metadata["library_name"] == "timm-jackpot"
     assert {"timm", "pruning", "lottery-ticket", "sparsity"} <= set(metadata["tags"])
     assert metadata["license"] == "apache-2.0"
     result = metadata["model-index"][0]["results"][0]["metrics"][0]
-    assert result["value"] == round(read_artefact(RELEASED[0]).config.info["results"]["jackpot_top1"], 2)
+    assert result["value"] == round(read_artifact(RELEASED[0]).config.info["results"]["jackpot_top1"], 2)
     assert "base_model" not in metadata  # the digits network is on no Hub
     assert 'from_pretrained("alice/x")' in card
 
@@ -81,7 +81,7 @@ def _edited(tmp_path: Path, **info: object):
     config = json.loads((RELEASED[0] / "config.json").read_text())
     config["info"] = info
     (folder / "config.json").write_text(json.dumps(config))
-    return read_artefact(folder)
+    return read_artifact(folder)
 
 
 def test_what_was_not_measured_reads_as_a_dash(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_what_was_not_measured_reads_as_a_dash(tmp_path: Path) -> None:
     assert "model-index" not in _metadata(card)
 
 
-def test_free_text_of_an_artefact_cannot_write_into_the_card(tmp_path: Path) -> None:
+def test_free_text_of_an_artifact_cannot_write_into_the_card(tmp_path: Path) -> None:
     evil = "x\n---\n<script>alert(1)</script>[a](javascript:b)`"
     settings = {"dataset": evil, "lr\nrm": 1, "model": "$(rm -rf /)"}
     card = render_card(_edited(tmp_path, results={"dataset": evil, "device": evil}, config=settings))
@@ -120,4 +120,4 @@ def test_the_command_names_what_differs_from_the_defaults(tmp_path: Path) -> Non
 
 
 def test_default_repo_name() -> None:
-    assert default_repo_name(read_artefact(RELEASED[0])) == "digits_resnet.sklearn-jackpot-0.9"
+    assert default_repo_name(read_artifact(RELEASED[0])) == "digits_resnet.sklearn-jackpot-0.9"

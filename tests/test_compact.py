@@ -1,4 +1,4 @@
-"""Compact masks: the coder, the ranks, and the artefact that holds them."""
+"""Compact masks: the coder, the ranks, and the artifact that holds them."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.torch import load_file, save_file
-from test_artefact import edit, make_jackpot, reseal
+from test_artifact import edit, make_jackpot, reseal
 from torch import Tensor
 
 from timm_jackpot import inspect
-from timm_jackpot.artefact import (
-    artefact_report,
+from timm_jackpot.artifact import (
+    artifact_report,
     compact_on,
     from_pretrained,
-    open_artefact,
-    read_artefact,
+    open_artifact,
+    read_artifact,
     recode,
     report_table,
     save_pretrained,
 )
-from timm_jackpot.artefact.jackpot import Jackpot
+from timm_jackpot.artifact.jackpot import Jackpot
 from timm_jackpot.base import load_base
-from timm_jackpot.errors import ArtefactError, BaseMismatchError, ConfigError
+from timm_jackpot.errors import ArtifactError, BaseMismatchError, ConfigError
 from timm_jackpot.hub import render_card
 from timm_jackpot.masks import MaskSet, compact_limits, decode_compact, encode_compact, keep_largest, rans
 from timm_jackpot.masks.compact import rank_order
@@ -206,7 +206,7 @@ def test_a_searched_mask_takes_less_than_the_goal() -> None:
     assert 8 * len(encode_compact(plain, weights)) / masks.total < 0.01
 
 
-# --- the artefact --------------------------------------------------------------------------------------------
+# --- the artifact --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,7 @@ def folder(jackpot: Jackpot, tmp_path: Path) -> Path:
     return save_pretrained(jackpot, tmp_path / "j", encoding="compact")
 
 
-def test_a_compact_artefact_loads_as_the_packed_one_does(packed: Path, folder: Path) -> None:
+def test_a_compact_artifact_loads_as_the_packed_one_does(packed: Path, folder: Path) -> None:
     expected, found = from_pretrained(packed).state_dict(), from_pretrained(folder).state_dict()
     assert list(found) == list(expected)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -247,22 +247,22 @@ def test_an_encoding_that_there_is_not(jackpot: Jackpot, tmp_path: Path) -> None
 
 def test_either_encoding_can_be_turned_into_the_other(packed: Path, folder: Path) -> None:
     for source, target in ((packed, folder), (folder, packed)):
-        artefact, base = open_artefact(source)
-        for name, content in recode(artefact, base, read_artefact(target).config.encoding).items():
+        artifact, base = open_artifact(source)
+        for name, content in recode(artifact, base, read_artifact(target).config.encoding).items():
             assert content == (target / name).read_bytes(), name
 
 
 def test_without_the_base_there_are_counts_and_sizes_but_no_masks(jackpot: Jackpot, packed: Path, folder: Path) -> None:
-    artefact = read_artefact(folder)
-    with pytest.raises(ArtefactError, match="compact: they can be read beside their base's weights only"):
-        _ = artefact.masks
-    alone, packed_alone = artefact_report(artefact), artefact_report(read_artefact(packed))
+    artifact = read_artifact(folder)
+    with pytest.raises(ArtifactError, match="compact: they can be read beside their base's weights only"):
+        _ = artifact.masks
+    alone, packed_alone = artifact_report(artifact), artifact_report(read_artifact(packed))
     assert alone["layers"] == packed_alone["layers"]
     assert (alone["mask_hash_checked"], packed_alone["mask_hash_checked"]) == (False, True)
     assert packed_alone["mask_bytes"]["compact"] is None
     assert "can only be checked beside the base" in report_table(alone)
     assert "compact: not known without the base" in report_table(packed_alone)
-    beside = [artefact_report(*open_artefact(at)) for at in (folder, packed)]
+    beside = [artifact_report(*open_artifact(at)) for at in (folder, packed)]
     assert all(report["mask_hash_checked"] for report in beside)
     assert beside[0]["mask_bytes"] == beside[1]["mask_bytes"] == alone["mask_bytes"]
     coded = compact_on(jackpot.masks, jackpot.base)
@@ -274,24 +274,24 @@ def test_without_the_base_there_are_counts_and_sizes_but_no_masks(jackpot: Jackp
 
 
 def test_cards_show_both_encodings(packed: Path, folder: Path) -> None:
-    card = render_card(read_artefact(folder))
+    card = render_card(read_artifact(folder))
     assert f"(`masks.safetensors`) | {(folder / 'masks.safetensors').stat().st_size} |" in card
     assert "the same masks, packed one bit per weight | " in card
-    assert "--encoding compact" not in render_card(read_artefact(packed))  # not known
+    assert "--encoding compact" not in render_card(read_artifact(packed))  # not known
     edit(packed, lambda config: config["info"].update(results={"compact_mask_bytes": 4321}))
-    assert "(`--encoding compact`) | 4321 |" in render_card(read_artefact(packed))
+    assert "(`--encoding compact`) | 4321 |" in render_card(read_artifact(packed))
     edit(packed, lambda config: config["info"].pop("results"))
 
 
 def test_another_base_is_refused_by_the_layer(folder: Path) -> None:
-    artefact, base = open_artefact(folder)
+    artifact, base = open_artifact(folder)
     other = {**base.tensors, "layer2.0.conv1.weight": base.tensors["layer1.0.conv1.weight"]}
     with pytest.raises(BaseMismatchError, match=r"layer2\.0\.conv1\.weight found here differs"):
-        artefact.masks_on(replace(base, tensors=other))
+        artifact.masks_on(replace(base, tensors=other))
     with torch.no_grad():  # hashes of before, weights of after: the mask hash sees it
         base.model.get_parameter("layer2.0.conv1.weight").neg_().add_(0.01)
-    with pytest.raises(ArtefactError, match="does not match the mask hash"):
-        artefact.masks_on(base)
+    with pytest.raises(ArtifactError, match="does not match the mask hash"):
+        artifact.masks_on(base)
 
 
 def test_a_base_that_was_merged_is_not_coded_on(jackpot: Jackpot, tmp_path: Path) -> None:
@@ -307,8 +307,8 @@ def test_a_sound_stream_of_another_mask_is_refused_by_the_hash(jackpot: Jackpot,
     metadata = json.loads((folder / "masks.safetensors").read_bytes()[8:].split(b"}}", 1)[0] + b"}}")["__metadata__"]
     save_file({"compact": compact_on(mirrored, jackpot.base)}, folder / "masks.safetensors", metadata)
     reseal(folder, "masks.safetensors")
-    read_artefact(folder)  # nothing to see yet: the stream is sound, and the counts are right
-    with pytest.raises(ArtefactError, match="does not match the mask hash"):
+    read_artifact(folder)  # nothing to see yet: the stream is sound, and the counts are right
+    with pytest.raises(ArtifactError, match="does not match the mask hash"):
         from_pretrained(folder)
 
 
@@ -321,21 +321,21 @@ def test_a_claim_of_many_weights_is_refused_before_anything_is_made_of_it(folder
         config["sparsity"]["all_parameters"] = [kept, total]
 
     edit(folder, many)
-    with pytest.raises(ArtefactError, match="cannot have"):
-        read_artefact(folder)
+    with pytest.raises(ArtifactError, match="cannot have"):
+        read_artifact(folder)
 
 
 def test_a_search_can_save_compact(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"steps": 6, "batch_size": 32, "output": str(tmp_path / "j"), "encoding": "compact"}
     result = search_jackpot(SearchConfig(**settings))
-    artefact, base = open_artefact(tmp_path / "j")
-    assert artefact.config.encoding == "compact"
-    assert artefact.masks_on(base) == result.jackpot.masks
-    assert artefact_report(artefact)["mask_bytes"]["compact"] == result.summary["compact_mask_bytes"]
+    artifact, base = open_artifact(tmp_path / "j")
+    assert artifact.config.encoding == "compact"
+    assert artifact.masks_on(base) == result.jackpot.masks
+    assert artifact_report(artifact)["mask_bytes"]["compact"] == result.summary["compact_mask_bytes"]
     card = (tmp_path / "j" / "README.md").read_text("utf-8")
     assert f"(`masks.safetensors`) | {result.summary['mask_bytes']} |" in card
     assert "--encoding compact" in card  # of the command
-    tuned = finetune_jackpot(FinetuneConfig(artefact=str(tmp_path / "j"), output=str(tmp_path / "tuned"), steps=2))
+    tuned = finetune_jackpot(FinetuneConfig(artifact=str(tmp_path / "j"), output=str(tmp_path / "tuned"), steps=2))
     assert tuned["jackpot_top1"] == result.summary["jackpot_top1"]
     assert tuned["sparsity"] == pytest.approx(result.summary["sparsity"])
 
@@ -344,7 +344,7 @@ def test_inspect_verifies_on_request(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def report(*words: str) -> dict[str, Any]:
-        monkeypatch.setattr("sys.argv", ["inspect", "--artefact", str(folder), *words])
+        monkeypatch.setattr("sys.argv", ["inspect", "--artifact", str(folder), *words])
         return inspect.main()
 
     assert report()["mask_hash_checked"] is False
@@ -361,6 +361,6 @@ def test_a_half_precision_checkpoint_is_a_base(jackpot: Jackpot, tmp_path: Path)
     base = load_base("digits_resnet", base_checkpoint=tmp_path / "half.safetensors")
     masks = noisy_masks({n: base.model.get_parameter(n) for n in jackpot.masks}, jackpot.masks.kept_per_layer())
     folder = save_pretrained(replace(jackpot, base=base, masks=masks), tmp_path / "j", encoding="compact")
-    artefact, again = open_artefact(folder, base_checkpoint=tmp_path / "half.safetensors")
-    assert artefact.masks_on(again) == masks
+    artifact, again = open_artifact(folder, base_checkpoint=tmp_path / "half.safetensors")
+    assert artifact.masks_on(again) == masks
     assert not from_pretrained(folder, base_checkpoint=tmp_path / "half.safetensors").training

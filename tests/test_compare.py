@@ -13,14 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from timm_jackpot.artefact import load_base_of, open_artefact, read_artefact, recode
+from timm_jackpot.artifact import load_base_of, open_artifact, read_artifact, recode
 from timm_jackpot.base import Base
 from timm_jackpot.cli import parse, run_verb
 from timm_jackpot.compare import main
 from timm_jackpot.comparison import CompareConfig, compare_masks
 from timm_jackpot.comparison.entries import Entry
 from timm_jackpot.comparison.pairs import pairs_of
-from timm_jackpot.errors import ArtefactError, ConfigError
+from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.evidence import AuditReport
 from timm_jackpot.masks import MaskSet, layer_overlaps, mask_overlap
 from timm_jackpot.plots import overlap_figure
@@ -55,13 +55,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def compared(folder: Path, *names: str, **settings: object) -> dict:
     paths = tuple(str(folder / name) for name in names)
-    return compare_masks(CompareConfig(artefacts=paths, **settings)).summary  # pyright: ignore
+    return compare_masks(CompareConfig(artifacts=paths, **settings)).summary  # pyright: ignore
 
 
 # -- side by side -----------------------------------------------------------------------------------
 
 
-def test_artefacts_and_criteria_of_one_base(found: Path, tmp_path: Path) -> None:
+def test_artifacts_and_criteria_of_one_base(found: Path, tmp_path: Path) -> None:
     output = tmp_path / "deep" / "compared"
     summary = compared(found, "a", "b", criteria=("magnitude", "random", "synflow"), output=str(output))
     assert [entry["name"] for entry in summary["compared"]] == ["a", "b", "magnitude", "random", "synflow"]
@@ -71,7 +71,7 @@ def test_artefacts_and_criteria_of_one_base(found: Path, tmp_path: Path) -> None
     assert pairs["a", "magnitude"]["chance"] < 0.9
     for pair in (pairs["a", "b"], pairs["a", "random"]):  # 313 000 weights: chance is met within a fifth of a point
         assert pair["overlap"] == pytest.approx(pair["chance"], abs=0.002)
-    a, b = (read_artefact(found / name).masks for name in "ab")
+    a, b = (read_artifact(found / name).masks for name in "ab")
     assert pairs["a", "b"]["overlap"] == mask_overlap(a, b)
     assert pairs["a", "b"]["layers"] == {name: layer._asdict() for name, layer in layer_overlaps(a, b).items()}
     magnitude, random, synflow = summary["compared"][2:]
@@ -94,7 +94,7 @@ def test_artefacts_and_criteria_of_one_base(found: Path, tmp_path: Path) -> None
 
 def test_compact_masks_are_compared_beside_their_base(found: Path, tmp_path: Path) -> None:
     shutil.copytree(found / "b", tmp_path / "compact")
-    for name, content in recode(*open_artefact(found / "b"), "compact").items():
+    for name, content in recode(*open_artifact(found / "b"), "compact").items():
         (tmp_path / "compact" / name).write_bytes(content)
     pair = compared(tmp_path, str(found / "b"), "compact")["pairs"][0]
     assert pair["overlap"] == 1.0
@@ -102,7 +102,7 @@ def test_compact_masks_are_compared_beside_their_base(found: Path, tmp_path: Pat
 
 def test_a_new_head_leaves_the_weights_under_the_mask_the_same(found: Path) -> None:
     (pair,) = compared(found, "a", "h")["pairs"]
-    assert read_artefact(found / "a").config.base.digest != read_artefact(found / "h").config.base.digest
+    assert read_artifact(found / "a").config.base.digest != read_artifact(found / "h").config.base.digest
     assert (pair["overlap"], pair["why_not"]) == (1.0, None)
 
 
@@ -116,14 +116,14 @@ def test_masks_over_different_weights_are_shown_without_an_overlap(found: Path, 
     assert "the bases differ" in (tmp_path / "c" / "comparison.md").read_text()
 
 
-def test_artefacts_are_called_by_what_tells_their_paths_apart(found: Path, tmp_path: Path) -> None:
+def test_artifacts_are_called_by_what_tells_their_paths_apart(found: Path, tmp_path: Path) -> None:
     paths = [tmp_path / name / "seed0" for name in ("x", "y")]
     for path in paths:
         shutil.copytree(found / "a", path)
     assert [entry["name"] for entry in compared(tmp_path, "x/seed0", "y/seed0")["compared"]] == ["x", "y"]
-    mixed = compare_masks(CompareConfig(artefacts=(*map(str, paths), str(found / "b"))))
+    mixed = compare_masks(CompareConfig(artifacts=(*map(str, paths), str(found / "b"))))
     assert [entry["name"] for entry in mixed.summary["compared"]] == ["x/seed0", "y/seed0", f"{found.name}/b"]
-    alone = compare_masks(CompareConfig(artefacts=(str(paths[0]),), criteria=("random",)))
+    alone = compare_masks(CompareConfig(artifacts=(str(paths[0]),), criteria=("random",)))
     assert [entry["name"] for entry in alone.summary["compared"]] == ["seed0", "random"]
 
 
@@ -132,8 +132,8 @@ def test_every_column_has_a_name_of_its_own(found: Path, tmp_path: Path, monkeyp
         shutil.copytree(found / "a", tmp_path / path)
     monkeypatch.chdir(tmp_path)
 
-    def names(*artefacts: str, **settings: object) -> list[str]:
-        config = CompareConfig(artefacts=artefacts, **settings)  # pyright: ignore
+    def names(*artifacts: str, **settings: object) -> list[str]:
+        config = CompareConfig(artifacts=artifacts, **settings)  # pyright: ignore
         return [entry["name"] for entry in compare_masks(config).summary["compared"]]
 
     assert names("seed0", "x/seed0") == ["seed0", "x/seed0"]
@@ -155,35 +155,35 @@ def test_a_base_is_known_by_its_weights_not_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("names", "settings", "sentence"),
     [
-        (["a"], {}, "name two artefacts to compare, or one and --criteria"),
-        ([], {"criteria": ("random", "magnitude")}, "name two artefacts to compare, or one and --criteria"),
+        (["a"], {}, "name two artifacts to compare, or one and --criteria"),
+        ([], {"criteria": ("random", "magnitude")}, "name two artifacts to compare, or one and --criteria"),
         (["a", "a"], {}, "is named twice"),
         (["a", "o"], {"criteria": ("random",)}, "a and o mask different weights: compare them without --criteria"),
         (["o"], {"criteria": ("random",)}, "was loaded from a file: give the same file with --base-checkpoint"),
-        (["a", "nowhere"], {}, "neither an artefact folder nor the name of a Hub repo"),
+        (["a", "nowhere"], {}, "neither an artifact folder nor the name of a Hub repo"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_a_sentence(
     found: Path, tmp_path: Path, names: list[str], settings: dict[str, object], sentence: str
 ) -> None:
-    with pytest.raises((ConfigError, ArtefactError), match=sentence):
+    with pytest.raises((ConfigError, ArtifactError), match=sentence):
         compared(found, *names, output=str(tmp_path / "out"), **settings)
     assert not (tmp_path / "out").exists()
 
 
-def test_the_base_of_an_artefact_comes_with_its_weights_untouched(found: Path, digits_base: Base) -> None:
-    base = load_base_of(read_artefact(found / "a"))
+def test_the_base_of_an_artifact_comes_with_its_weights_untouched(found: Path, digits_base: Base) -> None:
+    base = load_base_of(read_artifact(found / "a"))
     assert base.tensors == digits_base.tensors
-    other = load_base_of(read_artefact(found / "o"), base_checkpoint=found / "o-base.safetensors")
+    other = load_base_of(read_artifact(found / "o"), base_checkpoint=found / "o-base.safetensors")
     assert other.tensors != digits_base.tensors
 
 
-# -- an audit beside the artefact -------------------------------------------------------------------
+# -- an audit beside the artifact -------------------------------------------------------------------
 
 
 def test_an_audit_that_follows_from_its_figures_is_shown(found: Path) -> None:
     digits = Path(__file__).parents[1] / "hubcards" / "digits"
-    comparison = compare_masks(CompareConfig(artefacts=(str(digits), str(found / "b"))))
+    comparison = compare_masks(CompareConfig(artifacts=(str(digits), str(found / "b"))))
     report = AuditReport.model_validate_json((digits / "audit.json").read_text())
     entry = comparison.summary["compared"][0]
     assert entry["verdict"] == report.verdict
@@ -198,7 +198,7 @@ def test_any_other_audit_is_none(found: Path, tmp_path: Path, text: str) -> None
     shutil.copytree(found / "a", tmp_path / "audited")
     digits = Path(__file__).parents[1] / "hubcards" / "digits" / "audit.json"
     (tmp_path / "audited" / "audit.json").write_text(digits.read_text() if text == "another's" else text)
-    comparison = compare_masks(CompareConfig(artefacts=(str(tmp_path / "audited"), str(found / "b"))))
+    comparison = compare_masks(CompareConfig(artifacts=(str(tmp_path / "audited"), str(found / "b"))))
     entries = comparison.summary["compared"]
     assert [(entry["verdict"], entry["controls"]) for entry in entries] == [("not valid", {}), ("–", {})]
 
@@ -210,7 +210,7 @@ def test_the_verb_takes_names_as_they_stand(
     found: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = parse(CompareConfig, argv=["a", "b", "--criteria", "random", "magnitude"])
-    assert (config.artefacts, config.criteria) == (("a", "b"), ("random", "magnitude"))
+    assert (config.artifacts, config.criteria) == (("a", "b"), ("random", "magnitude"))
     monkeypatch.setattr(sys, "argv", ["compare", str(found / "a"), str(found / "b")])
     run_verb(main)
     lines = capsys.readouterr().out.splitlines()
@@ -227,7 +227,7 @@ def test_the_verb_takes_names_as_they_stand(
     assert printed.err.count("\n") == 1
     with pytest.raises(SystemExit):
         parse(CompareConfig, argv=["--help"])
-    assert "Artefact folders, or names of Hub repos." in capsys.readouterr().out
+    assert "Artifact folders, or names of Hub repos." in capsys.readouterr().out
     assert all(field.description for field in CompareConfig.model_fields.values())
 
 

@@ -29,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from timm_jackpot.adapter import ScoreAdapter, attach, detach, merge
-from timm_jackpot.artefact import Extra, Jackpot, from_pretrained, save_pretrained
+from timm_jackpot.artifact import Extra, Jackpot, from_pretrained, save_pretrained
 from timm_jackpot.base import (
     Base,
     DenseWeight,

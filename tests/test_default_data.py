@@ -374,9 +374,9 @@ def test_a_model_alone_is_enough(searched: tuple[Path, Path, subprocess.Complete
     assert result["model"] == "test_resnet.r160_in1k"
     assert (result["test_images"], result["steps"]) == (4, 1)
     assert result["sparsity"] == pytest.approx(0.9, abs=1e-3)
-    artefact = folder / result["artefact"]
-    assert {"config.json", "masks.safetensors", "record.jsonl"} <= {path.name for path in artefact.iterdir()}
-    record = [json.loads(line) for line in (artefact / "record.jsonl").read_text().splitlines()]
+    artifact = folder / result["artifact"]
+    assert {"config.json", "masks.safetensors", "record.jsonl"} <= {path.name for path in artifact.iterdir()}
+    record = [json.loads(line) for line in (artifact / "record.jsonl").read_text().splitlines()]
     assert [event["n"] for event in record if event["kind"] == "validation"] == [5]
 
 
@@ -401,7 +401,7 @@ def test_evaluate_reads_the_same_images_without_a_network(
     home, folder, done = searched
     result = last_json(done)
     asked = len(hub.requests)
-    words = ["timm_jackpot.evaluate", "--artefact", result["artefact"], "-b", "4"]
+    words = ["timm_jackpot.evaluate", "--artifact", result["artifact"], "-b", "4"]
     found = last_json(run(hub, home, folder, *words, HF_HUB_OFFLINE="1"))
     assert (found["n"], found["top1"]) == (4, result["jackpot_top1"])
     assert len(hub.requests) == asked
@@ -469,4 +469,4 @@ def test_the_line_of_the_readme(hub: TestHub, tmp_path: Path) -> None:
     result = last_json(run(hub, tmp_path / "home", tmp_path / "cwd", *line.split()))
     assert result["dataset"] == f"hfds/{MINI}"
     assert result["model"] == "resnet50.a1_in1k"
-    assert (tmp_path / "cwd" / result["artefact"] / "masks.safetensors").stat().st_size == result["mask_bytes"]
+    assert (tmp_path / "cwd" / result["artifact"] / "masks.safetensors").stat().st_size == result["mask_bytes"]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from timm_jackpot.artefact import read_artefact
-from timm_jackpot.errors import ArtefactError
+from timm_jackpot.artifact import read_artifact
+from timm_jackpot.errors import ArtifactError
 from timm_jackpot.evidence import CONTROLS, AuditReport, Interval, audit_section, paired_intervals, verdict_line
 from timm_jackpot.evidence.read import read_audit
 from timm_jackpot.evidence.verdict import answer_principles, verdict_of
@@ -181,17 +181,17 @@ def test_a_report_that_does_not_agree_with_itself_is_refused(told: dict[str, Any
             _report(told, **changes)
 
 
-def _artefact(tmp_path: Path, audit: bytes):
+def _artifact(tmp_path: Path, audit: bytes):
     for name in ("config.json", "masks.safetensors", "extras.safetensors"):
         (tmp_path / name).write_bytes((DIGITS / name).read_bytes())
     (tmp_path / "audit.json").write_bytes(audit)
-    return read_artefact(tmp_path)
+    return read_artifact(tmp_path)
 
 
 def test_a_card_takes_its_evidence_from_the_audit(tmp_path: Path, told: dict[str, Any]) -> None:
-    artefact = _artefact(tmp_path, json.dumps(told).encode())
+    artifact = _artifact(tmp_path, json.dumps(told).encode())
     report = _report(told)
-    card = render_card(artefact, pictures=("plots/audit_accuracy.png", "plots/search.png"))
+    card = render_card(artifact, pictures=("plots/audit_accuracy.png", "plots/search.png"))
     head = card.split("## Load it")[0]
     assert (
         f"> This jackpot was audited against controls such as permuted and random masks. {verdict_line(report)}" in head
@@ -200,17 +200,17 @@ def test_a_card_takes_its_evidence_from_the_audit(tmp_path: Path, told: dict[str
     assert audit_section(report) in card
     assert card.count("plots/audit_accuracy.png") == card.count("plots/search.png") == 1
     (tmp_path / "audit.json").unlink()
-    bare = render_card(artefact)
+    bare = render_card(artifact)
     assert "has not been audited" in bare.split("## Load it")[0]
     assert "Ma et al." not in bare
 
 
 def test_an_audit_that_is_a_link_is_no_evidence(tmp_path: Path, told: dict[str, Any]) -> None:
-    artefact = _artefact(tmp_path, b"")
+    artifact = _artifact(tmp_path, b"")
     (tmp_path / "audit.json").unlink()
     (tmp_path / "audit.json").symlink_to(DIGITS / "audit.json")
-    assert read_audit(artefact) is None
-    assert "has not been audited" in render_card(artefact)
+    assert read_audit(artifact) is None
+    assert "has not been audited" in render_card(artifact)
 
 
 def test_a_card_is_not_rendered_from_an_audit_that_is_damaged_or_anothers(tmp_path: Path, told: dict[str, Any]) -> None:
@@ -220,9 +220,9 @@ def test_a_card_is_not_rendered_from_an_audit_that_is_damaged_or_anothers(tmp_pa
         (json.dumps({**told, "mask_hash": "0" * 64}).encode(), "the audit of another mask"),
         (json.dumps(told).encode().replace(b'"seeds": [1', b'"seeds": [NaN'), "NaN, which is no JSON"),
     ]:
-        artefact = _artefact(tmp_path, text)
-        with pytest.raises(ArtefactError, match=message):
-            render_card(artefact)
+        artifact = _artifact(tmp_path, text)
+        with pytest.raises(ArtifactError, match=message):
+            render_card(artifact)
 
 
 def test_pictures_come_from_the_report_alone(told: dict[str, Any]) -> None:

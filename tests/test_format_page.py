@@ -143,9 +143,9 @@ def digest_of(state: dict[str, np.ndarray], adapted: list[str]) -> str:
 
 @pytest.mark.parametrize("encoding", ["packed", "compact"])
 def test_the_page_is_enough_to_read_a_jackpot(tmp_path: Path, encoding: Any) -> None:
-    from test_artefact import make_jackpot
+    from test_artifact import make_jackpot
 
-    from timm_jackpot.artefact import from_pretrained, save_pretrained
+    from timm_jackpot.artifact import from_pretrained, save_pretrained
     from timm_jackpot.base import load_base
 
     base = load_base("digits_resnet")
@@ -163,7 +163,7 @@ def test_the_page_is_enough_to_read_a_jackpot(tmp_path: Path, encoding: Any) -> 
 
 def test_the_page_is_enough_to_write_compact_masks(tmp_path: Path) -> None:
     import torch
-    from test_artefact import make_jackpot
+    from test_artifact import make_jackpot
 
     from timm_jackpot.base import load_base
     from timm_jackpot.masks import decode_compact as ours

@@ -1,4 +1,4 @@
-"""Hostile artefacts are refused: every one, by a JackpotError, quickly, in little memory, touching nothing."""
+"""Hostile artifacts are refused: every one, by a JackpotError, quickly, in little memory, touching nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from timm_jackpot.artefact import Extra, Jackpot, from_pretrained, save_pretrained
+from timm_jackpot.artifact import Extra, Jackpot, from_pretrained, save_pretrained
 from timm_jackpot.base import Base, BaseRef, base_digest, copy_tensors, load_base, maskable_weights, norm_statistics
 from timm_jackpot.base.tensors import tensor_ids
 from timm_jackpot.criteria import magnitude
@@ -46,7 +46,7 @@ def make_jackpot(base: Base, head: tuple[str, ...] = ()) -> Jackpot:
 
 
 def make_good(root: Path) -> None:
-    """The good artefacts, and the weights that some of them are loaded on."""
+    """The good artifacts, and the weights that some of them are loaded on."""
     digits = load_base("digits_resnet")
     save_pretrained(make_jackpot(digits), root / "good" / "digits")
     save_pretrained(make_jackpot(digits), root / "good" / "compact", encoding="compact")
@@ -63,7 +63,7 @@ def make_good(root: Path) -> None:
     (root / hostile.SECRET).mkdir()
     (root / hostile.SECRET / "config.json").write_text('{"architecture": "digits_resnet"}')
     shutil.copy(root / "other.safetensors", root / hostile.SECRET / "model.safetensors")
-    (root / f"{hostile.BAIT}.py").write_text("raise SystemExit('an artefact had this imported')\n")
+    (root / f"{hostile.BAIT}.py").write_text("raise SystemExit('an artifact had this imported')\n")
 
 
 def hostile_vit() -> torch.nn.Module:
@@ -223,7 +223,7 @@ def change(config: dict[str, Any], kind: str, one: int, two: int, value: Any) ->
 
 
 def is_refused_or_the_same(folder: Path, good: dict[str, torch.Tensor], unsealed: frozenset[str] = frozenset()) -> None:
-    """Refused by name, or it loads to what the good artefact loads to; of `unsealed` tensors nothing is asked."""
+    """Refused by name, or it loads to what the good artifact loads to; of `unsealed` tensors nothing is asked."""
     try:
         found = from_pretrained(folder).state_dict()
     except JackpotError:

@@ -60,7 +60,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory, hub: TestHub, home: Path) -> Path:
-    """A search in a base from the Hub, with a new head, and the artefact pushed."""
+    """A search in a base from the Hub, with a new head, and the artifact pushed."""
     folder = tmp_path_factory.mktemp("work")
     random = np.random.default_rng(0)
     for split, count in (("train", 12), ("test", 6)):
@@ -82,7 +82,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, hub: TestHub, home: Path) -> 
 
 @pytest.fixture(scope="module")
 def pushed(hub: TestHub, home: Path, work: Path) -> dict:
-    words = ["timm_jackpot.push", "--artefact", "jackpot", "--repo-id", REPO, "--merged"]
+    words = ["timm_jackpot.push", "--artifact", "jackpot", "--repo-id", REPO, "--merged"]
     done = verb(hub, home, *words, cwd=work, token="hf_alice")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -100,7 +100,7 @@ def test_one_commit_of_exactly_the_listed_files(hub: TestHub, work: Path, pushed
 @pytest.mark.slow
 def test_pushing_the_same_again_uploads_nothing(hub: TestHub, home: Path, work: Path, pushed: dict) -> None:
     before = hub.pushes(REPO)
-    words = ["timm_jackpot.push", "--artefact", "jackpot", "--repo-id", REPO]
+    words = ["timm_jackpot.push", "--artifact", "jackpot", "--repo-id", REPO]
     done = verb(hub, home, *words, cwd=work, token="hf_alice")
     assert json.loads(done.stdout.splitlines()[-1])["changed"] is False
     assert hub.pushes(REPO) == before
@@ -146,7 +146,7 @@ def test_a_fresh_cache_loads_the_very_same_model(hub: TestHub, work: Path, pushe
 
 @pytest.mark.slow
 def test_a_push_may_convert_to_compact_masks(hub: TestHub, home: Path, work: Path, pushed: dict) -> None:
-    words = ["timm_jackpot.push", "--artefact", "jackpot", "--repo-id", "alice/compact", "--encoding", "compact"]
+    words = ["timm_jackpot.push", "--artifact", "jackpot", "--repo-id", "alice/compact", "--encoding", "compact"]
     done = verb(hub, home, *words, cwd=work, token="hf_alice")
     assert done.returncode == 0, done.stderr
     there, before = hub.files("alice/compact"), hub.files(REPO)
@@ -255,7 +255,7 @@ def test_bytes_that_stay_corrupted_are_refused(hub: TestHub, pushed: dict, ask_e
     hub.fail("masks.safetensors", "corrupt", times=None, method="GET")
     answers = ask_errors({"damaged": f"from_pretrained({REPO!r})"})
     hub.heal()
-    assert answers["damaged"][0] == "ArtefactError"
+    assert answers["damaged"][0] == "ArtifactError"
     assert "is damaged" in answers["damaged"][1]
 
 
@@ -285,18 +285,18 @@ def test_a_base_outside_timm_needs_the_callers_word(hub: TestHub, pushed: dict, 
     answers = ask_errors(
         {"no": "from_pretrained('alice/other')", "yes": "from_pretrained('alice/other', trust_base=True)"}
     )
-    assert answers["no"][0] == "ArtefactError"
+    assert answers["no"][0] == "ArtifactError"
     assert "trust_base=True" in answers["no"][1]
     assert answers["yes"][0] == "HubError"
     assert len(hub.requests_to("mallory")) > asked_before
 
 
 @pytest.mark.slow
-def test_push_refuses_what_is_no_artefact_or_no_repo(hub: TestHub, home: Path, work: Path, tmp_path: Path) -> None:
+def test_push_refuses_what_is_no_artifact_or_no_repo(hub: TestHub, home: Path, work: Path, tmp_path: Path) -> None:
     for words, sentence in (
-        (["--artefact", "images", "--repo-id", REPO], "has no config.json"),
-        (["--artefact", "jackpot", "--repo-id", "nobody"], "expected user/name"),
-        (["--artefact", "jackpot", "--repo-id", "bob/forbidden"], "could not be"),
+        (["--artifact", "images", "--repo-id", REPO], "has no config.json"),
+        (["--artifact", "jackpot", "--repo-id", "nobody"], "expected user/name"),
+        (["--artifact", "jackpot", "--repo-id", "bob/forbidden"], "could not be"),
     ):
         done = verb(hub, home, "timm_jackpot.push", *words, cwd=work, token="hf_alice")
         assert done.returncode == 2, (words, done.stderr)
@@ -307,7 +307,7 @@ def test_push_refuses_what_is_no_artefact_or_no_repo(hub: TestHub, home: Path, w
 
 @pytest.mark.slow
 def test_push_to_a_branch_and_as_a_pull_request(hub: TestHub, home: Path, work: Path, pushed: dict) -> None:
-    words = ["timm_jackpot.push", "--artefact", "jackpot", "--repo-id", "alice/", "--revision", "v2"]
+    words = ["timm_jackpot.push", "--artifact", "jackpot", "--repo-id", "alice/", "--revision", "v2"]
     done = verb(hub, home, *words, cwd=work, token="hf_alice")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])

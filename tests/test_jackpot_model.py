@@ -24,7 +24,7 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from timm_jackpot import JackpotModel, base_from_module, from_pretrained, save_pretrained, transform_of
-from timm_jackpot.artefact import Extra, Jackpot, read_artefact
+from timm_jackpot.artifact import Extra, Jackpot, read_artifact
 from timm_jackpot.base import (
     Base,
     classifier_parameters,
@@ -35,7 +35,7 @@ from timm_jackpot.base import (
     save_random_weights,
 )
 from timm_jackpot.data.open import data_config
-from timm_jackpot.errors import ArtefactError, BaseMismatchError, ConfigError, SwitchError
+from timm_jackpot.errors import ArtifactError, BaseMismatchError, ConfigError, SwitchError
 from timm_jackpot.masks import MaskSet, packed_bytes
 from timm_jackpot.switching import working_copy as switching
 from timm_jackpot.switching.turns import Turns
@@ -216,10 +216,10 @@ def test_unloading_frees_and_of_the_active_one_leaves_the_base(
 
 def test_a_further_jackpot_takes_its_packed_mask_and_its_extras(model: JackpotModel, folders: dict[str, Path]) -> None:
     for name, held in model._jackpots.items():
-        artefact = read_artefact(folders[name])
+        artifact = read_artifact(folders[name])
         stored = sum(t.untyped_storage().nbytes() for t in (*held.packed.values(), *held.extras.values()))
-        assert stored == sum(packed_bytes(layer.total) for layer in artefact.config.layers) + sum(
-            t.nbytes for t in artefact.extras.values()
+        assert stored == sum(packed_bytes(layer.total) for layer in artifact.config.layers) + sum(
+            t.nbytes for t in artifact.extras.values()
         )
         rest = len(pickle.dumps((list(held.packed), list(held.extras), held.data)))
         assert rest < 0.01 * sum(t.nbytes for t in model._backbone.model.state_dict().values())
@@ -360,23 +360,23 @@ def test_a_jackpot_of_another_base_is_refused_by_name(vits: dict[str, Path], fol
     assert_same_bits(model.model, before)
 
 
-def test_a_damaged_artefact_is_refused_as_everywhere(
+def test_a_damaged_artifact_is_refused_as_everywhere(
     model: JackpotModel, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     damaged = shutil.copytree(folders["plain"], tmp_path / "damaged")
     with (damaged / "masks.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\xa5")
-    with pytest.raises(ArtefactError, match="is damaged"):
+    with pytest.raises(ArtifactError, match="is damaged"):
         model.load("x", damaged)
     config = json.loads((damaged / "config.json").read_text())
     config["base"]["digest"] = "0" * 64
     (damaged / "config.json").write_text(json.dumps(config))
     with pytest.raises(BaseMismatchError, match="damaged cannot be loaded as 'x': this is not the base of the mask"):
         model.load("x", damaged)
-    with pytest.raises(ArtefactError, match="neither an artefact folder nor"):
+    with pytest.raises(ArtifactError, match="neither an artifact folder nor"):
         model.load("x", tmp_path / "nothing")
-    with pytest.raises(ArtefactError, match="neither an artefact folder nor"):
+    with pytest.raises(ArtifactError, match="neither an artifact folder nor"):
         JackpotModel.from_pretrained(tmp_path / "nothing")
     assert model.names == list(TEN)
 
@@ -481,7 +481,7 @@ def test_a_conversion_that_fails(folders: dict[str, Path], images: Tensor, fails
 
 def test_compact_masks_want_the_base_as_it_was_loaded(folders: dict[str, Path], images: Tensor) -> None:
     model = JackpotModel.from_pretrained(folders["bare"]).to(torch.bfloat16)  # pyright: ignore
-    assert read_artefact(folders["affine"]).config.encoding == "compact"
+    assert read_artifact(folders["affine"]).config.encoding == "compact"
     with pytest.raises(SwitchError, match="compact"):
         model.load("affine", folders["affine"])
     model.load("plain", folders["plain"])

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from timm_jackpot.artefact import from_pretrained, read_artefact
+from timm_jackpot.artifact import from_pretrained, read_artifact
 from timm_jackpot.cli import parse
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.recipes import package_folder, read_recipe, recipe_names
@@ -128,13 +128,13 @@ def test_a_finetune_recipe_runs_on_made_up_data(name: str, images: Path, tmp_pat
     base = {"model": "test_resnet", "base_checkpoint": str(weights), "img_size": 64, "num_classes": 5}
     data = {"dataset": "folder", "data_dir": str(images), "batch_size": 4, "workers": 0, "val_fraction": 0.0}
     search_jackpot(SearchConfig(**base, **data, steps=1, sparsity="0.8", output=str(tmp_path / "j")))  # pyright: ignore
-    words = ["--recipe", name, *small(images), "--artefact", str(tmp_path / "j"), "--base-checkpoint", str(weights)]
+    words = ["--recipe", name, *small(images), "--artifact", str(tmp_path / "j"), "--base-checkpoint", str(weights)]
     summary = finetune_jackpot(parse(FinetuneConfig, recipes=True, argv=[*words, "--output", str(tmp_path / "tuned")]))
-    assert summary["sparsity"] >= read_artefact(tmp_path / "j").masks.sparsity
+    assert summary["sparsity"] >= read_artifact(tmp_path / "j").masks.sparsity
     tuned = timm.create_model("test_resnet", pretrained=False, num_classes=5)
     timm.models.load_checkpoint(tuned, str(tmp_path / "tuned" / "model.safetensors"))
     state = dict(tuned.named_parameters())
-    masks = read_artefact(tmp_path / "j").masks
+    masks = read_artifact(tmp_path / "j").masks
     assert all(not state[layer][~mask].any() for layer, mask in masks.items()), "removed weights stay zero"
     dense = dict(from_pretrained(tmp_path / "j", base_checkpoint=weights).named_parameters())
     assert any(not torch.equal(state[layer], dense[layer]) for layer in masks), "kept weights move"
@@ -180,7 +180,7 @@ def test_a_sweep_goes_on_where_it_stopped_and_tells_all_in_one_table(tmp_path: P
         "skipped": 0,
         "table": "",
     }
-    mask = read_artefact(tmp_path / "out" / "sparsity-0.9" / "seed0").masks
+    mask = read_artifact(tmp_path / "out" / "sparsity-0.9" / "seed0").masks
     written = (tmp_path / "out" / "sparsity-0.9" / "seed0" / "config.json").stat().st_mtime_ns
     assert run_sweep(config)["skipped"] == 2
     assert (tmp_path / "out" / "sparsity-0.9" / "seed0" / "config.json").stat().st_mtime_ns == written

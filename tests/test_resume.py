@@ -21,8 +21,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from timm_jackpot.artefact import read_artefact
-from timm_jackpot.errors import ArtefactError, ConfigError, RunInterrupted, TrainingError
+from timm_jackpot.artifact import read_artifact
+from timm_jackpot.errors import ArtifactError, ConfigError, RunInterrupted, TrainingError
 from timm_jackpot.lock import locked
 from timm_jackpot.search import SearchConfig, SearchResult, search_jackpot
 from timm_jackpot.search.life import Life
@@ -85,7 +85,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     way = "auto" if step == 7 else str(tmp_path / "part" / "checkpoints" / f"step-{step:08d}")
     resumed = search(tmp_path / "part", resume=way, **settings)
     assert same(uninterrupted, resumed)
-    assert not (tmp_path / "part" / "checkpoints").exists(), "the artefact takes their place"
+    assert not (tmp_path / "part" / "checkpoints").exists(), "the artifact takes their place"
 
     records = [read_record(tmp_path / name / "record.jsonl") for name in ("whole", "part")]
     assert list(records[0].of("step")) == list(records[1].of("step"))
@@ -127,15 +127,15 @@ def test_a_stopped_run_that_may_overwrite_goes_on_without_saying_so_again(
     stop_after(monkeypatch, 2)
     with pytest.raises(RunInterrupted, match="go on with --resume auto"):
         search(tmp_path / "j", overwrite=True, steps=6)
-    with pytest.raises(ArtefactError, match="already holds a jackpot: name another folder, or say overwrite"):
+    with pytest.raises(ArtifactError, match="already holds a jackpot: name another folder, or say overwrite"):
         search(tmp_path / "j", steps=6)
-    # Its permission is for the artefact that was there, whatever way its state comes to another one.
+    # Its permission is for the artifact that was there, whatever way its state comes to another one.
     shutil.copytree(tmp_path / "j" / "checkpoints", tmp_path / "k" / "checkpoints")
     for way in ("auto", str(tmp_path / "j" / "checkpoints" / "step-00000002")):
-        with pytest.raises(ArtefactError, match="k already holds a jackpot: name another folder, or say overwrite"):
+        with pytest.raises(ArtifactError, match="k already holds a jackpot: name another folder, or say overwrite"):
             search(tmp_path / "k", resume=way, steps=6)
     shutil.rmtree(tmp_path / "k" / "checkpoints")
-    with pytest.raises(ArtefactError, match="k already holds a jackpot"):  # with nothing to go on with
+    with pytest.raises(ArtifactError, match="k already holds a jackpot"):  # with nothing to go on with
         search(tmp_path / "k", resume="auto", steps=6)
     assert before == {name: content(tmp_path / name) for name in "jk"}
     monkeypatch.undo()
@@ -258,12 +258,12 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_state(
     assert same(whole, search(tmp_path / "j", resume="auto"))
 
 
-def test_a_full_disk_at_the_end_leaves_no_half_artefact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_at_the_end_leaves_no_half_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("timm_jackpot.artefact.save._write_synced", full)
-    with pytest.raises(ArtefactError, match="could not be written: No space left on device"):
+    monkeypatch.setattr("timm_jackpot.artifact.save._write_synced", full)
+    with pytest.raises(ArtifactError, match="could not be written: No space left on device"):
         search(tmp_path / "j", steps=1)
     assert not (tmp_path / "j" / "config.json").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["j"]
@@ -385,7 +385,7 @@ def killed_and_resumed(folder: Path, kills: list[str], **settings: object) -> st
 
 def test_a_killed_run_goes_on_to_the_same_mask(tmp_path: Path, whole: SearchResult) -> None:
     assert killed_and_resumed(tmp_path / "j", ["8:saving"]) == whole.summary["mask_hash"]
-    assert read_artefact(tmp_path / "j").masks == whole.jackpot.masks
+    assert read_artifact(tmp_path / "j").masks == whole.jackpot.masks
 
 
 @pytest.fixture(scope="module")
@@ -416,7 +416,7 @@ def test_a_run_killed_ten_times_goes_on_to_the_same_mask(
         for step in sorted(draw.sample(range(1, STEPS), 10))
     ]
     killed_and_resumed(tmp_path / "j", kills, **few)
-    masks = read_artefact(tmp_path / "j").masks
+    masks = read_artifact(tmp_path / "j").masks
     differing = sum(int((mask ^ whole_of_few.jackpot.masks[name]).sum()) for name, mask in masks.items())
     assert differing == 0, f"Hamming distance {differing} of {masks.total} after {kills}"
     print(f"seed {seed}: {len(kills)} kills, Hamming distance {differing} of {masks.total}")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from timm_jackpot.artefact import from_pretrained, read_artefact
+from timm_jackpot.artifact import from_pretrained, read_artifact
 from timm_jackpot.base import norm_statistics, tensor_ids
-from timm_jackpot.errors import ArtefactError, BaseError, ConfigError, DataError, TrainingError
+from timm_jackpot.errors import ArtifactError, BaseError, ConfigError, DataError, TrainingError
 from timm_jackpot.masks import MaskSet, keep_largest, kept_count, mask_overlap
 from timm_jackpot.search import SearchConfig, search_jackpot
 from timm_jackpot.search.equalise import equalise_gradients
@@ -56,13 +56,13 @@ def test_loaded_logits_equal_the_searched_models_exactly(run) -> None:
         # the searched model: scores attached, the mask in force, statistics as the search left them
         attach(model, {n: m.float() for n, m in run.jackpot.masks.items()}, run.jackpot.masks.kept_per_layer())
         expected = model(images)
-        loaded = from_pretrained(run.summary["artefact"])
+        loaded = from_pretrained(run.summary["artifact"])
         assert not loaded.training
         assert torch.equal(loaded(images), expected)
 
 
 def test_record_can_be_read_and_ends_with_the_result(run) -> None:
-    record = read_record(Path(run.summary["artefact"]) / "record.jsonl")
+    record = read_record(Path(run.summary["artifact"]) / "record.jsonl")
     kinds = [event["kind"] for event in record.events]
     assert kinds[0] == "start"
     assert kinds[-1] == "result"
@@ -70,13 +70,13 @@ def test_record_can_be_read_and_ends_with_the_result(run) -> None:
     assert record.events[-1]["jackpot_top1"] == run.summary["jackpot_top1"]
 
 
-def test_the_artefact_says_what_the_summary_says(run) -> None:
-    artefact = read_artefact(run.summary["artefact"])
-    assert artefact.masks.hash() == run.summary["mask_hash"]
-    assert artefact.config.sparsity.maskable == (run.jackpot.masks.kept, run.jackpot.masks.total)
+def test_the_artifact_says_what_the_summary_says(run) -> None:
+    artifact = read_artifact(run.summary["artifact"])
+    assert artifact.masks.hash() == run.summary["mask_hash"]
+    assert artifact.config.sparsity.maskable == (run.jackpot.masks.kept, run.jackpot.masks.total)
     total = sum(p.numel() for p in run.jackpot.base.model.parameters())
     removed = run.jackpot.masks.total - run.jackpot.masks.kept
-    assert artefact.config.sparsity.all_parameters == (total - removed, total)
+    assert artifact.config.sparsity.all_parameters == (total - removed, total)
     assert run.summary["sparsity_all_parameters"] == pytest.approx(removed / total)
 
 
@@ -168,7 +168,7 @@ def test_steps_zero_is_the_one_shot_mask(tmp_path: Path) -> None:
 
 def test_two_runs_without_output_get_two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    folders = {search_jackpot(SearchConfig(steps=0)).summary["artefact"] for _ in range(2)}
+    folders = {search_jackpot(SearchConfig(steps=0)).summary["artifact"] for _ in range(2)}
     assert len(folders) == 2
     assert all(from_pretrained(folder) is not None for folder in folders)
 
@@ -177,7 +177,7 @@ def test_a_folder_with_somebodys_files_is_never_replaced(tmp_path: Path) -> None
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "notes.txt").write_text("precious")
     for overwrite in (False, True):
-        with pytest.raises(ArtefactError, match=r"holds notes\.txt, which is no part of a jackpot"):
+        with pytest.raises(ArtifactError, match=r"holds notes\.txt, which is no part of a jackpot"):
             _search(tmp_path / "results", steps=0, overwrite=overwrite)
     assert (tmp_path / "results" / "notes.txt").read_text() == "precious"
 
@@ -208,7 +208,7 @@ def test_model_arguments_of_a_folder_are_recorded_and_restored(tmp_path: Path) -
         assert torch.equal(loaded(images), result.jackpot.base.model.eval()(images))
     assert str(tmp_path) not in (tmp_path / "j" / "config.json").read_text()
     (base / "config.json").write_text(json.dumps({**config, "model_args": {"layers": [1, 1, 1, 1]}}))
-    with pytest.raises(BaseError, match="'layers', which an artefact cannot name"):
+    with pytest.raises(BaseError, match="'layers', which an artifact cannot name"):
         _search(tmp_path / "k", steps=0, model=f"local-dir:{base}", dataset="digits")
 
 
@@ -230,11 +230,11 @@ def test_an_explicit_output_that_holds_a_jackpot_is_refused_unless_overwrite(run
     folder = tmp_path / "o"
     _search(folder, steps=0)
     before = (folder / "masks.safetensors").read_bytes()
-    with pytest.raises(ArtefactError, match="already holds a jackpot"):
+    with pytest.raises(ArtifactError, match="already holds a jackpot"):
         _search(folder, steps=0, sparsity="0.5")
     assert (folder / "masks.safetensors").read_bytes() == before
     _search(folder, steps=0, sparsity="0.5", overwrite=True)
-    assert read_artefact(folder).config.sparsity.requested == "0.5"
+    assert read_artifact(folder).config.sparsity.requested == "0.5"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from timm_jackpot.adapter import merge
-from timm_jackpot.artefact import from_pretrained, read_artefact
+from timm_jackpot.artifact import from_pretrained, read_artifact
 from timm_jackpot.base import (
     base_from_module,
     classifier_parameters,
@@ -35,7 +35,7 @@ from timm_jackpot.cli import parse
 from timm_jackpot.criteria import magnitude, random, synflow
 from timm_jackpot.data import Batch
 from timm_jackpot.data.digits import digits_split
-from timm_jackpot.errors import ArtefactError, BaseError, ConfigError, DataError
+from timm_jackpot.errors import ArtifactError, BaseError, ConfigError, DataError
 from timm_jackpot.masks import (
     MaskSet,
     allocate,
@@ -71,7 +71,7 @@ def _small_and_fast() -> Iterator[None]:
 
 
 def _search(folder: Path, **settings: object) -> SearchResult:
-    """A short search, after which nothing has moved in the base but what the artefact holds."""
+    """A short search, after which nothing has moved in the base but what the artifact holds."""
     result = search_jackpot(SearchConfig(**{"steps": 2, "batch_size": 32, "output": str(folder), **settings}))
     base, jackpot = result.jackpot.base, result.jackpot
     after = tensor_ids(base.model)
@@ -87,7 +87,7 @@ def searched_logits(result: SearchResult, images: Tensor) -> Tensor:
 
 
 def assert_loads_as_searched(result: SearchResult, **arguments: object) -> nn.Module:
-    loaded = from_pretrained(result.summary["artefact"], **arguments)
+    loaded = from_pretrained(result.summary["artifact"], **arguments)
     images = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(loaded(images), searched_logits(result, images))
@@ -95,15 +95,15 @@ def assert_loads_as_searched(result: SearchResult, **arguments: object) -> nn.Mo
 
 
 def roles(result: SearchResult) -> dict[str, str]:
-    artefact = read_artefact(result.summary["artefact"])
-    found = {extra.name: extra.role for extra in artefact.config.extras}
+    artifact = read_artifact(result.summary["artifact"])
+    found = {extra.name: extra.role for extra in artifact.config.extras}
     assert found == {name: extra.role for name, extra in result.jackpot.extras.items()}
-    assert set(artefact.extras) == set(found)
+    assert set(artifact.extras) == set(found)
     return found
 
 
 def steps_of(result: SearchResult) -> list[dict[str, Any]]:
-    return list(read_record(Path(result.summary["artefact"]) / "record.jsonl").of("step"))
+    return list(read_record(Path(result.summary["artifact"]) / "record.jsonl").of("step"))
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def two_of_four(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
 
 
 def test_every_masked_layer_keeps_two_of_four(two_of_four: SearchResult) -> None:
-    config = read_artefact(two_of_four.summary["artefact"]).config
+    config = read_artifact(two_of_four.summary["artifact"]).config
     assert config.allocation.model_dump() == {"name": "n:m", "n": 2, "m": 4}
     assert config.sparsity.requested == "0.5"
     masks = two_of_four.jackpot.masks
@@ -231,7 +231,7 @@ def test_without_steps_the_largest_of_every_group_are_kept(tmp_path: Path) -> No
 
 
 def test_layers_that_a_pattern_does_not_fit_are_left_dense_with_the_reason(two_of_four: SearchResult) -> None:
-    config = read_artefact(two_of_four.summary["artefact"]).config
+    config = read_artifact(two_of_four.summary["artifact"]).config
     assert {weight.name: weight.reason for weight in config.dense} == {
         "fc.weight": "classifier",
         "conv1.0.weight": "its 3 input channels are no multiple of 4",
@@ -265,23 +265,23 @@ def test_where_no_layer_fits_there_is_nothing_to_mask(tmp_path: Path) -> None:
 
 def test_a_mask_that_breaks_its_pattern_is_refused(two_of_four: SearchResult, tmp_path: Path) -> None:
     """One weight moved to the next group: every count and every hash agrees again."""
-    shutil.copytree(two_of_four.summary["artefact"], tmp_path / "t")
+    shutil.copytree(two_of_four.summary["artifact"], tmp_path / "t")
     with hostile.forged(tmp_path / "t") as pieces:
         layer = pieces.config["layers"][2]
         packed = torch.frombuffer(bytearray(pieces.masks[layer["name"]]), dtype=torch.uint8)
         mask = unpack(packed, layer["shape"])
         mask[0, :8, 1, 1] = torch.tensor([True, True, True, False, True, False, False, False])
         pieces.masks[layer["name"]] = pack(mask).numpy().tobytes()
-    for load in (read_artefact, from_pretrained):
-        with pytest.raises(ArtefactError) as refused:
+    for load in (read_artifact, from_pretrained):
+        with pytest.raises(ArtifactError) as refused:
             load(tmp_path / "t")
         assert str(refused.value) == (
             f"masks.safetensors: {layer['name']} does not keep 2 of every 4 weights, as config.json says"
         )
 
 
-def test_the_same_edit_that_keeps_the_pattern_is_another_artefact(two_of_four: SearchResult, tmp_path: Path) -> None:
-    shutil.copytree(two_of_four.summary["artefact"], tmp_path / "t")
+def test_the_same_edit_that_keeps_the_pattern_is_another_artifact(two_of_four: SearchResult, tmp_path: Path) -> None:
+    shutil.copytree(two_of_four.summary["artifact"], tmp_path / "t")
     with hostile.forged(tmp_path / "t") as pieces:
         layer = pieces.config["layers"][2]
         packed = torch.frombuffer(bytearray(pieces.masks[layer["name"]]), dtype=torch.uint8)
@@ -307,11 +307,11 @@ def test_the_same_edit_that_keeps_the_pattern_is_another_artefact(two_of_four: S
 def test_an_allocation_that_is_not_the_masks_is_refused(
     two_of_four: SearchResult, tmp_path: Path, allocation: dict[str, object], message: str
 ) -> None:
-    shutil.copytree(two_of_four.summary["artefact"], tmp_path / "t")
+    shutil.copytree(two_of_four.summary["artifact"], tmp_path / "t")
     with hostile.edited(tmp_path / "t") as config:
         config["allocation"] = allocation
-    with pytest.raises(ArtefactError, match=message):
-        read_artefact(tmp_path / "t")
+    with pytest.raises(ArtifactError, match=message):
+        read_artifact(tmp_path / "t")
 
 
 @pytest.mark.parametrize(
@@ -359,8 +359,8 @@ def test_a_recipe_may_ask_for_a_pattern(tmp_path: Path, line: str) -> None:
     assert (config.n_of_m, config.sparsity) == ((2, 4), "0.5")
 
 
-def test_the_recipe_of_an_artefact_asks_for_its_pattern(two_of_four: SearchResult) -> None:
-    recipe = Path(two_of_four.summary["artefact"]) / "recipe.yaml"
+def test_the_recipe_of_an_artifact_asks_for_its_pattern(two_of_four: SearchResult) -> None:
+    recipe = Path(two_of_four.summary["artifact"]) / "recipe.yaml"
     config = parse(SearchConfig, recipes=True, argv=["--recipe", str(recipe)])
     assert (config.allocation, config.sparsity, config.steps) == ("2:4", "0.5", 6)
 
@@ -394,7 +394,7 @@ def test_layers_with_a_sparsity_of_their_own_and_floors_for_the_others(tmp_path:
     assert len(own) > 3
     assert {name: kept[name] for name in own} == {name: kept_count(sizes[name], s) for name, s in own.items()}
     assert all(kept[name] >= ceil(0.05 * sizes[name]) for name in set(sizes) - set(own))
-    settings = read_artefact(tmp_path / "l").config.info["config"]
+    settings = read_artifact(tmp_path / "l").config.info["config"]
     assert settings["layer_sparsity"] == ["layer1.*=0.5", "conv1.0.weight=0", "layer4.0.conv1.weight=0.97"]
     assert_loads_as_searched(result)
 
@@ -464,7 +464,7 @@ def test_a_mixed_search_is_another(plain: SearchResult, tmp_path: Path, mixing: 
     result = _search(tmp_path / "a", **mixing, **PLAIN)
     assert steps_of(result)[0]["loss"] > steps_of(plain)[0]["loss"]  # digits of two classes at once
     assert result.jackpot.masks != plain.jackpot.masks
-    settings = read_artefact(tmp_path / "a").config.info["config"]
+    settings = read_artifact(tmp_path / "a").config.info["config"]
     assert mixing.items() <= settings.items()
 
 
@@ -579,7 +579,7 @@ def test_trained_norms_are_extras(tmp_path: Path) -> None:
 
 def test_a_trained_head_is_an_extra_without_labels(tmp_path: Path) -> None:
     result = _search(tmp_path / "h", train_head=True)
-    config = read_artefact(tmp_path / "h").config
+    config = read_artifact(tmp_path / "h").config
     assert {name for name, role in roles(result).items() if role == "head"} == {"fc.weight", "fc.bias"}
     assert set(roles(result).values()) == {"head", "norm_statistics"}
     assert config.head is not None
@@ -651,7 +651,7 @@ def from_random(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
 
 
 def random_weights_of(result: SearchResult) -> Path:
-    folder = Path(result.summary["artefact"])
+    folder = Path(result.summary["artifact"])
     return folder.with_name(f"{folder.name}-base.safetensors")
 
 
@@ -664,18 +664,18 @@ def test_a_random_base_is_saved_beside_the_output(from_random: SearchResult) -> 
     trained = load_base("digits_resnet").model.state_dict()
     assert not any(torch.equal(saved[name], trained[name]) for name in weights)
     assert from_random.summary["dense_top1"] < 30
-    config = read_artefact(from_random.summary["artefact"]).config
+    config = read_artifact(from_random.summary["artifact"]).config
     assert (config.base.source, config.base.architecture) == ("file", "digits_resnet")
 
 
 def test_a_jackpot_in_random_weights_loads_with_them_and_not_without(from_random: SearchResult) -> None:
-    with pytest.raises(ArtefactError, match="give the same file with --base-checkpoint"):
-        from_pretrained(from_random.summary["artefact"])
+    with pytest.raises(ArtifactError, match="give the same file with --base-checkpoint"):
+        from_pretrained(from_random.summary["artifact"])
     assert_loads_as_searched(from_random, base_checkpoint=random_weights_of(from_random))
 
 
 def test_the_recipe_names_no_path_of_the_random_base(from_random: SearchResult) -> None:
-    folder = Path(from_random.summary["artefact"])
+    folder = Path(from_random.summary["artifact"])
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     assert recipe["pretrained"] is False
     assert "base_checkpoint" not in recipe
@@ -698,7 +698,7 @@ def test_a_random_transformer_of_another_size_and_head_loads(tmp_path: Path) -> 
         tmp_path / "v", pretrained=False, model="test_vit", img_size=32, num_classes=10, dataset="digits", steps=2
     )
     assert roles(result) == {}
-    assert read_artefact(tmp_path / "v").config.head is None
+    assert read_artifact(tmp_path / "v").config.head is None
     assert_loads_as_searched(result, base_checkpoint=random_weights_of(result))
 
 
@@ -729,7 +729,7 @@ def test_bad_data_leave_no_random_weights(tmp_path: Path) -> None:
 
 def test_somebodys_file_beside_the_output_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "x-base.safetensors").write_text("precious")
-    with contextlib.suppress(BaseError, ConfigError, ArtefactError):
+    with contextlib.suppress(BaseError, ConfigError, ArtifactError):
         _search(tmp_path / "x", pretrained=False, model="digits_resnet", steps=0)
     assert (tmp_path / "x-base.safetensors").read_text() == "precious"
 
@@ -762,7 +762,7 @@ def test_a_model_without_running_statistics_has_no_extras(vit: Path, tmp_path: P
     result = vit_search(tmp_path / "v", vit, steps=3)
     assert roles(result) == {}
     assert not (tmp_path / "v" / "extras.safetensors").exists()
-    config = read_artefact(tmp_path / "v").config
+    config = read_artifact(tmp_path / "v").config
     assert config.head is None
     assert set(config.files) == {"masks.safetensors"}
     assert result.summary["dense_top1"] is not None
@@ -776,7 +776,7 @@ def test_a_new_head_is_all_that_a_transformer_adds(vit: Path, tmp_path: Path) ->
     result = vit_search(tmp_path / "v", checkpoint, num_classes=10, steps=3)
     head = list(classifier_parameters(result.jackpot.base.model))
     assert roles(result) == dict.fromkeys(head, "head")
-    config = read_artefact(tmp_path / "v").config
+    config = read_artifact(tmp_path / "v").config
     assert config.head is not None
     assert config.head.model_dump() == {"names": head, "num_classes": 10, "labels": list("0123456789")}
     assert set(head) <= set(config.info["adapted"])
@@ -803,4 +803,4 @@ def test_a_criterion_of_second_order_takes_attention(vit: Path, tmp_path: Path) 
     masks = result.jackpot.masks
     assert masks.kept == kept_count(masks.total, "0.9")
     assert result.summary["overlap_start"] == 1
-    assert read_artefact(tmp_path / "v").config.info["config"]["criterion"] == "grasp"
+    assert read_artifact(tmp_path / "v").config.info["config"]["criterion"] == "grasp"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from test_processes import started
 
-from timm_jackpot.artefact import read_artefact
+from timm_jackpot.artifact import read_artifact
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.training import read_record
 
@@ -49,13 +49,13 @@ def masks_without_a_kill(folder: Path) -> tuple[MaskSet, list[int]]:
     memory = []
     with started(2, words(folder)) as processes:
         while processes[0].poll() is None:
-            # The last tenth of a per cent is evaluation, pictures, the artefact.
+            # The last tenth of a per cent is evaluation, pictures, the artifact.
             if STEPS / 3 <= step_of(folder) < STEPS - 10:
                 memory.append(resident(processes[0].pid))
             time.sleep(0.25)
         said = [process.communicate(timeout=120) for process in processes]
         assert [process.returncode for process in processes] == [0, 0], said
-    return read_artefact(folder).masks, [kib for kib in memory if kib]
+    return read_artifact(folder).masks, [kib for kib in memory if kib]
 
 
 def killed_once(folder: Path, step: int, victims: list[int], delay: float) -> None:
@@ -93,7 +93,7 @@ def test_two_thousand_steps_and_nine_kills(tmp_path: Path) -> None:
     with started(2, words(tmp_path / "j")) as processes:
         said = [process.communicate(timeout=600) for process in processes]
         assert [process.returncode for process in processes] == [0, 0], said
-    masks = read_artefact(tmp_path / "j").masks
+    masks = read_artifact(tmp_path / "j").masks
 
     differing = sum(int((mask ^ whole[name]).sum()) for name, mask in masks.items())
     figures = {

@@ -24,7 +24,7 @@ FLOORS = {
     "data": 1.1,
     "adapter": 1.2,
     "criteria": 1.2,
-    "artefact": 2.0,
+    "artifact": 2.0,
     "evidence": 2.05,
     "evaluation": 2.1,
     "training": 2.2,
@@ -89,7 +89,7 @@ def test_imports_point_down(path: Path) -> None:
 
 
 def test_a_room_above_is_caught() -> None:
-    assert FLOORS["masks"] < FLOORS["base"] < FLOORS["artefact"] < FLOORS["search"]
+    assert FLOORS["masks"] < FLOORS["base"] < FLOORS["artifact"] < FLOORS["search"]
     assert _level("search", PACKAGE / "search" / "__main__.py") > FLOORS["cli"]
 
 

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
-from timm_jackpot.artefact import read_artefact
+from timm_jackpot.artifact import read_artifact
 from timm_jackpot.base import Base, norm_statistics
 from timm_jackpot.cli import parse, run_verb
 from timm_jackpot.errors import BaseMismatchError, ConfigError, DataError, TrainingError
@@ -204,7 +204,7 @@ def test_the_head_alone_is_trained_from_the_same_start_under_every_mask(
 def test_controls_have_the_layer_counts_of_the_sources(tmp_path: Path, digits_base: Base) -> None:
     for name, allocation in (("g", "global"), ("h", "global"), ("u", "uniform")):
         search_jackpot(SearchConfig(steps=0, allocation=allocation, output=str(tmp_path / name)))
-    found = {name: {0: read_artefact(tmp_path / name)} for name in ("g", "h", "u")}
+    found = {name: {0: read_artifact(tmp_path / name)} for name in ("g", "h", "u")}
     rows = {row.name: row for row in rows_of(found, digits_base)}
     assert list(rows) == ["g", "h", "u", "dense"] + [f"{c} (as {s})" for s in "gu" for c in ("magnitude", "random")]
     for source in "gu":

@@ -72,7 +72,7 @@ def test_search_prints_a_table_the_two_lines_that_load_it_and_json(searched) -> 
     result = last_json(done)
     expected = (
         "model dataset sparsity sparsity_all_parameters dense_top1 magnitude_top1 magnitude_recalibrated_top1 "
-        "jackpot_top1 steps seconds seed artefact artefact_bytes mask_bytes"
+        "jackpot_top1 steps seconds seed artifact artifact_bytes mask_bytes"
     )
     assert set(expected.split()) <= set(result)
     for row in ("dense", "magnitude one-shot", "magnitude, norm statistics re-estimated", "jackpot"):
@@ -81,7 +81,7 @@ def test_search_prints_a_table_the_two_lines_that_load_it_and_json(searched) -> 
     assert lines[-3:-1] == ["from timm_jackpot import from_pretrained", "model = from_pretrained('a')"]
     assert result["mask_bytes"] == (folder / "a" / "masks.safetensors").stat().st_size
     sizes = [(folder / "a" / n).stat().st_size for n in ("config.json", "masks.safetensors", "extras.safetensors")]
-    assert result["artefact_bytes"] == sum(sizes)
+    assert result["artifact_bytes"] == sum(sizes)
 
 
 def test_progress_is_on_stderr_in_plain_lines(searched) -> None:
@@ -91,7 +91,7 @@ def test_progress_is_on_stderr_in_plain_lines(searched) -> None:
     assert "search: step" not in done.stdout
 
 
-def test_no_path_of_this_machine_is_in_the_artefact(searched) -> None:
+def test_no_path_of_this_machine_is_in_the_artifact(searched) -> None:
     folder, _ = searched
     for path in (p for p in (folder / "a").rglob("*") if p.is_file()):
         assert str(folder).encode() not in path.read_bytes(), path.name
@@ -99,7 +99,7 @@ def test_no_path_of_this_machine_is_in_the_artefact(searched) -> None:
 
 def test_evaluate_agrees_with_search(searched, typed) -> None:
     folder, done = searched
-    result = last_json(typed("evaluate", "--artefact", "a", cwd=folder))
+    result = last_json(typed("evaluate", "--artifact", "a", cwd=folder))
     assert result["top1"] == last_json(done)["jackpot_top1"]
     assert result["top5"] >= result["top1"]
     assert result["n"] == 599
@@ -109,12 +109,12 @@ def test_evaluate_agrees_with_search(searched, typed) -> None:
 
 def test_inspect_prints_the_table_or_json_alone(searched, typed) -> None:
     folder, done = searched
-    table = typed("inspect", "--artefact", "a", cwd=folder)
+    table = typed("inspect", "--artifact", "a", cwd=folder)
     report = last_json(table)
     assert "layer1.0.conv1.weight" in table[1]
     assert "fc.weight" in table[1]
     assert report["sparsity"] == last_json(done)["sparsity"]
-    _, alone, _ = typed("inspect", "--artefact", "a", "--json", cwd=folder)
+    _, alone, _ = typed("inspect", "--artifact", "a", "--json", cwd=folder)
     assert len(alone.splitlines()) == 1
     assert json.loads(alone) == report
 
@@ -124,11 +124,11 @@ BAD = [
     (["search", "--model", "resnet5o"], "did you mean resnet50"),
     (["search", "--nonsense"], "unrecognized arguments: --nonsense"),
     (["search", "--recipe", "nonsense"], "there is no recipe 'nonsense'"),
-    (["inspect"], "--artefact is required"),
-    (["audit", "--artefact", "user/name"], "say --output FOLDER"),
-    (["evaluate", "--artefact", "a", "--num-classes", "5"], "--num-classes goes with --model"),
+    (["inspect"], "--artifact is required"),
+    (["audit", "--artifact", "user/name"], "say --output FOLDER"),
+    (["evaluate", "--artifact", "a", "--num-classes", "5"], "--num-classes goes with --model"),
     (["search", "--lr", "inf"], "--lr inf"),
-    (["evaluate", "--artefact", "nowhere"], "neither an artefact folder nor"),
+    (["evaluate", "--artifact", "nowhere"], "neither an artifact folder nor"),
     (["pretrain", "--model", "nonsense", "--output", "x"], "unknown architecture 'nonsense'"),
 ]
 
@@ -199,7 +199,7 @@ def test_two_processes_agree_on_one_mask(tmp_path: Path) -> None:
     record = [json.loads(line) for line in (tmp_path / "two" / "record.jsonl").read_text().splitlines()]
     checked = next(event for event in record if event["kind"] == "mask_hashes")
     assert checked["by_rank"] == [result["mask_hash"]] * 2
-    assert last_json(run("timm_jackpot.evaluate", "--artefact", "two", cwd=tmp_path))["top1"] == result["jackpot_top1"]
+    assert last_json(run("timm_jackpot.evaluate", "--artifact", "two", cwd=tmp_path))["top1"] == result["jackpot_top1"]
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ from timm_jackpot.base import digits_model as digits_model
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "from_pretrained": "timm_jackpot.artefact",
-    "save_pretrained": "timm_jackpot.artefact",
-    "transform_of": "timm_jackpot.artefact",
+    "from_pretrained": "timm_jackpot.artifact",
+    "save_pretrained": "timm_jackpot.artifact",
+    "transform_of": "timm_jackpot.artifact",
     "push_to_hub": "timm_jackpot.hub",
     "load_base": "timm_jackpot.base",
     "base_from_module": "timm_jackpot.base",

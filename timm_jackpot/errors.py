@@ -5,7 +5,7 @@
     ├── BaseError        the base cannot be built, found or masked
     │   └── BaseMismatchError   a base was found, but it is not the one that was meant
     ├── DataError        a data set is missing, unreadable or does not fit the base
-    ├── ArtefactError    an artefact is damaged, edited, incomplete or too new
+    ├── ArtifactError    an artifact is damaged, edited, incomplete or too new
     ├── HubError         the Hugging Face Hub refused, or could not be reached
     ├── SwitchError      a JackpotModel has no such jackpot, is in use, or serves and does not train
     └── TrainingError    a run could not go on (a loss that is not a number, ranks that disagree)
@@ -36,7 +36,7 @@ class DataError(JackpotError):
     pass
 
 
-class ArtefactError(JackpotError):
+class ArtifactError(JackpotError):
     pass
 
 

@@ -1,13 +1,13 @@
-"""`accelerate launch -m timm_jackpot.evaluate --artefact FOLDER`"""
+"""`accelerate launch -m timm_jackpot.evaluate --artifact FOLDER`"""
 
 from __future__ import annotations
 
 from timm_jackpot.cli import parse, run_verb
-from timm_jackpot.evaluation.run import EvaluateConfig, evaluate_artefact
+from timm_jackpot.evaluation.run import EvaluateConfig, evaluate_artifact
 
 
 def main() -> dict[str, object]:
-    return evaluate_artefact(parse(EvaluateConfig))
+    return evaluate_artifact(parse(EvaluateConfig))
 
 
 if __name__ == "__main__":

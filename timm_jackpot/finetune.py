@@ -1,4 +1,4 @@
-"""`accelerate launch -m timm_jackpot.finetune --artefact FOLDER --output CHECKPOINT`"""
+"""`accelerate launch -m timm_jackpot.finetune --artifact FOLDER --output CHECKPOINT`"""
 
 from __future__ import annotations
 

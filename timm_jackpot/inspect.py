@@ -1,23 +1,23 @@
-"""`python -m timm_jackpot.inspect --artefact FOLDER [--json]`"""
+"""`python -m timm_jackpot.inspect --artifact FOLDER [--json]`"""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from timm_jackpot.artefact import artefact_report, locate_artefact, open_artefact, read_artefact, report_table
+from timm_jackpot.artifact import artifact_report, locate_artifact, open_artifact, read_artifact, report_table
 from timm_jackpot.cli import parse, run_verb
 from timm_jackpot.errors import ConfigError
 
 
 class InspectConfig(BaseModel):
-    """What is in an artefact: layers, sparsity, bytes."""
+    """What is in an artifact: layers, sparsity, bytes."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
     )
 
-    artefact: str
-    """An artefact folder, or the name of a Hub repo."""
+    artifact: str
+    """An artifact folder, or the name of a Hub repo."""
     revision: str | None = None
     """Branch, tag or commit of the Hub repo."""
     verify: bool = False
@@ -31,13 +31,13 @@ class InspectConfig(BaseModel):
 def main() -> dict[str, object]:
     config = parse(InspectConfig)
     if config.verify:
-        report = artefact_report(
-            *open_artefact(config.artefact, base_checkpoint=config.base_checkpoint, revision=config.revision)
+        report = artifact_report(
+            *open_artifact(config.artifact, base_checkpoint=config.base_checkpoint, revision=config.revision)
         )
     elif config.base_checkpoint:
         raise ConfigError("--base-checkpoint goes with --verify: nothing else needs the base here")
     else:
-        report = artefact_report(read_artefact(locate_artefact(config.artefact, revision=config.revision)))
+        report = artifact_report(read_artifact(locate_artifact(config.artifact, revision=config.revision)))
     if not config.only_json:
         print(report_table(report))
     return report

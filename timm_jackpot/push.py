@@ -1,21 +1,21 @@
-"""`python -m timm_jackpot.push --artefact FOLDER --repo-id user/name`"""
+"""`python -m timm_jackpot.push --artifact FOLDER --repo-id user/name`"""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from timm_jackpot.artefact import Encoding
+from timm_jackpot.artifact import Encoding
 from timm_jackpot.cli import parse, run_verb
 from timm_jackpot.hub import push_to_hub
 
 
 class PushConfig(BaseModel):
-    """Publish an artefact on the Hugging Face Hub, with its card. Log in first: `hf auth login`."""
+    """Publish an artifact on the Hugging Face Hub, with its card. Log in first: `hf auth login`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
-    artefact: str
-    """The artefact folder."""
+    artifact: str
+    """The artifact folder."""
     repo_id: str
     """Where to: user/name; user/ alone gets the default name {base}-jackpot-{sparsity}."""
     private: bool = False

@@ -1,4 +1,4 @@
-"""`python -m timm_jackpot.audit --artefact FOLDER --seeds 3`"""
+"""`python -m timm_jackpot.audit --artifact FOLDER --seeds 3`"""
 
 from __future__ import annotations
 

@@ -7,24 +7,24 @@ from timm_jackpot.data import DataFlags
 
 class AuditConfig(DataFlags):
     """A jackpot beside its controls: is the mask worth what its card says? Data flags that are not given are the
-    search's own; which data and splits are meant is never taken from the artefact."""
+    search's own; which data and splits are meant is never taken from the artifact."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
     )
 
-    artefact: str
-    """An artefact folder, or the name of a Hub repo."""
+    artifact: str
+    """An artifact folder, or the name of a Hub repo."""
     revision: str | None = None
-    """Branch, tag or commit of the artefact's Hub repo."""
+    """Branch, tag or commit of the artifact's Hub repo."""
     base_checkpoint: str | None = None
-    """A .safetensors file with the base's weights, where the artefact's base came from a file."""
+    """A .safetensors file with the base's weights, where the artifact's base came from a file."""
     trust_base: bool = False
-    """Build a base that the artefact names outside timm's own repos."""
+    """Build a base that the artifact names outside timm's own repos."""
     seeds: int = Field(default=3, ge=1, le=100)
     """Seeds of every control that is drawn, and of both kinds of searches (each costs two searches)."""
     similar_margin: float | None = Field(default=None, ge=0, le=100)
     """Points behind the dense base that still count as similar. Default: 0.5 (CIFAR-10 and data without a margin of
     their own), 1 (CIFAR-100, Tiny-ImageNet), 1.5 (ImageNet)."""
     output: str | None = None
-    """Folder for audit.json, audit.md and pictures. Default: the artefact's own, whose card is rendered anew."""
+    """Folder for audit.json, audit.md and pictures. Default: the artifact's own, whose card is rendered anew."""

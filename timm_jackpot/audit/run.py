@@ -1,4 +1,4 @@
-"""`audit_jackpot`: a whole audit, from an artefact to its report."""
+"""`audit_jackpot`: a whole audit, from an artifact to its report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from timm_jackpot.artefact import Artefact, open_artefact
+from timm_jackpot.artifact import Artifact, open_artifact
 from timm_jackpot.audit.config import AuditConfig
 from timm_jackpot.audit.controls import (
     checked,
@@ -57,34 +57,34 @@ _MOST_ALIKE = 0.999  # chance overlap of a mask with itself: beyond, no control 
 def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditReport:
     """Judge a jackpot beside its controls on the test split, and write the report.
 
-    audit.json, pictures and a fresh card go to the artefact's own folder, or audit.json, audit.md and pictures to
+    audit.json, pictures and a fresh card go to the artifact's own folder, or audit.json, audit.md and pictures to
     `config.output`; by the main process, at the end.
 
     Args:
-        base: the module that the artefact was searched in, where it is one of its author's own.
+        base: the module that the artifact was searched in, where it is one of its author's own.
 
     Raises:
-        JackpotError: if artefact, base or data are not usable, before anything is searched; or a control is broken.
+        JackpotError: if artifact, base or data are not usable, before anything is searched; or a control is broken.
     """
     started = time.monotonic()
     accelerator = make_accelerator(seed=0)
     target = choose_target(config)
     with accelerator.main_process_first():
-        artefact, loaded = open_artefact(
-            config.artefact,
+        artifact, loaded = open_artifact(
+            config.artifact,
             base_checkpoint=config.base_checkpoint,
             base=base,
             revision=config.revision,
             trust_base=config.trust_base,
         )
-        masks = artefact.masks_on(loaded)
-        _refuse_what_controls_cannot_follow(artefact, masks)
-        search = search_settings(artefact, config)
+        masks = artifact.masks_on(loaded)
+        _refuse_what_controls_cannot_follow(artifact, masks)
+        search = search_settings(artifact, config)
         described = getattr(loaded.model, "pretrained_cfg", None) or {}
-        loaded.model.pretrained_cfg = {**described, **artefact.config.data.model_dump()}  # pyright: ignore
+        loaded.model.pretrained_cfg = {**described, **artifact.config.data.model_dump()}  # pyright: ignore
         say(default_data_notice(search, loaded.model), accelerator)
         data = open_data(search, loaded.model, device=accelerator.device)
-    _say_what_differs(artefact, data, accelerator)
+    _say_what_differs(artifact, data, accelerator)
     accelerator.gradient_accumulation_steps = search.grad_accum_steps
     shard = shard_of(accelerator)
     steps = total_steps(search, steps_per_epoch(len(data.train), search.batch_size, shard), default_epochs=1)
@@ -94,7 +94,7 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
     judge = Judge(dense, data, batch_size=search.batch_size, accelerator=accelerator, expected=expected)
     leaked = shared_images(data.test, [data.train, *([data.val] if data.val is not None else [])])
 
-    _ask_fixed(judge, artefact, masks, dense, data, search, accelerator)
+    _ask_fixed(judge, artifact, masks, dense, data, search, accelerator)
     _ask_drawn(judge, masks, dense, seeds)
     found = _ask_searched(judge, masks, dense, data, search, steps, seeds, accelerator)
 
@@ -107,7 +107,7 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
     )
     margin = config.similar_margin if config.similar_margin is not None else similar_margin(data.name)
     report = AuditReport(
-        **_judgement(judge, artefact, tested, margin),
+        **_judgement(judge, artifact, tested, margin),
         format=1,
         producer=_producer(),
         base=_plain(loaded.ref.name),
@@ -130,22 +130,22 @@ def similar_margin(dataset: str) -> float:
     return next((margin for pattern, margin in _MARGINS if re.search(pattern, dataset.lower())), _USUAL_MARGIN)
 
 
-def _refuse_what_controls_cannot_follow(artefact: Artefact, masks: MaskSet) -> None:
-    trained = next((extra for extra in artefact.config.extras if extra.role != "norm_statistics"), None)
+def _refuse_what_controls_cannot_follow(artifact: Artifact, masks: MaskSet) -> None:
+    trained = next((extra for extra in artifact.config.extras if extra.role != "norm_statistics"), None)
     if trained is not None:
         raise ConfigError(
-            f"the artefact trains {trained.name} beside its mask: no control had that chance, so that only jackpots "
+            f"the artifact trains {trained.name} beside its mask: no control had that chance, so that only jackpots "
             "whose mask and norm statistics alone moved can be audited"
         )
     if chance_overlap(masks, masks) > _MOST_ALIKE:
         raise ConfigError("the mask removes next to nothing of each layer, or next to all: no control of it can differ")
 
 
-def _say_what_differs(artefact: Artefact, data: Data, accelerator: Accelerator) -> None:
-    searched_on = (artefact.config.info.get("results") or {}).get("dataset")
+def _say_what_differs(artifact: Artifact, data: Data, accelerator: Accelerator) -> None:
+    searched_on = (artifact.config.info.get("results") or {}).get("dataset")
     if searched_on != data.name:
         say(f"note: the search ran on {_plain(str(searched_on))}, the audit runs on {data.name}", accelerator)
-    processes = searched_in_processes(artefact)
+    processes = searched_in_processes(artifact)
     if processes not in (None, accelerator.num_processes):
         say(
             f"note: the search ran in {processes} processes, the audit's searches in {accelerator.num_processes}: "
@@ -156,7 +156,7 @@ def _say_what_differs(artefact: Artefact, data: Data, accelerator: Accelerator) 
 
 def _ask_fixed(
     judge: Judge,
-    artefact: Artefact,
+    artifact: Artifact,
     masks: MaskSet,
     dense: nn.Module,
     data: Data,
@@ -172,7 +172,7 @@ def _ask_fixed(
     judge.announce("dense_recalibrated")
     judge.ask("dense_recalibrated")
     judge.announce("jackpot")
-    judge.ask("jackpot", masks, tensors=artefact.extras, recalibrate=False)
+    judge.ask("jackpot", masks, tensors=artifact.extras, recalibrate=False)
     judge.announce("jackpot_recalibrated")
     judge.ask("jackpot_recalibrated", masks)
     judge.announce("magnitude")
@@ -223,7 +223,7 @@ def _ask_searched(
     return found
 
 
-def _judgement(judge: Judge, artefact: Artefact, tested: Tested, margin: float) -> dict[str, Any]:
+def _judgement(judge: Judge, artifact: Artifact, tested: Tested, margin: float) -> dict[str, Any]:
     """Accuracies, differences, and what follows from them: the fields of the report."""
     jackpot, behind = "jackpot_recalibrated", ("dense", "jackpot")
     shuffled = ("shuffled_labels", "magnitude_recalibrated")
@@ -238,7 +238,7 @@ def _judgement(judge: Judge, artefact: Artefact, tested: Tested, margin: float) 
             n=len(accuracies),
             jackpot_ahead=differences[ahead[name]] if name in ahead else None,
         )
-    layers = [LayerDensity(name=layer.name, kept=layer.kept, total=layer.total) for layer in artefact.config.layers]
+    layers = [LayerDensity(name=layer.name, kept=layer.kept, total=layer.total) for layer in artifact.config.layers]
     figures = {
         "behind_dense": differences[behind],
         "shuffled_ahead": differences[shuffled],
@@ -284,7 +284,7 @@ def _calibration_images(dense: nn.Module, data: Data, batch: int) -> int:
 
 def _producer() -> Any:
     from timm_jackpot import __version__
-    from timm_jackpot.artefact.schema import Producer
+    from timm_jackpot.artifact.schema import Producer
 
     return Producer(name="timm_jackpot", version=__version__)
 

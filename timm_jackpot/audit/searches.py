@@ -1,4 +1,4 @@
-"""Searching again: the artefact's own search, in memory, from another seed or with labels that mean nothing."""
+"""Searching again: the artifact's own search, in memory, from another seed or with labels that mean nothing."""
 
 from __future__ import annotations
 

@@ -7,17 +7,17 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from timm_jackpot.artefact import Artefact
-from timm_jackpot.artefact.tensors_file import read_bytes
+from timm_jackpot.artifact import Artifact
+from timm_jackpot.artifact.tensors_file import read_bytes
 from timm_jackpot.audit.config import AuditConfig
 from timm_jackpot.base import BaseFlags
 from timm_jackpot.data import DataFlags
-from timm_jackpot.errors import ArtefactError
+from timm_jackpot.errors import ArtifactError
 from timm_jackpot.recipes import read_yaml
 from timm_jackpot.search import SearchConfig
 
 _RECIPE, _MAX_BYTES = "recipe.yaml", 65536
-# A stranger's artefact may say how images were augmented, but not which data to open on this machine. (Mean and std are
+# A stranger's artifact may say how images were augmented, but not which data to open on this machine. (Mean and std are
 # in its data config.)
 _HARMLESS_DATA = {"val_fraction", "batch_size", "hflip", "crop_padding", "stratify"}
 _LEFT_OUT = {
@@ -27,20 +27,20 @@ _LEFT_OUT = {
 }
 
 
-def search_settings(artefact: Artefact, config: AuditConfig) -> SearchConfig:
-    """The artefact's own settings (recipe.yaml where it lies beside it, else `info.config`), with the audit's data.
+def search_settings(artifact: Artifact, config: AuditConfig) -> SearchConfig:
+    """The artifact's own settings (recipe.yaml where it lies beside it, else `info.config`), with the audit's data.
 
     Raises:
-        ArtefactError: if it does not say how it was searched for, or not in words that a search understands.
+        ArtifactError: if it does not say how it was searched for, or not in words that a search understands.
     """
-    given = {key: value for key, value in _recorded(artefact).items() if key not in _LEFT_OUT}
+    given = {key: value for key, value in _recorded(artifact).items() if key not in _LEFT_OUT}
     flags = {key: getattr(config, key) for key in config.model_fields_set & set(DataFlags.model_fields)}
-    allocation = artefact.config.allocation.label
-    exact = {"allocation": allocation, "sparsity": artefact.config.sparsity.requested}
+    allocation = artifact.config.allocation.label
+    exact = {"allocation": allocation, "sparsity": artifact.config.sparsity.requested}
     if ":" in allocation:
         exact.pop("sparsity")  # implied by the pattern
         given.pop("sparsity", None)
-    steps = _results(artefact).get("steps")
+    steps = _results(artifact).get("steps")
     if isinstance(steps, int) and not isinstance(steps, bool) and steps >= 0:
         exact |= {"steps": steps, "epochs": None}
     try:
@@ -48,34 +48,34 @@ def search_settings(artefact: Artefact, config: AuditConfig) -> SearchConfig:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = repr(".".join(map(str, first["loc"])))[1:-1][:100]
-        raise ArtefactError(f"its settings are no search's, at {where or 'several'}: {first['msg']}") from error
+        raise ArtifactError(f"its settings are no search's, at {where or 'several'}: {first['msg']}") from error
     if found.steps is None and found.epochs is None:
-        raise ArtefactError("the artefact does not say how many steps its search took: an audit has to search again")
+        raise ArtifactError("the artifact does not say how many steps its search took: an audit has to search again")
     return found
 
 
-def searched_in_processes(artefact: Artefact) -> int | None:
-    """How many processes the search ran on, if the artefact says so."""
-    count = _results(artefact).get("processes")
+def searched_in_processes(artifact: Artifact) -> int | None:
+    """How many processes the search ran on, if the artifact says so."""
+    count = _results(artifact).get("processes")
     return count if isinstance(count, int) and not isinstance(count, bool) else None
 
 
-def _recorded(artefact: Artefact) -> dict[str, Any]:
-    recipe = artefact.folder / _RECIPE
+def _recorded(artifact: Artifact) -> dict[str, Any]:
+    recipe = artifact.folder / _RECIPE
     if recipe.is_file() and not recipe.is_symlink():
         try:
             found = read_yaml(read_bytes(recipe, _MAX_BYTES).decode("utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise ArtefactError(f"{_RECIPE} of the artefact is not readable as YAML") from error
+            raise ArtifactError(f"{_RECIPE} of the artifact is not readable as YAML") from error
     else:
-        found = artefact.config.info.get("config")
+        found = artifact.config.info.get("config")
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
-        raise ArtefactError(
-            "the artefact does not say how it was searched for (recipe.yaml, info.config): an audit has to search again"
+        raise ArtifactError(
+            "the artifact does not say how it was searched for (recipe.yaml, info.config): an audit has to search again"
         )
     return found
 
 
-def _results(artefact: Artefact) -> dict[str, Any]:
-    results = artefact.config.info.get("results")
+def _results(artifact: Artifact) -> dict[str, Any]:
+    results = artifact.config.info.get("results")
     return results if isinstance(results, dict) else {}

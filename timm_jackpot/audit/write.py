@@ -1,4 +1,4 @@
-"""Where an audit's report goes: beside the artefact, with a fresh card, or into a folder of its own."""
+"""Where an audit's report goes: beside the artifact, with a fresh card, or into a folder of its own."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from timm_jackpot.artefact import read_artefact
+from timm_jackpot.artifact import read_artifact
 from timm_jackpot.audit.config import AuditConfig
-from timm_jackpot.errors import ArtefactError, ConfigError
+from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.evidence import AUDIT, AuditReport, audit_section, verdict_line
 from timm_jackpot.hub import render_card
 from timm_jackpot.plots import AUDIT_PICTURES, audit_figures
@@ -20,23 +20,23 @@ _CARD, _PAGE = "README.md", "audit.md"
 
 class Target(NamedTuple):
     folder: Path
-    is_artefact: bool
+    is_artifact: bool
 
 
 def choose_target(config: AuditConfig) -> Target:
     """The folder for the report; refused before anything is loaded if nothing can be written there.
 
     Raises:
-        ConfigError: if it cannot be written, or is not said for an artefact that is not local.
+        ConfigError: if it cannot be written, or is not said for an artifact that is not local.
     """
-    artefact = Path(config.artefact)
-    if config.output is None and not artefact.is_dir():
-        raise ConfigError(f"{config.artefact} is no folder of this machine: say --output FOLDER for the report")
-    folder = artefact if config.output is None else Path(config.output)
+    artifact = Path(config.artifact)
+    if config.output is None and not artifact.is_dir():
+        raise ConfigError(f"{config.artifact} is no folder of this machine: say --output FOLDER for the report")
+    folder = artifact if config.output is None else Path(config.output)
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ConfigError(f"the report cannot be written to {folder}: name another folder with --output")
-    return Target(folder, artefact.is_dir() and folder.resolve() == artefact.resolve())
+    return Target(folder, artifact.is_dir() and folder.resolve() == artifact.resolve())
 
 
 def write_report(report: AuditReport, target: Target) -> list[str]:
@@ -51,7 +51,7 @@ def write_report(report: AuditReport, target: Target) -> list[str]:
     pictures = audit_figures(report) if find_spec("matplotlib") else {}
     files: dict[str, bytes] = {**pictures, AUDIT: report.model_dump_json(indent=1).encode() + b"\n"}
     said = [f"audit: written to {target.folder}"]
-    if not target.is_artefact:
+    if not target.is_artifact:
         _write(target.folder, {**files, _PAGE: _page(report, tuple(pictures)).encode()})
         return said
     card = target.folder / _CARD
@@ -66,14 +66,14 @@ def write_report(report: AuditReport, target: Target) -> list[str]:
 
 def _card(folder: Path) -> str:
     pictures = tuple(sorted(path.relative_to(folder).as_posix() for path in folder.glob("plots/*.png")))
-    return render_card(read_artefact(folder), pictures=pictures)
+    return render_card(read_artifact(folder), pictures=pictures)
 
 
 def _card_as_it_was(folder: Path) -> bytes | None:
-    """What the template makes of the artefact before the audit; None where an earlier audit.json is not readable."""
+    """What the template makes of the artifact before the audit; None where an earlier audit.json is not readable."""
     try:
         return _card(folder).encode()
-    except ArtefactError:
+    except ArtifactError:
         return None
 
 

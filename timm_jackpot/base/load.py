@@ -92,7 +92,7 @@ def load_base(
         )
     hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     source = _find(name, None if base_checkpoint is None else Path(base_checkpoint), revision, hub)
-    # Recorded like flags: whoever loads the artefact may have no such config.
+    # Recorded like flags: whoever loads the artifact may have no such config.
     kwargs = {**_recordable(source), **kwargs}
     img_size = img_size or _pixels(source)
     changes = {"in_chans": in_chans, "img_size": img_size}
@@ -130,7 +130,7 @@ def load_base(
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise BaseError(f"no artefact could name this base: {first['loc'][0]}: {first['msg']}") from error
+        raise BaseError(f"no artifact could name this base: {first['loc'][0]}: {first['msg']}") from error
     return Base(model, ref, ids, tuple(adapted))
 
 
@@ -280,12 +280,12 @@ def _pixels(source: _Source) -> int | None:
     size = source.model_args.get("img_size")
     sides = set(size) if isinstance(size, (list, tuple)) else {size}
     if len(sides) > 1:
-        raise BaseError(f"the config of {source.name} sets images of {size} pixels: an artefact names square ones only")
+        raise BaseError(f"the config of {source.name} sets images of {size} pixels: an artifact names square ones only")
     return sides.pop() if sides else None
 
 
 def _recordable(source: _Source) -> dict[str, Any]:
-    """The model arguments of a source's own config that an artefact can name.
+    """The model arguments of a source's own config that an artifact can name.
 
     Raises:
         BaseError: if it sets others: a mask searched in such a model could not be loaded again.
@@ -297,7 +297,7 @@ def _recordable(source: _Source) -> dict[str, Any]:
     ]
     if odd:
         raise BaseError(
-            f"the config of {source.name} sets the model argument {odd[0]!r}, which an artefact cannot name"
+            f"the config of {source.name} sets the model argument {odd[0]!r}, which an artifact cannot name"
         )
     return args
 

@@ -27,17 +27,17 @@ def base_from_module(
     """A pre-trained module of your own (torchvision's, or any other) as a base.
 
     What a timm model says about itself is said here instead, and kept as timm keeps it: in `model.pretrained_cfg`
-    and `model.num_classes`. Whoever loads the artefact brings the same module: `from_pretrained(…, base=module)`.
+    and `model.num_classes`. Whoever loads the artifact brings the same module: `from_pretrained(…, base=module)`.
 
     Args:
         model: the module with its trained weights; it takes images [b, c, h, w] and gives logits [b, num_classes].
-        name: what the artefact calls it: letters, digits and underscores.
+        name: what the artifact calls it: letters, digits and underscores.
         input_size: channels, height and width of its images.
         mean, std: normalisation of each channel.
         classifier: name of its last layer (or layers), which stays dense: `fc`, `heads.head`.
 
     Raises:
-        BaseError: for a classifier that the module has not, or a name or sizes that no artefact could hold.
+        BaseError: for a classifier that the module has not, or a name or sizes that no artifact could hold.
     """
     named = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     modules = dict(model.named_modules())
@@ -60,7 +60,7 @@ def base_from_module(
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise BaseError(f"no artefact could name this base: {first['loc'][0]}: {first['msg']}") from error
+        raise BaseError(f"no artifact could name this base: {first['loc'][0]}: {first['msg']}") from error
     described: dict[str, Any] = {
         "input_size": tuple(input_size),
         "mean": tuple(mean),

@@ -12,7 +12,7 @@ Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Scalar = bool | int | float | str
 
 # Arguments of a timm model that change the arithmetic of given weights, and are plain scalars. Anything that
-# names a file, a URL or code stays out, and so do widths and depths: an artefact's config must not be able to
+# names a file, a URL or code stays out, and so do widths and depths: an artifact's config must not be able to
 # make a loader read, import or allocate something of its own choosing.
 MODEL_KWARGS = frozenset(
     {
@@ -75,7 +75,7 @@ class BaseRef(BaseModel):
     def _only_known_kwargs(cls, value: dict[str, Scalar]) -> dict[str, Scalar]:
         unknown = sorted(set(value) - MODEL_KWARGS)
         if unknown:
-            raise ValueError(f"model argument {unknown[0][:40]!r} is not one that an artefact may set")
+            raise ValueError(f"model argument {unknown[0][:40]!r} is not one that an artifact may set")
         unsound = next((name for name, scalar in value.items() if not _is_sound(name, scalar)), None)
         if unsound:
             raise ValueError(f"model argument {unsound} cannot be {repr(value[unsound])[:40]}")

@@ -1,4 +1,4 @@
-"""Data and files: reading a batch, loading an artefact, coding masks."""
+"""Data and files: reading a batch, loading an artifact, coding masks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load, save, save_file
 from torch import Tensor
 
-from timm_jackpot.artefact import Jackpot, from_pretrained, save_pretrained
+from timm_jackpot.artifact import Jackpot, from_pretrained, save_pretrained
 from timm_jackpot.base import load_base, maskable_weights
 from timm_jackpot.benchmarks.config import BenchConfig
 from timm_jackpot.benchmarks.paired import Ratio, paired_ratio
@@ -39,7 +39,7 @@ def data_path_ratio(name: str, config: BenchConfig) -> Ratio:
 
 
 def load_ratio(name: str, config: BenchConfig) -> Ratio:
-    """`from_pretrained` of a local artefact over `timm.create_model` with the same local weights."""
+    """`from_pretrained` of a local artifact over `timm.create_model` with the same local weights."""
     with tempfile.TemporaryDirectory() as temporary:
         weights, folder = Path(temporary) / "base.safetensors", Path(temporary) / "jackpot"
         save_file({n: t.contiguous() for n, t in timm.create_model(name).state_dict().items()}, weights)

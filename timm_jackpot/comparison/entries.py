@@ -1,4 +1,4 @@
-"""What is compared: artefacts, and the masks that criteria would choose at their layer counts."""
+"""What is compared: artifacts, and the masks that criteria would choose at their layer counts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from timm_jackpot import criteria
-from timm_jackpot.artefact import Artefact, load_base_of, locate_artefact, read_artefact
-from timm_jackpot.errors import ArtefactError, ConfigError
+from timm_jackpot.artifact import Artifact, load_base_of, locate_artifact, read_artifact
+from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.evidence import read_audit
 from timm_jackpot.masks import MaskSet, keep_largest
 
@@ -22,7 +22,7 @@ _FIGURES = ("dense_top1", "magnitude_top1", "magnitude_recalibrated_top1", "jack
 
 @dataclass(frozen=True)
 class Entry:
-    """One column of a comparison. Texts and figures are what an artefact claims; its masks were checked."""
+    """One column of a comparison. Texts and figures are what an artifact claims; its masks were checked."""
 
     name: str
     base: str
@@ -37,41 +37,41 @@ class Entry:
     controls: dict[str, float] = field(default_factory=dict)  # of the audit: mean top-1
 
 
-def artefact_entries(
+def artifact_entries(
     names: Sequence[str], *, base_checkpoint: str | None, trust_base: bool
-) -> tuple[list[Entry], list[Artefact]]:
-    """Read artefacts; each is called by that part of its path that tells it from the others.
+) -> tuple[list[Entry], list[Artifact]]:
+    """Read artifacts; each is called by that part of its path that tells it from the others.
 
     Raises:
-        ArtefactError, HubError: if one of them cannot be read.
+        ArtifactError, HubError: if one of them cannot be read.
         BaseError: if one has compact masks, and its base cannot be loaded.
     """
-    artefacts = [read_artefact(locate_artefact(name)) for name in names]
+    artifacts = [read_artifact(locate_artifact(name)) for name in names]
 
-    def masks_of(artefact: Artefact) -> MaskSet:
-        if artefact.config.encoding == "packed":
-            return artefact.masks
-        return artefact.masks_on(load_base_of(artefact, base_checkpoint=base_checkpoint, trust_base=trust_base))
+    def masks_of(artifact: Artifact) -> MaskSet:
+        if artifact.config.encoding == "packed":
+            return artifact.masks
+        return artifact.masks_on(load_base_of(artifact, base_checkpoint=base_checkpoint, trust_base=trust_base))
 
     return [
-        _entry(name, found, masks_of(found)) for name, found in zip(_short(names), artefacts, strict=True)
-    ], artefacts
+        _entry(name, found, masks_of(found)) for name, found in zip(_short(names), artifacts, strict=True)
+    ], artifacts
 
 
 def criterion_entries(
     names: Sequence[str],
     entries: Sequence[Entry],
-    artefact: Artefact,
+    artifact: Artifact,
     *,
     base_checkpoint: str | None,
     trust_base: bool,
     seed: int,
 ) -> list[Entry]:
-    """The masks that criteria would choose at the layer counts of the first of `entries`, whose artefact is given.
+    """The masks that criteria would choose at the layer counts of the first of `entries`, whose artifact is given.
 
     Raises:
         ConfigError: if the entries are not all of one base.
-        BaseError, ArtefactError: if that base cannot be loaded.
+        BaseError, ArtifactError: if that base cannot be loaded.
     """
     first = entries[0]
     other = next((entry for entry in entries if entry.weights != first.weights), None)
@@ -82,7 +82,7 @@ def criterion_entries(
         )
     if not names:
         return []
-    base = load_base_of(artefact, base_checkpoint=base_checkpoint, trust_base=trust_base)
+    base = load_base_of(artifact, base_checkpoint=base_checkpoint, trust_base=trust_base)
     parameters = dict(base.model.named_parameters(remove_duplicate=False))
     weights = {name: parameters[name] for name in first.masks}
     kept = first.masks.kept_per_layer()
@@ -92,7 +92,7 @@ def criterion_entries(
             case "random":
                 return criteria.random(weights, seed=seed)
             case "synflow":
-                return criteria.synflow(base.model, weights, artefact.config.data.input_size)
+                return criteria.synflow(base.model, weights, artifact.config.data.input_size)
             case _:
                 return criteria.magnitude(weights)
 
@@ -116,11 +116,11 @@ def _short(names: Sequence[str]) -> list[str]:
     raise ConfigError(f"{max(names, key=names.count)} is named twice: a mask overlaps with itself in full")
 
 
-def _entry(name: str, artefact: Artefact, masks: MaskSet) -> Entry:
-    config = artefact.config
+def _entry(name: str, artifact: Artifact, masks: MaskSet) -> Entry:
+    config = artifact.config
     results = _mapping(config.info.get("results"))
     kept, parameters = config.sparsity.all_parameters
-    verdict, controls = _audit(artefact)
+    verdict, controls = _audit(artifact)
     return Entry(
         name=name,
         base=config.base.name,
@@ -136,11 +136,11 @@ def _entry(name: str, artefact: Artefact, masks: MaskSet) -> Entry:
     )
 
 
-def _audit(artefact: Artefact) -> tuple[str, dict[str, float]]:
+def _audit(artifact: Artifact) -> tuple[str, dict[str, float]]:
     """Verdict and controls of an audit that follows from its own figures and is about this mask; else it is none."""
     try:
-        report = read_audit(artefact)
-    except ArtefactError:
+        report = read_audit(artifact)
+    except ArtifactError:
         return "not valid", {}
     if report is None:
         return "–", {}
@@ -157,7 +157,7 @@ def _settings(settings: Mapping[str, Any]) -> str:
 
 
 def _text(value: object) -> str:
-    """Free text of an artefact, made harmless for terminals and Markdown."""
+    """Free text of an artifact, made harmless for terminals and Markdown."""
     return (re.sub(r"[^\w ./:,+-]", "", value)[:60] if isinstance(value, str) else "") or "–"
 
 

@@ -1,4 +1,4 @@
-"""`compare_masks`: artefacts and criteria beside each other, on the terminal and in a folder."""
+"""`compare_masks`: artifacts and criteria beside each other, on the terminal and in a folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from timm_jackpot.comparison.entries import Entry, artefact_entries, criterion_entries
+from timm_jackpot.comparison.entries import Entry, artifact_entries, criterion_entries
 from timm_jackpot.comparison.pairs import Pair, pairs_of
 from timm_jackpot.comparison.table import as_csv, as_markdown, as_text, sections_of
 from timm_jackpot.errors import ConfigError
@@ -16,21 +16,21 @@ from timm_jackpot.plots import overlap_figure
 
 
 class CompareConfig(BaseModel):
-    """Artefacts side by side: base, settings, sparsity of the layers, overlap beside chance, results, audit."""
+    """Artifacts side by side: base, settings, sparsity of the layers, overlap beside chance, results, audit."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
     )
 
-    artefacts: tuple[str, ...] = Field(default=(), json_schema_extra={"positional": True})
-    """Artefact folders, or names of Hub repos. Masks over different weights are shown without an overlap."""
+    artifacts: tuple[str, ...] = Field(default=(), json_schema_extra={"positional": True})
+    """Artifact folders, or names of Hub repos. Masks over different weights are shown without an overlap."""
     criteria: tuple[Literal["magnitude", "random", "synflow"], ...] = ()
-    """Criteria whose masks stand beside, at the layer counts of the first artefact: magnitude, random, synflow."""
+    """Criteria whose masks stand beside, at the layer counts of the first artifact: magnitude, random, synflow."""
     base_checkpoint: str | None = None
-    """A .safetensors file with the base's weights, where the artefacts' base came from a file. The base is needed for
+    """A .safetensors file with the base's weights, where the artifacts' base came from a file. The base is needed for
     criteria and compact masks only."""
     trust_base: bool = False
-    """Build a base that an artefact names outside timm's own repos."""
+    """Build a base that an artifact names outside timm's own repos."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the criterion random."""
     output: str | None = None
@@ -46,15 +46,15 @@ def compare_masks(config: CompareConfig) -> MaskComparison:
     """Read, compare, and, where `config.output` is given, write.
 
     Raises:
-        ConfigError: for fewer than two things to compare, criteria beside artefacts of different bases, or an output
+        ConfigError: for fewer than two things to compare, criteria beside artifacts of different bases, or an output
             that cannot be written.
-        JackpotError: if an artefact or, for criteria, its base is not usable.
+        JackpotError: if an artifact or, for criteria, its base is not usable.
     """
-    if not config.artefacts or len(config.artefacts) + len(config.criteria) < 2:
-        raise ConfigError("name two artefacts to compare, or one and --criteria magnitude, random or synflow")
+    if not config.artifacts or len(config.artifacts) + len(config.criteria) < 2:
+        raise ConfigError("name two artifacts to compare, or one and --criteria magnitude, random or synflow")
     where = {"base_checkpoint": config.base_checkpoint, "trust_base": config.trust_base}
-    entries, artefacts = artefact_entries(config.artefacts, **where)
-    entries += criterion_entries(config.criteria, entries, artefacts[0], seed=config.seed, **where)
+    entries, artifacts = artifact_entries(config.artifacts, **where)
+    entries += criterion_entries(config.criteria, entries, artifacts[0], seed=config.seed, **where)
     pairs = pairs_of(entries)
     sections = sections_of(entries, pairs)
     if config.output is not None:

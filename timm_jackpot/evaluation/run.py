@@ -1,10 +1,10 @@
-"""Accuracy of an artefact, or of a dense base, on any data set that timm reads."""
+"""Accuracy of an artifact, or of a dense base, on any data set that timm reads."""
 
 from __future__ import annotations
 
 from pydantic import ConfigDict
 
-from timm_jackpot.artefact import from_pretrained
+from timm_jackpot.artifact import from_pretrained
 from timm_jackpot.base import BaseFlags
 from timm_jackpot.data import DataFlags, default_data_notice, open_split
 from timm_jackpot.errors import ConfigError
@@ -13,36 +13,36 @@ from timm_jackpot.processes import make_accelerator, say
 
 
 class EvaluateConfig(BaseFlags, DataFlags):
-    """Top-1 and top-5 of a jackpot (--artefact) or of a dense base (--model) on a test split."""
+    """Top-1 and top-5 of a jackpot (--artifact) or of a dense base (--model) on a test split."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
     )
 
-    artefact: str | None = None
-    """An artefact folder, or the name of a Hub repo."""
+    artifact: str | None = None
+    """An artifact folder, or the name of a Hub repo."""
     revision: str | None = None
-    """Branch, tag or commit of the artefact's Hub repo."""
+    """Branch, tag or commit of the artifact's Hub repo."""
     trust_base: bool = False
-    """Build a base that the artefact names outside timm's own repos."""
+    """Build a base that the artifact names outside timm's own repos."""
 
 
-def evaluate_artefact(config: EvaluateConfig) -> dict[str, object]:
-    """`{"model", "top1", "top5", "n"}` of an artefact or a dense base.
+def evaluate_artifact(config: EvaluateConfig) -> dict[str, object]:
+    """`{"model", "top1", "top5", "n"}` of an artifact or a dense base.
 
     Raises:
-        JackpotError: if artefact, base or data are not usable.
+        JackpotError: if artifact, base or data are not usable.
     """
     accelerator = make_accelerator(seed=0)
     with accelerator.main_process_first():
-        if config.artefact is None:
+        if config.artifact is None:
             name, model = config.model, config.load().model
         elif odd := sorted(config.model_fields_set & set(BaseFlags.model_fields) - {"base_checkpoint", "img_size"}):
-            raise ConfigError(f"--{odd[0].replace('_', '-')} goes with --model: an artefact names its own base")
+            raise ConfigError(f"--{odd[0].replace('_', '-')} goes with --model: an artifact names its own base")
         else:
-            name = config.artefact
+            name = config.artifact
             model = from_pretrained(
-                config.artefact,
+                config.artifact,
                 base_checkpoint=config.base_checkpoint,
                 revision=config.revision,
                 trust_base=config.trust_base,

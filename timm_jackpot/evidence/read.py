@@ -2,23 +2,23 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from timm_jackpot.artefact import Artefact
-from timm_jackpot.artefact.strict_json import parse_strict
-from timm_jackpot.artefact.tensors_file import read_bytes
-from timm_jackpot.errors import ArtefactError
+from timm_jackpot.artifact import Artifact
+from timm_jackpot.artifact.strict_json import parse_strict
+from timm_jackpot.artifact.tensors_file import read_bytes
+from timm_jackpot.errors import ArtifactError
 from timm_jackpot.evidence.report import AuditReport
 
 AUDIT = "audit.json"
 _MAX_BYTES = 4 * 1024 * 1024
 
 
-def read_audit(artefact: Artefact) -> AuditReport | None:
-    """The audit that lies beside an artefact; None where there is none (a link counts as none).
+def read_audit(artifact: Artifact) -> AuditReport | None:
+    """The audit that lies beside an artifact; None where there is none (a link counts as none).
 
     Raises:
-        ArtefactError: if it is not valid, contradicts itself, or is about another mask.
+        ArtifactError: if it is not valid, contradicts itself, or is about another mask.
     """
-    path = artefact.folder / AUDIT
+    path = artifact.folder / AUDIT
     if path.is_symlink() or not path.exists():
         return None
     text = read_bytes(path, _MAX_BYTES)
@@ -28,9 +28,9 @@ def read_audit(artefact: Artefact) -> AuditReport | None:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = repr(".".join(map(str, first["loc"])))[1:-1]
-        raise ArtefactError(f"{AUDIT} is not valid at {where[:100] or 'its top'}: {first['msg']}") from error
+        raise ArtifactError(f"{AUDIT} is not valid at {where[:100] or 'its top'}: {first['msg']}") from error
     layers = [(layer.name, layer.kept, layer.total) for layer in report.layers]
-    found = [(layer.name, layer.kept, layer.total) for layer in artefact.config.layers]
-    if report.mask_hash != artefact.config.mask_hash or layers != found:
-        raise ArtefactError(f"{AUDIT} is the audit of another mask: remove it, or audit this one")
+    found = [(layer.name, layer.kept, layer.total) for layer in artifact.config.layers]
+    if report.mask_hash != artifact.config.mask_hash or layers != found:
+        raise ArtifactError(f"{AUDIT} is the audit of another mask: remove it, or audit this one")
     return report

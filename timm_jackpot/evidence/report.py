@@ -1,4 +1,4 @@
-"""`AuditReport`: audit.json, strictly. It may come with a stranger's artefact, so it must agree with itself."""
+"""`AuditReport`: audit.json, strictly. It may come with a stranger's artifact, so it must agree with itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-from timm_jackpot.artefact.schema import Count, Name, Producer
+from timm_jackpot.artifact.schema import Count, Name, Producer
 from timm_jackpot.base.ref import Hex64
 from timm_jackpot.evidence.interval import Interval
 from timm_jackpot.evidence.verdict import (

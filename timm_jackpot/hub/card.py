@@ -1,4 +1,4 @@
-"""The model card: rendered from the artefact alone, so that the same artefact gives the same bytes."""
+"""The model card: rendered from the artifact alone, so that the same artifact gives the same bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from timm.models import get_pretrained_cfg, is_model
 
-from timm_jackpot.artefact import Artefact, artefact_report
+from timm_jackpot.artifact import Artifact, artifact_report
 from timm_jackpot.base import BaseRef
 from timm_jackpot.evidence import audit_section, read_audit, verdict_line
 from timm_jackpot.plots import AUDIT_PICTURES
@@ -22,19 +22,19 @@ _ARGUMENT = {"file": ", base_checkpoint=…", "module": ", base=module"}  # what
 _HUB_DATASETS = {"torch/cifar10": "uoft-cs/cifar10", "torch/cifar100": "uoft-cs/cifar100"}
 
 
-def default_repo_name(artefact: Artefact) -> str:
+def default_repo_name(artifact: Artifact) -> str:
     """`{base}-jackpot-{sparsity}`, e.g. resnet50.a1_in1k-jackpot-0.9."""
-    return f"{artefact.config.base.name}-jackpot-{artefact.config.sparsity.requested}"
+    return f"{artifact.config.base.name}-jackpot-{artifact.config.sparsity.requested}"
 
 
 def render_card(
-    artefact: Artefact,
+    artifact: Artifact,
     *,
     repo_id: str | None = None,
     licence: str | None = None,
     pictures: tuple[str, ...] = (),
 ) -> str:
-    """README.md of an artefact.
+    """README.md of an artifact.
 
     Args:
         repo_id: where it is (or will be) published; decides the line that loads it.
@@ -43,21 +43,21 @@ def render_card(
         pictures: files beside the card to show, by name.
 
     Raises:
-        ArtefactError: if the artefact's audit.json is not valid, or not its own.
+        ArtifactError: if the artifact's audit.json is not valid, or not its own.
     """
-    config = artefact.config
-    audit = read_audit(artefact)
+    config = artifact.config
+    audit = read_audit(artifact)
     audit_pictures = {file: text for file, text in AUDIT_PICTURES.items() if file in pictures}
     licence = licence or _registered_licence(config.base)
     results = _mapping(config.info.get("results"))
     settings = _mapping(config.info.get("config"))
-    report = artefact_report(artefact)
+    report = artifact_report(artifact)
     template = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     ).from_string((package_folder("hubcards") / "card.md.jinja").read_text(encoding="utf-8"))
-    name = default_repo_name(artefact)
+    name = default_repo_name(artifact)
     return template.render(
-        metadata=_metadata(artefact, name, results, licence),
+        metadata=_metadata(artifact, name, results, licence),
         name=name,
         source=json.dumps(repo_id or "."),
         published=repo_id is not None,
@@ -74,7 +74,7 @@ def render_card(
         device=_text(results.get("device")) or "–",
         processes=_whole(results.get("processes")),
         seed=_whole(results.get("seed")),
-        command=_command(artefact, settings),
+        command=_command(artifact, settings),
         statistics=any(extra.role == "norm_statistics" for extra in config.extras),
         head=config.head,
         pictures=tuple(file for file in pictures if file not in AUDIT_PICTURES),
@@ -87,10 +87,10 @@ def render_card(
 _RESULTS = ("dense_top1", "magnitude_top1", "magnitude_recalibrated_top1", "jackpot_top1")
 
 
-def _metadata(artefact: Artefact, name: str, results: Mapping[str, Any], licence: str | None) -> str:
+def _metadata(artifact: Artifact, name: str, results: Mapping[str, Any], licence: str | None) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
-    config = artefact.config
+    config = artifact.config
     dataset = _text(results.get("dataset"))
     hub_dataset = _HUB_DATASETS.get(dataset) or (dataset[5:] if dataset.startswith("hfds/") else None)
     top1 = results.get("jackpot_top1")
@@ -140,14 +140,14 @@ def _left_dense(dense: list[dict[str, str]]) -> str:
     return "; ".join(groups) or "nothing"
 
 
-def _command(artefact: Artefact, settings: Mapping[str, Any]) -> str:
-    """The command, with the settings that the artefact says were not the defaults."""
-    if artefact.config.base.source == "module":
+def _command(artifact: Artifact, settings: Mapping[str, Any]) -> str:
+    """The command, with the settings that the artifact says were not the defaults."""
+    if artifact.config.base.source == "module":
         return "# in Python: search_jackpot(SearchConfig(…), base=base_from_module(module, …))"
     words = ["accelerate launch -m timm_jackpot.search"]
-    if artefact.config.base.source == "file" and not str(settings.get("model", "")).startswith("local-dir:"):
+    if artifact.config.base.source == "file" and not str(settings.get("model", "")).startswith("local-dir:"):
         words.append("--base-checkpoint FILE.safetensors")
-    if _mapping(artefact.config.info.get("results")).get("dataset") == "folder":
+    if _mapping(artifact.config.info.get("results")).get("dataset") == "folder":
         words.append("--data-dir FOLDER")
     for key, value in settings.items():
         if not re.fullmatch(r"[a-z_]{1,40}", key) or value is None or value in ([], ""):
@@ -174,7 +174,7 @@ def _whole(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    """Free text of an artefact, made harmless for Markdown and HTML."""
+    """Free text of an artifact, made harmless for Markdown and HTML."""
     return re.sub(r"[^\w ./:()+-]", "", value)[:200] if isinstance(value, str) else ""
 
 

@@ -1,4 +1,4 @@
-"""Publish an artefact: an explicit list of files, from a fresh folder, in one commit."""
+"""Publish an artifact: an explicit list of files, from a fresh folder, in one commit."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 from safetensors.torch import save_file
 from timm.models._hub import save_config_for_hf
 
-from timm_jackpot.artefact import Artefact, Encoding, from_pretrained, open_artefact, read_artefact, recode
-from timm_jackpot.artefact.schema import CONFIG, EXTRAS, MASKS
+from timm_jackpot.artifact import Artifact, Encoding, from_pretrained, open_artifact, read_artifact, recode
+from timm_jackpot.artifact.schema import CONFIG, EXTRAS, MASKS
 from timm_jackpot.base.hub_files import explain_hub_error
-from timm_jackpot.errors import ArtefactError, ConfigError, HubError
+from timm_jackpot.errors import ArtifactError, ConfigError, HubError
 from timm_jackpot.hub.card import default_repo_name, render_card
 
 # Everything that may ever leave this machine, by name. Links and other files stay where they are.
@@ -23,7 +23,7 @@ _DENSE_BRANCH = "dense"
 
 
 def push_to_hub(
-    artefact: str | Path,
+    artifact: str | Path,
     repo_id: str,
     *,
     private: bool = False,
@@ -35,10 +35,10 @@ def push_to_hub(
     base_checkpoint: str | Path | None = None,
     token: str | bool | None = None,
 ) -> dict[str, Any]:
-    """Push an artefact folder to the Hub, with a freshly rendered card.
+    """Push an artifact folder to the Hub, with a freshly rendered card.
 
     Args:
-        artefact: the folder; it is read and verified first.
+        artifact: the folder; it is read and verified first.
         repo_id: `user/name`; a name ending in "/" gets the default `{base}-jackpot-{sparsity}`.
         private: create the repo as a private one.
         revision: branch to push to; it is made where it does not exist.
@@ -53,11 +53,11 @@ def push_to_hub(
         held the same content.
 
     Raises:
-        ArtefactError: if the folder is no sound artefact.
+        ArtifactError: if the folder is no sound artifact.
         BaseMismatchError: if the base found is not the one of the masks (where it is needed).
         HubError: if the Hub refuses or cannot be reached.
     """
-    found = read_artefact(artefact)
+    found = read_artifact(artifact)
     if repo_id.endswith("/"):
         repo_id += default_repo_name(found)
     if repo_id.count("/") != 1:
@@ -65,28 +65,28 @@ def push_to_hub(
     with tempfile.TemporaryDirectory() as temporary:
         if encoding not in (None, found.config.encoding):
             found = _recoded(found, encoding, base_checkpoint, Path(temporary))
-        model = from_pretrained(artefact, base_checkpoint=base_checkpoint) if merged else None
+        model = from_pretrained(artifact, base_checkpoint=base_checkpoint) if merged else None
         try:
             return _push(found, repo_id, model, private, revision, commit_message, create_pr, token)
-        except (HubError, ArtefactError):
+        except (HubError, ArtifactError):
             raise
         except Exception as error:
             raise explain_hub_error(error, repo_id, revision) from error
 
 
-def _recoded(artefact: Artefact, encoding: Encoding, base_checkpoint: str | Path | None, folder: Path) -> Artefact:
-    """The same artefact with its masks stored otherwise, in `folder`, read back beside its base."""
-    _, base = open_artefact(artefact.folder, base_checkpoint=base_checkpoint)
-    _copy(artefact.folder, _publishable(artefact), folder)
-    for name, content in recode(artefact, base, encoding).items():
+def _recoded(artifact: Artifact, encoding: Encoding, base_checkpoint: str | Path | None, folder: Path) -> Artifact:
+    """The same artifact with its masks stored otherwise, in `folder`, read back beside its base."""
+    _, base = open_artifact(artifact.folder, base_checkpoint=base_checkpoint)
+    _copy(artifact.folder, _publishable(artifact), folder)
+    for name, content in recode(artifact, base, encoding).items():
         (folder / name).write_bytes(content)
-    found = read_artefact(folder)
+    found = read_artifact(folder)
     found.masks_on(base)
     return found
 
 
 def _push(
-    artefact: Artefact,
+    artifact: Artifact,
     repo_id: str,
     model: Any,
     private: bool,
@@ -103,30 +103,30 @@ def _push(
         api.create_repo(repo_id, private=private, exist_ok=True)
         if revision and not create_pr:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        names = _collect(artefact, folder, repo_id, _licence(artefact, api))
-        text = message or f"{default_repo_name(artefact)} (timm-jackpot)"
+        names = _collect(artifact, folder, repo_id, _licence(artifact, api))
+        text = message or f"{default_repo_name(artifact)} (timm-jackpot)"
         info = _commit(api, repo_id, folder, names, revision, text, create_pr)
         if model is not None:
             _commit_merged(api, repo_id, model, folder / "merged", text)
     return {"repo_id": repo_id, "revision": revision or "main", "files": sorted(names), **info}
 
 
-def _collect(artefact: Artefact, folder: Path, repo_id: str, licence: str | None) -> list[str]:
+def _collect(artifact: Artifact, folder: Path, repo_id: str, licence: str | None) -> list[str]:
     """Copy what may be published into `folder`; returns the names."""
-    names = _publishable(artefact)
-    _copy(artefact.folder, names, folder)
+    names = _publishable(artifact)
+    _copy(artifact.folder, names, folder)
     shown = tuple(name for name in names if name.endswith(".png"))
-    card = render_card(artefact, repo_id=repo_id, licence=licence, pictures=shown)
+    card = render_card(artifact, repo_id=repo_id, licence=licence, pictures=shown)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return [*names, "README.md"]
 
 
-def _publishable(artefact: Artefact) -> list[str]:
+def _publishable(artifact: Artifact) -> list[str]:
     """Names of the files that may leave this machine, of those that are there."""
-    source = artefact.folder
+    source = artifact.folder
     pictures = sorted(p for p in source.glob("plots/*.png") if _PICTURE.fullmatch(p.name))
     wanted = [source / name for name in (CONFIG, MASKS, *_OPTIONAL)] + pictures
-    if artefact.extras:
+    if artifact.extras:
         wanted.append(source / EXTRAS)
     return [
         path.relative_to(source).as_posix()
@@ -181,12 +181,12 @@ def _commit_merged(api: Any, repo_id: str, model: Any, folder: Path, message: st
     api.create_commit(repo_id, operations, commit_message=f"{message}, merged", revision=_DENSE_BRANCH)
 
 
-def _licence(artefact: Artefact, api: Any) -> str | None:
+def _licence(artifact: Artifact, api: Any) -> str | None:
     """What the base's own repo says of its licence; None where it says nothing or cannot be asked."""
-    if artefact.config.base.hub_id is None:
+    if artifact.config.base.hub_id is None:
         return None
     try:
-        card = api.model_info(artefact.config.base.hub_id).card_data
+        card = api.model_info(artifact.config.base.hub_id).card_data
     except Exception:  # a base that is gone must not keep its masks from being published
         return None
     licence = card.get("license") if card is not None else None

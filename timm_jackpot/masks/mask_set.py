@@ -87,7 +87,7 @@ class MaskSet(Mapping[str, Tensor]):
         return {name: int(np.count_nonzero(mask.numpy())) for name, mask in self.items()}
 
     def hash(self) -> str:
-        """sha256 (hex) over the packed bytes of all layers, in order: the artefact's `mask_hash`."""
+        """sha256 (hex) over the packed bytes of all layers, in order: the artifact's `mask_hash`."""
         digest = hashlib.sha256()
         for mask in self.values():
             digest.update(pack(mask).numpy().tobytes())

@@ -10,7 +10,7 @@ from timm_jackpot.search.table import comparison_table
 def main() -> dict[str, object]:
     config = parse(SearchConfig, recipes=True)
     result = search_jackpot(config)
-    if "artefact" in result.summary:  # the main process
+    if "artifact" in result.summary:  # the main process
         print(comparison_table(result, config))
     return result.summary
 

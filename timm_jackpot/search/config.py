@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from timm_jackpot.artefact import Encoding
+from timm_jackpot.artifact import Encoding
 from timm_jackpot.base import BaseFlags
 from timm_jackpot.data import DataFlags
 from timm_jackpot.masks import ALLOCATIONS, parse_sparsity
@@ -54,7 +54,7 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     sparsity: str = "0.9"
     """Fraction of the maskable weights to remove, in [0, 1), read as an exact decimal."""
     pretrained: bool = True
-    """Search in the pre-trained weights; --no-pretrained: in random ones, saved beside the artefact (a control)."""
+    """Search in the pre-trained weights; --no-pretrained: in random ones, saved beside the artifact (a control)."""
     criterion: Literal["magnitude", "snip", "grasp", "obd", "synflow", "random"] = "magnitude"
     """Where the search starts from; with --steps 0, what is kept."""
     criterion_batches: int = Field(default=1, ge=1)
@@ -108,11 +108,11 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     recalibrate_batches: int = Field(default=0, ge=0)
     """Batches over which running statistics are re-estimated at the end; 0 keeps the moving averages of the run."""
     output: str | None = None
-    """Folder for the artefact. Default: a fresh one under runs/."""
+    """Folder for the artifact. Default: a fresh one under runs/."""
     encoding: Encoding = "packed"
     """How the masks are stored: packed (one bit per weight), or compact (about a fifth of it, read beside the base)."""
     overwrite: bool = False
-    """Replace an artefact that --output already holds."""
+    """Replace an artifact that --output already holds."""
     checkpoint_steps: int = Field(default=0, ge=0)
     """Steps between two checkpoints in the output folder; 0: only where a signal stops the run."""
     resume: str | None = None

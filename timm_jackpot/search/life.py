@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from timm_jackpot.artefact import artefact_digest
+from timm_jackpot.artifact import artifact_digest
 from timm_jackpot.errors import ConfigError, RunInterrupted
 from timm_jackpot.interruption import Interruption
 from timm_jackpot.processes import say
@@ -24,10 +24,10 @@ class Life:
     """Keeps the state of one search every so many steps, and when it is told to stop.
 
     Args:
-        output: folder of the run; checkpoints lie in it until the artefact takes their place.
+        output: folder of the run; checkpoints lie in it until the artifact takes their place.
         resume: "auto" (the newest checkpoint of `output`, if there is one), the path of one, or None.
         every: steps between two checkpoints; 0 keeps none but the one of an interruption.
-        overwrite: discard an unfinished run, and replace an artefact. A checkpoint remembers which one it may replace,
+        overwrite: discard an unfinished run, and replace an artifact. A checkpoint remembers which one it may replace,
             so that a run that goes on need not say it again (the attribute `overwrite`).
         settings: what fixes the result; a checkpoint made with others is refused.
 
@@ -52,9 +52,9 @@ class Life:
         self._started = time.monotonic()
         self._checkpoints = Checkpoints(output / CHECKPOINTS, accelerator)
         self.resumed = self._find(resume, overwrite=overwrite)
-        occupant = artefact_digest(output)
+        occupant = artifact_digest(output)
         allowed = self.resumed.about["replaces"] if self.resumed else None
-        # Said now, or when the run began: then of the artefact that was there, and of no other.
+        # Said now, or when the run began: then of the artifact that was there, and of no other.
         self.overwrite = overwrite or (occupant is not None and occupant == allowed)
         self._replaces = occupant if self.overwrite else None
         self.record = Record()

@@ -1,4 +1,4 @@
-"""`search_jackpot`: a whole run, from flags to a saved, measured artefact."""
+"""`search_jackpot`: a whole run, from flags to a saved, measured artifact."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from timm.models import split_model_name_tag
 
-from timm_jackpot.artefact import (
+from timm_jackpot.artifact import (
     Extra,
     Jackpot,
-    artefact_report,
+    artifact_report,
     check_target,
     compact_on,
-    read_artefact,
+    read_artifact,
     save_pretrained,
 )
 from timm_jackpot.base import (
@@ -75,7 +75,7 @@ class SearchResult:
 def search_jackpot(config: SearchConfig, base: Base | None = None) -> SearchResult:
     """Search, measure and save one jackpot, on every process that the launcher started.
 
-    The artefact goes to `config.output` (a fresh folder under runs/ by default), written by the main process.
+    The artifact goes to `config.output` (a fresh folder under runs/ by default), written by the main process.
 
     Args:
         base: a base of your own (`base_from_module`) instead of the one that `config` names; its model is moved to
@@ -324,7 +324,7 @@ def _tracked(config: SearchConfig) -> dict[str, Any]:
 
 
 def published_settings(config: SearchConfig, *, exclude_defaults: bool = False) -> dict[str, Any]:
-    """The settings without this machine's paths, as an artefact's recipe.yaml has them."""
+    """The settings without this machine's paths, as an artifact's recipe.yaml has them."""
     settings = config.model_dump(mode="json", exclude=_PRIVATE, exclude_defaults=exclude_defaults)
     if config.model.startswith("local-dir:"):
         settings["model"] = "local-dir:FOLDER"
@@ -352,14 +352,14 @@ def _save(
     if find_spec("matplotlib"):
         attachments[_PICTURE] = search_figure(record)
     save_pretrained(jackpot, output, encoding=config.encoding, attachments=attachments, overwrite=config.overwrite)
-    artefact = read_artefact(output)  # what was written, read back
-    artefact.masks_on(jackpot.base)
+    artifact = read_artifact(output)  # what was written, read back
+    artifact.masks_on(jackpot.base)
     pictures = (_PICTURE,) if _PICTURE in attachments else ()
-    (output / "README.md").write_text(render_card(artefact, pictures=pictures), encoding="utf-8")
-    report = artefact_report(artefact)
+    (output / "README.md").write_text(render_card(artifact, pictures=pictures), encoding="utf-8")
+    report = artifact_report(artifact)
     return {
-        "artefact": str(output),
-        "artefact_bytes": sum(report["bytes"].values()),
+        "artifact": str(output),
+        "artifact_bytes": sum(report["bytes"].values()),
         "mask_bytes": report["bytes"]["masks.safetensors"],
         **compact,
     }

@@ -10,7 +10,7 @@ from timm_jackpot.search.run import SearchResult, random_base_of
 
 
 def comparison_table(result: SearchResult, config: SearchConfig) -> str:
-    """Dense, controls and jackpot on the test split; the artefact's size; the two lines that load it."""
+    """Dense, controls and jackpot on the test split; the artifact's size; the two lines that load it."""
     summary, comparison = result.summary, result.comparison
     dense_bytes = 4 * result.jackpot.kept_of_all[1]
     rows = {
@@ -28,11 +28,11 @@ def comparison_table(result: SearchResult, config: SearchConfig) -> str:
         f"{'':<{width}}   top-1",
         *(f"{name:<{width}}  {_cell(accuracy)}" for name, accuracy in rows.items()),
         "",
-        f"artefact {summary['artefact']}: {summary['artefact_bytes']} bytes, masks {summary['mask_bytes']} bytes "
+        f"artifact {summary['artifact']}: {summary['artifact_bytes']} bytes, masks {summary['mask_bytes']} bytes "
         f"(dense float32 parameters: {dense_bytes} bytes)",
         "",
         "from timm_jackpot import from_pretrained",
-        f"model = from_pretrained({summary['artefact']!r}{_base_argument(result, config)})",
+        f"model = from_pretrained({summary['artifact']!r}{_base_argument(result, config)})",
     ]
     return "\n".join(lines)
 
@@ -44,7 +44,7 @@ def _cell(accuracy: Accuracy | None) -> str:
 def _base_argument(result: SearchResult, config: SearchConfig) -> str:
     if result.jackpot.base.ref.source == "module":
         return ", base=module"
-    checkpoint = config.base_checkpoint if config.pretrained else str(random_base_of(Path(result.summary["artefact"])))
+    checkpoint = config.base_checkpoint if config.pretrained else str(random_base_of(Path(result.summary["artifact"])))
     if checkpoint is None and config.model.startswith("local-dir:"):
         checkpoint = f"{config.model.removeprefix('local-dir:')}/model.safetensors"
     return f", base_checkpoint={checkpoint!r}" if checkpoint else ""

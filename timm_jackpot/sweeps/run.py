@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from timm_jackpot.artefact import read_artefact
+from timm_jackpot.artifact import read_artifact
 from timm_jackpot.plots import convergence_figure, sweep_figure
 from timm_jackpot.processes import launched_as_main
 from timm_jackpot.sweeps.journal import Journal
@@ -19,7 +19,7 @@ from timm_jackpot.training import Record, read_record
 def run_sweep(config: SweepConfig) -> dict[str, Any]:
     """Search every cell of a sweep with every seed, and write table.csv, table.md and picture.png.
 
-    A run whose artefact is there, made with the same settings, is read instead of done again: a sweep that was
+    A run whose artifact is there, made with the same settings, is read instead of done again: a sweep that was
     stopped goes on where it stopped.
 
     Returns:
@@ -41,7 +41,7 @@ def run_sweep(config: SweepConfig) -> dict[str, Any]:
 
 def _tabulate(folder: Path, cells: list[Cell], runs: list[tuple[Cell, int, Path]]) -> None:
     rows = [
-        {"cell": cell.name, **cell.axes, "seed": seed, **read_artefact(path).config.info["results"]}
+        {"cell": cell.name, **cell.axes, "seed": seed, **read_artifact(path).config.info["results"]}
         for cell, seed, path in runs
     ]
     records: dict[str, list[Record]] = {}

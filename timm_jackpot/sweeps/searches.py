@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from timm_jackpot.artefact.save import is_artefact
+from timm_jackpot.artifact.save import is_artifact
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.processes import launched_as_main
 from timm_jackpot.recipes import read_yaml
@@ -18,15 +18,15 @@ from timm_jackpot.sweeps.journal import Journal
 
 class PlannedSearch(NamedTuple):
     name: str  # for people
-    path: Path  # where its artefact goes
+    path: Path  # where its artifact goes
     search: SearchConfig  # without an output folder
 
 
 def run_missing(searches: Sequence[PlannedSearch], journal: Journal, title: str) -> int:
-    """Do the searches whose artefacts are not there yet.
+    """Do the searches whose artifacts are not there yet.
 
     Args:
-        journal: which files of this machine each search was made from: an artefact does not say.
+        journal: which files of this machine each search was made from: an artifact does not say.
         title: what the progress lines call the whole.
 
     Returns:
@@ -53,7 +53,7 @@ def _made_from(search: SearchConfig) -> dict[str, Any]:
 def _is_done(planned: PlannedSearch, journal: Journal) -> bool:
     """Whether a run is there; refused if it was made with other settings."""
     path, files = planned.path, journal.entry(str(planned.path))
-    if not is_artefact(path):
+    if not is_artifact(path):
         return False
     theirs = read_yaml((path / "recipe.yaml").read_text(encoding="utf-8")) | files
     ours = published_settings(planned.search) | (_made_from(planned.search) if files else {})

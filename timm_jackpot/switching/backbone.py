@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from timm_jackpot.artefact import Artefact, Config, check_base
+from timm_jackpot.artifact import Artifact, Config, check_base
 from timm_jackpot.base import Base, SkipInit, create_timm_model, state_ids, tensor_id
 from timm_jackpot.errors import BaseMismatchError, SwitchError
 from timm_jackpot.masks import MaskSet
@@ -21,7 +21,7 @@ class Backbone:
 
     Args:
         base: taken over; its model is not changed any more.
-        built: whether it was built from what an artefact says, not handed over by its author.
+        built: whether it was built from what an artifact says, not handed over by its author.
     """
 
     def __init__(self, base: Base, *, built: bool) -> None:
@@ -30,11 +30,11 @@ class Backbone:
         self._base, self._built = base, built
 
     def check(self, config: Config) -> None:
-        """Refuse an artefact that was not made on this base.
+        """Refuse an artifact that was not made on this base.
 
         Raises:
             BaseMismatchError: another architecture, other arguments, or other weights; names the first difference.
-            ArtefactError: its tensors do not fit.
+            ArtifactError: its tensors do not fit.
         """
         ours, theirs = self._base.ref, config.base
         for what in ("architecture", "in_chans", "model_kwargs"):
@@ -47,19 +47,19 @@ class Backbone:
             )
         check_base(config, self._with_classes(config.base.num_classes if config.head else None), built=self._built)
 
-    def masks_of(self, artefact: Artefact) -> MaskSet:
-        """The masks of an artefact that was checked.
+    def masks_of(self, artifact: Artifact) -> MaskSet:
+        """The masks of an artifact that was checked.
 
         Raises:
             SwitchError: if they are compact, and the base was converted: they are coded on the weights as loaded.
         """
-        if artefact.config.encoding == "compact":
-            first = artefact.config.layers[0].name
+        if artifact.config.encoding == "compact":
+            first = artifact.config.layers[0].name
             if tensor_id(self.model.state_dict()[first]) != self._base.tensors[first]:
                 raise SwitchError(
                     "its masks are compact, and read beside the base as it was loaded: load it before .to()"
                 )
-        return artefact.masks_on(self._base)
+        return artifact.masks_on(self._base)
 
     def _with_classes(self, num_classes: int | None) -> Base:
         """The base as `load_base` gives it with a new head; all its other tensors are this one's own."""

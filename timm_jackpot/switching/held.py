@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from timm_jackpot.artefact import Artefact
+from timm_jackpot.artifact import Artifact
 from timm_jackpot.masks import MaskSet, pack
 
 
@@ -21,8 +21,8 @@ class Held:
     data: dict[str, Any]  # timm's data config
 
     @classmethod
-    def of(cls, artefact: Artefact, masks: MaskSet) -> Held:
-        """An artefact that was checked against the base, and its masks."""
+    def of(cls, artifact: Artifact, masks: MaskSet) -> Held:
+        """An artifact that was checked against the base, and its masks."""
         packed = {name: pack(mask) for name, mask in masks.items()}
-        config = artefact.config
-        return cls(packed, dict(artefact.extras), config.base.num_classes, config.data.model_dump())
+        config = artifact.config
+        return cls(packed, dict(artifact.extras), config.base.num_classes, config.data.model_dump())

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from timm_jackpot.artefact import Artefact, Config, check_skeleton, load_dense_base, locate_artefact, read_artefact
+from timm_jackpot.artifact import Artifact, Config, check_skeleton, load_dense_base, locate_artifact, read_artifact
 from timm_jackpot.base import Base, tensor_ids
 from timm_jackpot.errors import BaseMismatchError, SwitchError
 from timm_jackpot.patterns import nearest
@@ -79,14 +79,14 @@ class JackpotModel(nn.Module):
         """Load a first jackpot with its base, and make it active.
 
         Args:
-            first: an artefact folder, or the name of a Hub repo (`user/name`).
+            first: an artifact folder, or the name of a Hub repo (`user/name`).
             name: what to call it.
             base: a module to use as the base instead; it becomes the base copy, and must not be changed any more.
             base_checkpoint, revision, token, cache_dir, local_files_only, trust_base, device, dtype: as in
                 `timm_jackpot.from_pretrained`.
 
         Raises:
-            ArtefactError, BaseMismatchError, BaseError, HubError: as `timm_jackpot.from_pretrained`.
+            ArtifactError, BaseMismatchError, BaseError, HubError: as `timm_jackpot.from_pretrained`.
         """
         hub: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
 
@@ -94,14 +94,14 @@ class JackpotModel(nn.Module):
             if base is None:
                 check_skeleton(config, base_checkpoint, trust_base)
 
-        artefact = read_artefact(locate_artefact(first, revision=revision, check=check, **hub), check=check)
+        artifact = read_artifact(locate_artifact(first, revision=revision, check=check, **hub), check=check)
         if base is None:
-            loaded = load_dense_base(artefact.config, base_checkpoint=base_checkpoint, trust_base=trust_base, **hub)
+            loaded = load_dense_base(artifact.config, base_checkpoint=base_checkpoint, trust_base=trust_base, **hub)
         else:
-            loaded = Base(base, artefact.config.base, tensor_ids(base), ())
+            loaded = Base(base, artifact.config.base, tensor_ids(base), ())
         model = cls(loaded, built=base is None)
-        model._backbone.check(artefact.config)
-        model._add(name, artefact)
+        model._backbone.check(artifact.config)
+        model._add(name, artifact)
         model.set(name)
         return model.to(device=device, dtype=dtype)
 
@@ -129,13 +129,13 @@ class JackpotModel(nn.Module):
 
         Args:
             name: what to call it.
-            repo_or_dir: an artefact folder, or the name of a Hub repo (`user/name`).
+            repo_or_dir: an artifact folder, or the name of a Hub repo (`user/name`).
             revision, token, cache_dir, local_files_only: as in huggingface_hub.
 
         Raises:
             SwitchError: if the name is taken or empty, or a forward is running.
             BaseMismatchError: it was made on another base.
-            ArtefactError, HubError: as `timm_jackpot.from_pretrained`.
+            ArtifactError, HubError: as `timm_jackpot.from_pretrained`.
         """
         with self._turns.alone(f"load({name!r})"):
             self._check_free(name)
@@ -148,7 +148,7 @@ class JackpotModel(nn.Module):
 
         hub: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         # Forwards may run meanwhile: a download takes its time, and nothing that they read is written to.
-        self._add(name, read_artefact(locate_artefact(repo_or_dir, revision=revision, check=check, **hub), check=check))
+        self._add(name, read_artifact(locate_artifact(repo_or_dir, revision=revision, check=check, **hub), check=check))
 
     def set(self, name: str) -> None:
         """Make a loaded jackpot the active one.
@@ -290,9 +290,9 @@ class JackpotModel(nn.Module):
         rows = [logits[i] for i in range(len(names))]
         return torch.stack(rows) if len({row.shape for row in rows}) == 1 else rows
 
-    def _add(self, name: str, artefact: Artefact) -> None:
+    def _add(self, name: str, artifact: Artifact) -> None:
         self._check_free(name)
-        held = Held.of(artefact, self._backbone.masks_of(artefact))
+        held = Held.of(artifact, self._backbone.masks_of(artifact))
         if self._jackpots.setdefault(name, held) is not held:  # another thread was faster
             self._check_free(name)
 

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from timm_jackpot.adapter import zero_fractions
-from timm_jackpot.artefact import apply_artefact, open_artefact
+from timm_jackpot.artifact import apply_artifact, open_artifact
 from timm_jackpot.data import default_data_notice, open_data, steps_per_epoch
 from timm_jackpot.errors import BaseError
 from timm_jackpot.evaluation import evaluate_accuracy
@@ -26,14 +26,14 @@ class FinetuneConfig(DenseFlags):
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
     )
 
-    artefact: str
-    """An artefact folder, or the name of a Hub repo."""
+    artifact: str
+    """An artifact folder, or the name of a Hub repo."""
     revision: str | None = None
-    """Branch, tag or commit of the artefact's Hub repo."""
+    """Branch, tag or commit of the artifact's Hub repo."""
     base_checkpoint: str | None = None
-    """A .safetensors file with the base's weights, where the artefact's base came from a file."""
+    """A .safetensors file with the base's weights, where the artifact's base came from a file."""
     trust_base: bool = False
-    """Build a base that the artefact names outside timm's own repos."""
+    """Build a base that the artifact names outside timm's own repos."""
     lr: float = Field(default=0.01, gt=0)
     """Peak learning rate; cosine to zero over the run."""
 
@@ -45,7 +45,7 @@ def finetune_jackpot(config: FinetuneConfig) -> dict[str, Any]:
         The summary that the verb prints: top-1 of the jackpot and after tuning, the sparsity that is left.
 
     Raises:
-        JackpotError: for anything wrong with artefact, data or flags, before any training.
+        JackpotError: for anything wrong with artifact, data or flags, before any training.
     """
     started = time.monotonic()
     accelerator = make_accelerator(seed=config.seed, grad_accum_steps=config.grad_accum_steps, timeout=config.timeout)
@@ -55,14 +55,14 @@ def finetune_jackpot(config: FinetuneConfig) -> dict[str, Any]:
         return total_steps(config, steps_per_epoch(images, config.batch_size, shard), default_epochs=30)
 
     with accelerator.main_process_first():
-        artefact, base = open_artefact(
-            config.artefact,
+        artifact, base = open_artifact(
+            config.artifact,
             base_checkpoint=config.base_checkpoint,
             revision=config.revision,
             trust_base=config.trust_base,
         )
-        masks = artefact.masks_on(base)
-        model = apply_artefact(base.model, artefact, masks)
+        masks = artifact.masks_on(base)
+        model = apply_artifact(base.model, artifact, masks)
         say(default_data_notice(config, model, steps=steps_of), accelerator)
         data = open_data(config, model, device=accelerator.device)
     steps = steps_of(len(data.train))
@@ -73,7 +73,7 @@ def finetune_jackpot(config: FinetuneConfig) -> dict[str, Any]:
     def summarise(figures: dict[str, Any]) -> dict[str, Any]:
         fractions = zero_fractions(model)
         return {
-            "artefact": config.artefact,
+            "artifact": config.artifact,
             "jackpot_top1": before.top1,
             **figures,
             "sparsity": sum(fractions[n] * mask.numel() for n, mask in masks.items()) / masks.total,

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from timm_jackpot import criteria
-from timm_jackpot.artefact import Artefact
+from timm_jackpot.artifact import Artifact
 from timm_jackpot.base import Base
 from timm_jackpot.errors import BaseMismatchError
 from timm_jackpot.masks import MaskSet, keep_largest
@@ -24,21 +24,21 @@ class Row:
     masks: dict[int, MaskSet]  # by seed; empty for the dense base
 
 
-def rows_of(sources: Mapping[str, Mapping[int, Artefact]], base: Base) -> list[Row]:
+def rows_of(sources: Mapping[str, Mapping[int, Artifact]], base: Base) -> list[Row]:
     """Dense, then the sources, then a random and a magnitude mask for every set of layer counts among them.
 
     Where the sources share their counts there is one of each; else a control's name says whose counts it has.
 
     Args:
-        sources: artefacts by name and seed.
+        sources: artifacts by name and seed.
         base: the base in which all of them were searched.
 
     Raises:
         BaseMismatchError: if one of them was searched in other weights.
     """
-    for name, artefacts in sources.items():
-        for artefact in artefacts.values():
-            _check_base(name, artefact, base)
+    for name, artifacts in sources.items():
+        for artifact in artifacts.values():
+            _check_base(name, artifact, base)
     rows = [
         Row(name, "source", {seed: found.masks_on(base) for seed, found in by.items()}) for name, by in sources.items()
     ]
@@ -65,11 +65,11 @@ def _keep(scores: Mapping[str, Tensor], kept: Mapping[str, int]) -> MaskSet:
     return MaskSet({name: keep_largest(values, kept[name]) for name, values in scores.items()})
 
 
-def _check_base(name: str, artefact: Artefact, base: Base) -> None:
-    for layer in artefact.config.layers:
+def _check_base(name: str, artifact: Artifact, base: Base) -> None:
+    for layer in artifact.config.layers:
         found = base.tensors.get(layer.name)
         if found is None or found.sha256 != layer.sha256:
             raise BaseMismatchError(
-                f"the mask of {name} ({artefact.folder}) was found in another base: {layer.name} differs first; "
+                f"the mask of {name} ({artifact.folder}) was found in another base: {layer.name} differs first; "
                 "name another --output"
             )

@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from timm_jackpot.artefact import read_artefact
+from timm_jackpot.artifact import read_artifact
 from timm_jackpot.data import DataFlags
 from timm_jackpot.errors import ConfigError, JackpotError, TrainingError
 from timm_jackpot.lock import locked
@@ -65,11 +65,11 @@ def _transfer(plan: TransferPlan, folder: Path, accelerator: Accelerator) -> Tra
     ]
     skipped = run_missing(searches, Journal(folder / "runs.json"), "transfer")
     accelerator = make_accelerator(seed=0)  # a search's own may gather gradients over several batches
-    artefacts = {
-        name: {seed: read_artefact(folder / "sources" / name / f"seed{seed}") for seed in plan.seeds}
+    artifacts = {
+        name: {seed: read_artifact(folder / "sources" / name / f"seed{seed}") for seed in plan.seeds}
         for name in plan.sources
     }
-    rows = rows_of(artefacts, next(iter(targets.values())).base)
+    rows = rows_of(artifacts, next(iter(targets.values())).base)
     cells, judged, failures = _judge_missing(rows, targets, plan, folder, accelerator)
     table = matrix_table(cells, plan.head)
     summary = {

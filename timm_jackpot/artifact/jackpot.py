@@ -1,4 +1,4 @@
-"""`Jackpot`: base + masks + every other tensor that moved; what a search finds and an artefact holds."""
+"""`Jackpot`: base + masks + every other tensor that moved; what a search finds and an artifact holds."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from timm_jackpot.artefact.strict_json import parse_strict
-from timm_jackpot.errors import ArtefactError
+from timm_jackpot.artifact.strict_json import parse_strict
+from timm_jackpot.errors import ArtifactError
 
 MAX_HEADER = 8 * 1024 * 1024
 _WIDTH = {"U8": 1, "F32": 4}
@@ -26,35 +26,35 @@ def read_tensors(
     Nothing is allocated from a number in the file: sizes are compared with the bytes that are there.
 
     Raises:
-        ArtefactError: for any difference, naming the first tensor that differs.
+        ArtifactError: for any difference, naming the first tensor that differs.
     """
     size = _header_bytes(data, what)
     header = parse_strict(data[8 : 8 + size], f"the header of {what}", max_bytes=MAX_HEADER)
     metadata = header.pop("__metadata__", {})
     for name, shape in expected.items():
         if name not in header:
-            raise ArtefactError(f"{what} lacks tensor {name}")
+            raise ArtifactError(f"{what} lacks tensor {name}")
         entry = header[name]
         found = (entry.get("dtype"), entry.get("shape")) if isinstance(entry, dict) else None
         if found != (dtype, list(shape)):
-            raise ArtefactError(f"{what}: {name} is {repr(found)[:100]}, expected {(dtype, list(shape))}")
+            raise ArtifactError(f"{what}: {name} is {repr(found)[:100]}, expected {(dtype, list(shape))}")
     extra = next((name for name in header if name not in expected), None)
     if extra is not None:
-        raise ArtefactError(f"{what} holds a tensor {repr(extra)[:100]} that its config does not name")
+        raise ArtifactError(f"{what} holds a tensor {repr(extra)[:100]} that its config does not name")
     body = body_bytes(dtype, expected)
     if len(data) - 8 - size != body:
-        raise ArtefactError(f"{what} holds {len(data) - 8 - size} bytes of tensors, expected {body}")
+        raise ArtifactError(f"{what} holds {len(data) - 8 - size} bytes of tensors, expected {body}")
     try:
         return load(data), metadata
     except (SafetensorError, ValueError) as error:
-        raise ArtefactError(f"{what} is no readable safetensors file: {error}") from error
+        raise ArtifactError(f"{what} is no readable safetensors file: {error}") from error
 
 
 def bytes_after_header(data: bytes, what: str) -> int:
     """Bytes of the tensors of a safetensors file, as they are there.
 
     Raises:
-        ArtefactError: if there is no room for the header.
+        ArtifactError: if there is no room for the header.
     """
     return len(data) - 8 - _header_bytes(data, what)
 
@@ -62,7 +62,7 @@ def bytes_after_header(data: bytes, what: str) -> int:
 def _header_bytes(data: bytes, what: str) -> int:
     size = int.from_bytes(data[:8], "little")
     if len(data) < 8 or size > min(MAX_HEADER, len(data) - 8):
-        raise ArtefactError(f"{what} is truncated or no safetensors file")
+        raise ArtifactError(f"{what} is truncated or no safetensors file")
     return size
 
 
@@ -75,16 +75,16 @@ def read_bytes(path: Path, limit: int) -> bytes:
     """A file's bytes, refused beyond `limit`.
 
     Raises:
-        ArtefactError: if it is missing, not a plain file, larger, or cannot be read.
+        ArtifactError: if it is missing, not a plain file, larger, or cannot be read.
     """
     try:
         if not path.is_file():
-            raise ArtefactError(f"{path.parent} has no {path.name}: it is incomplete, or no jackpot")
+            raise ArtifactError(f"{path.parent} has no {path.name}: it is incomplete, or no jackpot")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > limit:
-                raise ArtefactError(f"{path.name} is larger than the {limit} bytes expected")
+                raise ArtifactError(f"{path.name} is larger than the {limit} bytes expected")
             # No more than that: what says it is empty and yet has bytes, as under /proc, may never end.
             return file.read(size)
     except OSError as error:
-        raise ArtefactError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise ArtifactError(f"{path} cannot be read: {error.strerror or error}") from error

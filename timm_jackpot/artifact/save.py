@@ -1,4 +1,4 @@
-"""Write a jackpot as an artefact folder: all of it, or nothing."""
+"""Write a jackpot as an artifact folder: all of it, or nothing."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from typing import Any, get_args
 from safetensors.torch import save
 from torch import Tensor
 
-from timm_jackpot.artefact.compact import compact_on
-from timm_jackpot.artefact.jackpot import Jackpot
-from timm_jackpot.artefact.read import Artefact
-from timm_jackpot.artefact.schema import COMPACT, CONFIG, EXTRAS, FORMAT, MASKS, MAX_CONFIG_BYTES, Config, Encoding
-from timm_jackpot.artefact.strict_json import parse_strict
-from timm_jackpot.artefact.tensors_file import read_bytes
+from timm_jackpot.artifact.compact import compact_on
+from timm_jackpot.artifact.jackpot import Jackpot
+from timm_jackpot.artifact.read import Artifact
+from timm_jackpot.artifact.schema import COMPACT, CONFIG, EXTRAS, FORMAT, MASKS, MAX_CONFIG_BYTES, Config, Encoding
+from timm_jackpot.artifact.strict_json import parse_strict
+from timm_jackpot.artifact.tensors_file import read_bytes
 from timm_jackpot.base import Base
-from timm_jackpot.errors import ArtefactError, ConfigError
+from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.masks import MaskSet, pack
 
-# Everything that an artefact folder may hold; a folder with anything else in it is somebody's own.
+# Everything that an artifact folder may hold; a folder with anything else in it is somebody's own.
 _OURS = {
     CONFIG,
     MASKS,
@@ -55,10 +55,10 @@ def save_pretrained(
         encoding: packed, one bit per weight; or compact, about a fifth of it where the mask was searched from
             magnitudes, which only a reader that has the base's weights can decode.
         attachments: further files by name (card, record, recipe); never needed to load.
-        overwrite: replace an artefact that is already there.
+        overwrite: replace an artifact that is already there.
 
     Raises:
-        ArtefactError: if `folder` already holds an artefact, or cannot be written.
+        ArtifactError: if `folder` already holds an artifact, or cannot be written.
         ConfigError: for an encoding that there is not.
         BaseMismatchError: compact, if the base's weights are no longer those that it was loaded with.
     """
@@ -67,54 +67,54 @@ def save_pretrained(
     return replace_folder(folder, {**dict(attachments or {}), **_files(jackpot, encoding)})
 
 
-def recode(artefact: Artefact, base: Base, encoding: Encoding) -> dict[str, bytes]:
-    """The files of `artefact` that another encoding changes: masks.safetensors and config.json.
+def recode(artifact: Artifact, base: Base, encoding: Encoding) -> dict[str, bytes]:
+    """The files of `artifact` that another encoding changes: masks.safetensors and config.json.
 
     Args:
-        base: as it is right after loading (`open_artefact`).
+        base: as it is right after loading (`open_artifact`).
 
     Raises:
         BaseMismatchError: if it is not the base of the masks.
     """
-    text = read_bytes(artefact.folder / CONFIG, MAX_CONFIG_BYTES)
+    text = read_bytes(artifact.folder / CONFIG, MAX_CONFIG_BYTES)
     config: dict[str, Any] = {**parse_strict(text, CONFIG, max_bytes=MAX_CONFIG_BYTES), "encoding": encoding}
-    repeated = _repeated(artefact.config.base.digest, artefact.config.mask_hash, encoding)
-    masks = _safetensors(_encoded(artefact.masks_on(base), base, encoding), {"timm_jackpot": json.dumps(repeated)})
+    repeated = _repeated(artifact.config.base.digest, artifact.config.mask_hash, encoding)
+    masks = _safetensors(_encoded(artifact.masks_on(base), base, encoding), {"timm_jackpot": json.dumps(repeated)})
     config["files"] = {**config["files"], MASKS: _entry(masks)}
     return {MASKS: masks, CONFIG: _json(config)}
 
 
-def is_artefact(folder: Path) -> bool:
+def is_artifact(folder: Path) -> bool:
     return (folder / CONFIG).exists() and (folder / MASKS).exists()
 
 
-def artefact_digest(folder: Path) -> str | None:
-    """What tells the artefact in a folder from any other: the sha256 of its config, which holds the files' own."""
-    return hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest() if is_artefact(folder) else None
+def artifact_digest(folder: Path) -> str | None:
+    """What tells the artifact in a folder from any other: the sha256 of its config, which holds the files' own."""
+    return hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest() if is_artifact(folder) else None
 
 
 def check_target(folder: Path, *, overwrite: bool) -> None:
     """Refuse a folder whose content must not be replaced.
 
     Raises:
-        ArtefactError: if it holds an artefact that may not be overwritten, or anything that is not ours.
+        ArtifactError: if it holds an artifact that may not be overwritten, or anything that is not ours.
     """
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise ArtefactError(f"{folder} is not a folder")
-    if is_artefact(folder) and not overwrite:
-        raise ArtefactError(f"{folder} already holds a jackpot: name another folder, or say overwrite")
+        raise ArtifactError(f"{folder} is not a folder")
+    if is_artifact(folder) and not overwrite:
+        raise ArtifactError(f"{folder} already holds a jackpot: name another folder, or say overwrite")
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in _OURS)
     if foreign:
-        raise ArtefactError(f"{folder} holds {foreign[0]}, which is no part of a jackpot: name another folder")
+        raise ArtifactError(f"{folder} holds {foreign[0]}, which is no part of a jackpot: name another folder")
 
 
 def replace_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
     """Make `folder` hold exactly `files` (names may have one folder in front), atomically.
 
     Raises:
-        ArtefactError: if it cannot be written; nothing is left behind.
+        ArtifactError: if it cannot be written; nothing is left behind.
     """
     temporary = None
     try:
@@ -127,7 +127,7 @@ def replace_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
         _swap(temporary, folder)
         _sync_folder(folder.parent)
     except OSError as error:
-        raise ArtefactError(f"{folder} could not be written: {error.strerror or error}") from error
+        raise ArtifactError(f"{folder} could not be written: {error.strerror or error}") from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

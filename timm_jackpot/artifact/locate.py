@@ -1,4 +1,4 @@
-"""From a folder's path or a Hub repo's name to a folder that holds the artefact's files."""
+"""From a folder's path or a Hub repo's name to a folder that holds the artifact's files."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from timm_jackpot.artefact.read import read_artefact, read_config
-from timm_jackpot.artefact.schema import CONFIG, Config
+from timm_jackpot.artifact.read import read_artifact, read_config
+from timm_jackpot.artifact.schema import CONFIG, Config
 from timm_jackpot.base.hub_files import download
-from timm_jackpot.errors import ArtefactError
+from timm_jackpot.errors import ArtifactError
 
 
-def locate_artefact(
+def locate_artifact(
     name: str | Path,
     *,
     revision: str | None = None,
@@ -24,22 +24,22 @@ def locate_artefact(
     """The folder itself, or the client's cache folder after fetching every file that the config lists.
 
     Args:
-        check: as in `read_artefact`; called before any file but the config is fetched.
+        check: as in `read_artifact`; called before any file but the config is fetched.
 
     Raises:
-        ArtefactError: if it is neither a folder nor a name that a Hub repo can have, or the repo holds no sound
-            artefact.
+        ArtifactError: if it is neither a folder nor a name that a Hub repo can have, or the repo holds no sound
+            artifact.
         HubError: if the repo or a file of it could not be fetched.
     """
     folder = Path(name)
     if folder.is_dir():
         return folder
     if isinstance(name, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ArtefactError(f"{name} is neither an artefact folder nor the name of a Hub repo (user/name)")
+        raise ArtifactError(f"{name} is neither an artifact folder nor the name of a Hub repo (user/name)")
     hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     try:
         return _fetch(name, revision, hub, check)
-    except ArtefactError:
+    except ArtifactError:
         if local_files_only:
             raise
         # Bytes that arrived wrong stay in the client's cache under their right name: ask once more.
@@ -53,5 +53,5 @@ def _fetch(repo_id: str, revision: str | None, hub: dict[str, Any], check: Calla
         check(config)
     for file in config.files:
         download(repo_id, [file], revision=commit, **hub)
-    read_artefact(path.parent)
+    read_artifact(path.parent)
     return path.parent

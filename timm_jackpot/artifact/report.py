@@ -1,4 +1,4 @@
-"""What is in an artefact: per layer, in all, in bytes."""
+"""What is in an artifact: per layer, in all, in bytes."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from math import log2
 from pathlib import Path
 from typing import Any
 
-from timm_jackpot.artefact.compact import compact_on
-from timm_jackpot.artefact.read import Artefact
-from timm_jackpot.artefact.schema import CONFIG, EXTRAS, MASKS
+from timm_jackpot.artifact.compact import compact_on
+from timm_jackpot.artifact.read import Artifact
+from timm_jackpot.artifact.schema import CONFIG, EXTRAS, MASKS
 from timm_jackpot.base import Base
 from timm_jackpot.masks import RankedMasks, packed_bytes
 
 
-def artefact_report(artefact: Artefact, base: Base | None = None) -> dict[str, Any]:
+def artifact_report(artifact: Artifact, base: Base | None = None) -> dict[str, Any]:
     """Layers (name, shape, kept, sparsity), totals, and the bytes of each file against the dense checkpoint.
 
     Args:
-        base: as right after loading (`open_artefact`). Where given, the masks are checked on it in full, and the bytes
+        base: as right after loading (`open_artifact`). Where given, the masks are checked on it in full, and the bytes
             that packed masks would take if compact are known.
 
     Raises:
         JackpotError: if the masks do not fit the base.
     """
-    masks = artefact.masks_on(base) if base else None
-    compact = artefact.stored.coded_bytes if isinstance(artefact.stored, RankedMasks) else None
+    masks = artifact.masks_on(base) if base else None
+    compact = artifact.stored.coded_bytes if isinstance(artifact.stored, RankedMasks) else None
     if masks and base and compact is None:
         compact = len(compact_on(masks, base))
-    config = artefact.config
+    config = artifact.config
     layers = [
         {
             "name": layer.name,
@@ -52,7 +52,7 @@ def artefact_report(artefact: Artefact, base: Base | None = None) -> dict[str, A
         "sparsity_all_parameters": 1 - kept_all / all_parameters,
         "encoding": config.encoding,
         "mask_hash_checked": masks is not None or compact is None,
-        "bytes": {name: file_bytes(artefact.folder / name) for name in (CONFIG, MASKS, EXTRAS)},
+        "bytes": {name: file_bytes(artifact.folder / name) for name in (CONFIG, MASKS, EXTRAS)},
         "mask_bytes": {  # of the tensors alone
             "packed": sum(packed_bytes(layer.total) for layer in config.layers),
             "compact": compact,

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from timm_jackpot.artefact import Extra, Jackpot, from_pretrained, read_artefact, save_pretrained
-from timm_jackpot.artefact.report import artefact_report, entropy_bits
+from timm_jackpot.artifact import Extra, Jackpot, from_pretrained, read_artifact, save_pretrained
+from timm_jackpot.artifact.report import artifact_report, entropy_bits
 from timm_jackpot.base import Base, copy_tensors, load_base, maskable_weights, norm_statistics
 from timm_jackpot.criteria import magnitude
 from timm_jackpot.data.open import data_config
-from timm_jackpot.errors import ArtefactError, BaseMismatchError
+from timm_jackpot.errors import ArtifactError, BaseMismatchError
 from timm_jackpot.masks import MaskSet, allocate, keep_largest
 
 
@@ -67,7 +67,7 @@ def test_only_masks_are_stored_one_bit_each(jackpot: Jackpot, folder: Path) -> N
 
 
 def test_loading_gives_back_masks_extras_and_a_plain_model(jackpot: Jackpot, folder: Path) -> None:
-    assert read_artefact(folder).masks == jackpot.masks
+    assert read_artifact(folder).masks == jackpot.masks
     model = from_pretrained(folder)
     assert type(model).__name__ == "ResNet"
     assert not model.training
@@ -90,7 +90,7 @@ def test_device_and_dtype(folder: Path) -> None:
     assert next(from_pretrained(folder, dtype=torch.bfloat16).parameters()).dtype == torch.bfloat16
 
 
-def test_a_channels_last_base_saves_the_same_artefact(jackpot: Jackpot, folder: Path, tmp_path: Path) -> None:
+def test_a_channels_last_base_saves_the_same_artifact(jackpot: Jackpot, folder: Path, tmp_path: Path) -> None:
     base = load_base("digits_resnet")
     base.model.to(memory_format=torch.channels_last)
     other = save_pretrained(make_jackpot(base), tmp_path / "channels_last")
@@ -119,7 +119,7 @@ def test_a_file_base_needs_its_file(shared: Path, tmp_path: Path) -> None:
     weights = shared / "data/weights"
     base = load_base("cifar_resnet20", base_checkpoint=weights / "resnet20_cifar10.safetensors")
     folder = save_pretrained(make_jackpot(base), tmp_path / "c")
-    with pytest.raises(ArtefactError, match="give the same file with --base-checkpoint"):
+    with pytest.raises(ArtifactError, match="give the same file with --base-checkpoint"):
         from_pretrained(folder)
     with pytest.raises(BaseMismatchError, match=r"conv1\.weight differs first"):
         from_pretrained(folder, base_checkpoint=weights / "resnet20_cifar10_jpegtuned.safetensors")
@@ -131,19 +131,19 @@ def test_model_kwargs_are_recorded_and_restored(shared: Path, tmp_path: Path) ->
     kwargs = {"pad_type": "same", "bn_eps": 1e-3}
     base = load_base("mobilenetv2_100", base_checkpoint=checkpoint, model_kwargs=kwargs)
     folder = save_pretrained(make_jackpot(base, "0.5"), tmp_path / "m")
-    assert read_artefact(folder).config.base.model_kwargs == kwargs
+    assert read_artifact(folder).config.base.model_kwargs == kwargs
     assert from_pretrained(folder, base_checkpoint=checkpoint).bn1.eps == 1e-3
 
 
-def test_an_existing_artefact_is_only_replaced_on_request(jackpot: Jackpot, folder: Path) -> None:
-    with pytest.raises(ArtefactError, match="already holds a jackpot"):
+def test_an_existing_artifact_is_only_replaced_on_request(jackpot: Jackpot, folder: Path) -> None:
+    with pytest.raises(ArtifactError, match="already holds a jackpot"):
         save_pretrained(jackpot, folder)
     save_pretrained(jackpot, folder, attachments={"audit.json": b"x"}, overwrite=True)
     assert (folder / "audit.json").read_bytes() == b"x"
 
 
 @pytest.mark.parametrize("call", ["fsync", "rename"])
-def test_a_failed_save_leaves_the_old_artefact_and_nothing_else(
+def test_a_failed_save_leaves_the_old_artifact_and_nothing_else(
     jackpot: Jackpot, folder: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
@@ -156,7 +156,7 @@ def test_a_failed_save_leaves_the_old_artefact_and_nothing_else(
         return full() if self.name.startswith(".jackpot") and "old" not in self.name else real_rename(self, target)
 
     monkeypatch.setattr(os, "fsync", full) if call == "fsync" else monkeypatch.setattr(Path, "rename", rename)
-    with pytest.raises(ArtefactError, match="No space left on device"):
+    with pytest.raises(ArtifactError, match="No space left on device"):
         save_pretrained(jackpot, folder, overwrite=True)
     monkeypatch.undo()
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
@@ -167,19 +167,19 @@ def test_a_failed_save_leaves_the_old_artefact_and_nothing_else(
 def test_a_missing_or_truncated_file_is_refused(folder: Path, name: str) -> None:
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:-7])
-    with pytest.raises(ArtefactError, match=r"truncated|not readable"):
-        read_artefact(folder)
+    with pytest.raises(ArtifactError, match=r"truncated|not readable"):
+        read_artifact(folder)
     (folder / name).unlink()
-    with pytest.raises(ArtefactError, match=f"has no {name}"):
-        read_artefact(folder)
+    with pytest.raises(ArtifactError, match=f"has no {name}"):
+        read_artifact(folder)
 
 
 def test_a_flipped_bit_is_damage(folder: Path) -> None:
     content = bytearray((folder / "masks.safetensors").read_bytes())
     content[-1] ^= 1
     (folder / "masks.safetensors").write_bytes(content)
-    with pytest.raises(ArtefactError, match="is damaged"):
-        read_artefact(folder)
+    with pytest.raises(ArtifactError, match="is damaged"):
+        read_artifact(folder)
 
 
 def test_an_edited_mask_with_matching_file_hash_is_still_refused(folder: Path) -> None:
@@ -188,8 +188,8 @@ def test_an_edited_mask_with_matching_file_hash_is_still_refused(folder: Path) -
     content[-2] ^= 1
     path.write_bytes(content)
     reseal(folder, "masks.safetensors")
-    with pytest.raises(ArtefactError, match="does not keep the"):
-        read_artefact(folder)
+    with pytest.raises(ArtifactError, match="does not keep the"):
+        read_artifact(folder)
 
 
 def test_extras_that_are_not_finite_are_refused(folder: Path) -> None:
@@ -197,8 +197,8 @@ def test_extras_that_are_not_finite_are_refused(folder: Path) -> None:
     next(iter(extras.values()))[0] = float("nan")
     save_file(extras, folder / "extras.safetensors")
     reseal(folder, "extras.safetensors")
-    with pytest.raises(ArtefactError, match="not finite"):
-        read_artefact(folder)
+    with pytest.raises(ArtifactError, match="not finite"):
+        read_artifact(folder)
 
 
 @pytest.mark.parametrize(
@@ -212,15 +212,15 @@ def test_extras_that_are_not_finite_are_refused(folder: Path) -> None:
         (lambda c: c["layers"].append(c["layers"][0]), "twice"),
         (lambda c: c["layers"][0].update(kept=c["layers"][0]["kept"] - 1), "sparsity does not agree"),
         (lambda c: c.update(mask_hash="0" * 64), "do not belong together"),
-        (lambda c: c["base"].update(model_kwargs={"pretrained_cfg": "x"}), "not one that an artefact may set"),
+        (lambda c: c["base"].update(model_kwargs={"pretrained_cfg": "x"}), "not one that an artifact may set"),
         (lambda c: c.update(head={"names": ["fc.weight"], "num_classes": 10, "labels": None}), "head and extras"),
         (lambda c: c["extras"][0].update(name=c["layers"][0]["name"]), "both as masked and as extra"),
     ],
 )
 def test_an_edited_config_is_refused_by_name(folder: Path, change, message: str) -> None:
     edit(folder, change)
-    with pytest.raises(ArtefactError, match=message):
-        read_artefact(folder)
+    with pytest.raises(ArtifactError, match=message):
+        read_artifact(folder)
 
 
 @pytest.mark.parametrize(
@@ -229,12 +229,12 @@ def test_an_edited_config_is_refused_by_name(folder: Path, change, message: str)
 )
 def test_hostile_json_is_refused(folder: Path, text: bytes) -> None:
     (folder / "config.json").write_bytes(text)
-    with pytest.raises(ArtefactError):
-        read_artefact(folder)
+    with pytest.raises(ArtifactError):
+        read_artifact(folder)
 
 
 def test_report_adds_up(jackpot: Jackpot, folder: Path) -> None:
-    report = artefact_report(read_artefact(folder))
+    report = artifact_report(read_artifact(folder))
     assert report["kept"] == sum(layer["kept"] for layer in report["layers"]) == jackpot.masks.kept
     assert report["bytes"]["masks.safetensors"] == (folder / "masks.safetensors").stat().st_size
     assert report["dense_bytes"] == 4 * sum(p.numel() for p in jackpot.base.model.parameters())

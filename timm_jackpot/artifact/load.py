@@ -1,4 +1,4 @@
-"""`from_pretrained`: artefact → base (digest checked) → plain timm module with zeros in it."""
+"""`from_pretrained`: artifact → base (digest checked) → plain timm module with zeros in it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from timm_jackpot.adapter import merge
-from timm_jackpot.artefact.locate import locate_artefact
-from timm_jackpot.artefact.read import Artefact, read_artefact
-from timm_jackpot.artefact.schema import Config
+from timm_jackpot.artifact.locate import locate_artifact
+from timm_jackpot.artifact.read import Artifact, read_artifact
+from timm_jackpot.artifact.schema import Config
 from timm_jackpot.base import (
     Base,
     SkipInit,
@@ -28,7 +28,7 @@ from timm_jackpot.base import (
     norm_statistics,
     tensor_ids,
 )
-from timm_jackpot.errors import ArtefactError, BaseMismatchError
+from timm_jackpot.errors import ArtifactError, BaseMismatchError
 from timm_jackpot.masks import MaskSet
 
 
@@ -50,19 +50,19 @@ def from_pretrained(
     `timm.data.resolve_model_data_config(model)` gives the data config that belongs to it.
 
     Args:
-        name: an artefact folder, or the name of a Hub repo (`user/name`).
+        name: an artifact folder, or the name of a Hub repo (`user/name`).
         base_checkpoint: a .safetensors file with the base's weights, for a base that is not on the Hub.
         base: a module to use as the base instead; it is changed in place and returned.
         revision, token, cache_dir, local_files_only: as in huggingface_hub.
-        trust_base: build a base that the artefact names outside timm's own registry.
+        trust_base: build a base that the artifact names outside timm's own registry.
         device, dtype: where the model goes, and in which float type, after all checks.
 
     Raises:
-        ArtefactError: the artefact is missing, damaged, edited or too new.
+        ArtifactError: the artifact is missing, damaged, edited or too new.
         BaseMismatchError: the base found is not the one that the mask was searched in.
         BaseError, HubError: the base cannot be built or fetched.
     """
-    artefact, loaded = open_artefact(
+    artifact, loaded = open_artifact(
         name,
         base_checkpoint=base_checkpoint,
         base=base,
@@ -72,11 +72,11 @@ def from_pretrained(
         local_files_only=local_files_only,
         trust_base=trust_base,
     )
-    model = apply_artefact(loaded.model, artefact, artefact.masks_on(loaded))
+    model = apply_artifact(loaded.model, artifact, artifact.masks_on(loaded))
     return model.to(device=device, dtype=dtype).eval()
 
 
-def open_artefact(
+def open_artifact(
     name: str | Path,
     *,
     base_checkpoint: str | Path | None = None,
@@ -86,37 +86,37 @@ def open_artefact(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     trust_base: bool = False,
-) -> tuple[Artefact, Base]:
-    """An artefact, and the base that it belongs to, checked against each other but not yet merged.
+) -> tuple[Artifact, Base]:
+    """An artifact, and the base that it belongs to, checked against each other but not yet merged.
 
     Args and errors: as `from_pretrained`.
     """
     hub: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
 
     def check(config: Config) -> None:
-        """What can be refused without the base's weights, before the artefact's own tensors are read."""
+        """What can be refused without the base's weights, before the artifact's own tensors are read."""
         if base is None:
             check_skeleton(config, base_checkpoint, trust_base)
         else:
             _check_shapes(config, base)
 
-    artefact = read_artefact(locate_artefact(name, revision=revision, check=check, **hub), check=check)
-    return artefact, load_base_of(artefact, base_checkpoint=base_checkpoint, base=base, trust_base=trust_base, **hub)
+    artifact = read_artifact(locate_artifact(name, revision=revision, check=check, **hub), check=check)
+    return artifact, load_base_of(artifact, base_checkpoint=base_checkpoint, base=base, trust_base=trust_base, **hub)
 
 
 def load_base_of(
-    artefact: Artefact,
+    artifact: Artifact,
     *,
     base_checkpoint: str | Path | None = None,
     base: nn.Module | None = None,
     trust_base: bool = False,
     **hub: Any,
 ) -> Base:
-    """The base that an artefact belongs to, checked, its weights untouched.
+    """The base that an artifact belongs to, checked, its weights untouched.
 
     Args and errors: as `from_pretrained`; `hub` are huggingface_hub's.
     """
-    config = artefact.config
+    config = artifact.config
     if base is None:
         loaded = _build_base(config, base_checkpoint, trust_base, hub)
     else:
@@ -128,21 +128,21 @@ def load_base_of(
 def load_dense_base(
     config: Config, *, base_checkpoint: str | Path | None = None, trust_base: bool = False, **hub: Any
 ) -> Base:
-    """The base that an artefact names, with its own head, whatever head the artefact brings; its digest is not checked.
+    """The base that an artifact names, with its own head, whatever head the artifact brings; its digest is not checked.
 
     Args: as `from_pretrained`; `hub` are huggingface_hub's.
 
     Raises:
-        ArtefactError, BaseError, HubError: as `from_pretrained`.
+        ArtifactError, BaseError, HubError: as `from_pretrained`.
     """
     return _build_base(config, base_checkpoint, trust_base, hub, own_head=True)
 
 
 def check_skeleton(config: Config, base_checkpoint: str | Path | None, trust_base: bool) -> None:
-    """Refuse what can be refused without the base's weights, before an artefact's own tensors are read.
+    """Refuse what can be refused without the base's weights, before an artifact's own tensors are read.
 
     Raises:
-        ArtefactError, BaseError, BaseMismatchError: as `from_pretrained`.
+        ArtifactError, BaseError, BaseMismatchError: as `from_pretrained`.
     """
     model = _skeleton(config, base_checkpoint, trust_base)
     if model is not None:
@@ -150,13 +150,13 @@ def check_skeleton(config: Config, base_checkpoint: str | Path | None, trust_bas
 
 
 def check_base(config: Config, base: Base, *, built: bool) -> None:
-    """Refuse a base that is not the artefact's.
+    """Refuse a base that is not the artifact's.
 
     Args:
-        built: whether the base was built from what an artefact says, not handed over by its author.
+        built: whether the base was built from what an artifact says, not handed over by its author.
 
     Raises:
-        ArtefactError, BaseMismatchError: as `from_pretrained`.
+        ArtifactError, BaseMismatchError: as `from_pretrained`.
     """
     if built:
         _check_built(config, base)
@@ -169,15 +169,15 @@ def transform_of(model: nn.Module) -> Callable[[Any], Tensor]:
     return create_transform(**resolve_model_data_config(model))  # pyright: ignore[reportReturnType]
 
 
-def apply_artefact(model: nn.Module, artefact: Artefact, masks: MaskSet) -> nn.Module:
+def apply_artifact(model: nn.Module, artifact: Artifact, masks: MaskSet) -> nn.Module:
     """Write masks, extras and data config into a base that was checked."""
     merge(model, masks)
     state = model.state_dict()
     with torch.no_grad():
-        for name, tensor in artefact.extras.items():
+        for name, tensor in artifact.extras.items():
             state[name].copy_(tensor)
     described = getattr(model, "pretrained_cfg", None) or {}
-    model.pretrained_cfg = {**described, **artefact.config.data.model_dump()}  # pyright: ignore
+    model.pretrained_cfg = {**described, **artifact.config.data.model_dump()}  # pyright: ignore
     return model
 
 
@@ -194,13 +194,13 @@ def _source(config: Config, checkpoint: str | Path | None, trust_base: bool) -> 
     """The name to load the base by.
 
     Raises:
-        ArtefactError: if the caller has to bring the base, or to trust it first.
+        ArtifactError: if the caller has to bring the base, or to trust it first.
     """
     ref = config.base
     if ref.source == "module":
-        raise ArtefactError(f"the base {ref.architecture} is a module of its author's own: pass it as base=module")
+        raise ArtifactError(f"the base {ref.architecture} is a module of its author's own: pass it as base=module")
     if ref.source == "file" and checkpoint is None:
-        raise ArtefactError(
+        raise ArtifactError(
             f"the base {ref.name} was loaded from a file: give the same file with --base-checkpoint "
             "(base_checkpoint=… in Python)"
         )
@@ -209,8 +209,8 @@ def _source(config: Config, checkpoint: str | Path | None, trust_base: bool) -> 
     if ref.hub_id is None or ref.hub_id == _registered_hub_id(ref.name):
         return ref.name
     if not (trust_base or ref.hub_id.startswith("timm/")):
-        raise ArtefactError(
-            f"the artefact names a base outside timm's own repos ({ref.hub_id}): say trust_base=True to build it"
+        raise ArtifactError(
+            f"the artifact names a base outside timm's own repos ({ref.hub_id}): say trust_base=True to build it"
         )
     return f"hf-hub:{ref.hub_id}"  # at the recorded revision, which goes by itself
 
@@ -243,11 +243,11 @@ def _build_base(
 
 
 def _check_built(config: Config, base: Base) -> None:
-    """What the artefact says of its base must be so of the one that was built from it."""
+    """What the artifact says of its base must be so of the one that was built from it."""
     for what in ("architecture", "num_classes", "in_chans"):
         said, found = getattr(config.base, what), getattr(base.ref, what)
         if said != found:
-            raise BaseMismatchError(f"the artefact says {what} {said}, but the base {base.ref.name} has {found}")
+            raise BaseMismatchError(f"the artifact says {what} {said}, but the base {base.ref.name} has {found}")
     if set(_adapted(config)) != set(base.adapted):
         raise BaseMismatchError("info.adapted does not name the tensors of the base that had to be adapted")
 
@@ -267,16 +267,16 @@ def _check_shapes(config: Config, model: nn.Module) -> None:
             f"{maskable.shapes.get(odd)}"
         )
     if [n for n in maskable.shapes if n in shapes] != list(shapes):
-        raise BaseMismatchError(f"the artefact lists the layers of {name} in another order")
+        raise BaseMismatchError(f"the artifact lists the layers of {name} in another order")
     tied = {second: first for second, first in maskable.aliases.items() if first in shapes}
     if tied != config.aliases:
-        raise BaseMismatchError(f"the base {name} built here ties other weights than the artefact says")
+        raise BaseMismatchError(f"the base {name} built here ties other weights than the artifact says")
     dense = {weight.name for weight in maskable.dense} | (set(maskable.aliases) - set(tied))
     dense |= set(maskable.shapes) - set(shapes)
     if dense != {weight.name for weight in config.dense}:
         odd = min(dense ^ {weight.name for weight in config.dense})
         raise BaseMismatchError(
-            f"the base {name} built here has other weights beside the masked ones than the artefact says: {odd}"
+            f"the base {name} built here has other weights beside the masked ones than the artifact says: {odd}"
         )
     if config.sparsity.all_parameters[1] != sum(parameter.numel() for parameter in model.parameters()):
         raise BaseMismatchError(f"the base {name} built here has another number of parameters")
@@ -296,16 +296,16 @@ def _check_extras(config: Config, model: nn.Module) -> None:
     state = model.state_dict()
     missing = allowed["head"] - {extra.name for extra in config.extras} if config.head else ()
     if missing:
-        raise ArtefactError(f"the artefact has a new head, but not its {min(missing)}")
+        raise ArtifactError(f"the artifact has a new head, but not its {min(missing)}")
     for extra in config.extras:
         if extra.name not in allowed[extra.role] or tuple(state[extra.name].shape) != tuple(extra.shape):
-            raise ArtefactError(
+            raise ArtifactError(
                 f"extra tensor {extra.name} of shape {tuple(extra.shape)} does not fit the base as {extra.role}"
             )
 
 
 def _check_digest(config: Config, base: Base) -> None:
-    """The values of the base must be those that the artefact was made on.
+    """The values of the base must be those that the artifact was made on.
 
     Of a module that was handed over nobody knows what was adapted, so all its masked layers must agree.
     """

@@ -1,4 +1,4 @@
-"""Read an artefact folder and check that it agrees with itself. Needs no base, builds no model."""
+"""Read an artifact folder and check that it agrees with itself. Needs no base, builds no model."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from pydantic import ValidationError
 from torch import Tensor
 
-from timm_jackpot.artefact.compact import check_layers
-from timm_jackpot.artefact.schema import (
+from timm_jackpot.artifact.compact import check_layers
+from timm_jackpot.artifact.schema import (
     COMPACT,
     CONFIG,
     EXTRAS,
@@ -24,8 +24,8 @@ from timm_jackpot.artefact.schema import (
     MAX_WEIGHTS,
     Config,
 )
-from timm_jackpot.artefact.strict_json import parse_strict
-from timm_jackpot.artefact.tensors_file import (
+from timm_jackpot.artifact.strict_json import parse_strict
+from timm_jackpot.artifact.tensors_file import (
     MAX_HEADER,
     body_bytes,
     bytes_after_header,
@@ -33,7 +33,7 @@ from timm_jackpot.artefact.tensors_file import (
     read_tensors,
 )
 from timm_jackpot.base import Base
-from timm_jackpot.errors import ArtefactError, ConfigError
+from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.masks import (
     MaskSet,
     RankedMasks,
@@ -47,7 +47,7 @@ from timm_jackpot.masks import (
 
 
 @dataclass(frozen=True)
-class Artefact:
+class Artifact:
     """A folder that agrees with itself; whether it fits a base is for `from_pretrained` to see.
 
     Compact masks are decoded here as far as they go without the base: the stream is sound, its counts are those of
@@ -61,13 +61,13 @@ class Artefact:
 
     @property
     def masks(self) -> MaskSet:
-        """The masks of a packed artefact.
+        """The masks of a packed artifact.
 
         Raises:
-            ArtefactError: if they are compact.
+            ArtifactError: if they are compact.
         """
         if isinstance(self.stored, RankedMasks):
-            raise ArtefactError(
+            raise ArtifactError(
                 f"the masks in {self.folder} are compact: they can be read beside their base's weights only"
             )
         return self.stored
@@ -77,7 +77,7 @@ class Artefact:
 
         Raises:
             BaseMismatchError: if a layer that is needed to decode is not the one that the mask was searched in.
-            ArtefactError: if compact masks do not have the recorded hash.
+            ArtifactError: if compact masks do not have the recorded hash.
         """
         if isinstance(self.stored, MaskSet):
             return self.stored
@@ -87,18 +87,18 @@ class Artefact:
         return masks
 
 
-def read_artefact(folder: str | Path, *, check: Callable[[Config], object] | None = None) -> Artefact:
+def read_artifact(folder: str | Path, *, check: Callable[[Config], object] | None = None) -> Artifact:
     """Read config, masks and extras.
 
     Args:
         check: called with the config before anything else is read; it may refuse by raising.
 
     Raises:
-        ArtefactError: if anything is missing, damaged, contradictory or of a newer format.
+        ArtifactError: if anything is missing, damaged, contradictory or of a newer format.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ArtefactError(f"there is no artefact folder {folder}")
+        raise ArtifactError(f"there is no artifact folder {folder}")
     config = read_config(folder)
     if check:
         check(config)
@@ -108,25 +108,25 @@ def read_artefact(folder: str | Path, *, check: Callable[[Config], object] | Non
         shapes = {extra.name: extra.shape for extra in config.extras}
         extras, _ = _checked_tensors(folder, config, EXTRAS, "F32", shapes)
         _check_values(extras)
-    return Artefact(folder, config, stored, extras)
+    return Artifact(folder, config, stored, extras)
 
 
 def read_config(folder: Path) -> Config:
     """Read and validate config.json alone.
 
     Raises:
-        ArtefactError: as `read_artefact`.
+        ArtifactError: as `read_artifact`.
     """
     text = read_bytes(folder / CONFIG, MAX_CONFIG_BYTES)
     version = parse_strict(text, CONFIG, max_bytes=MAX_CONFIG_BYTES).get("format")
     if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT:
-        raise ArtefactError(f"{folder} is in format {version}, newer than {FORMAT}: upgrade timm-jackpot")
+        raise ArtifactError(f"{folder} is in format {version}, newer than {FORMAT}: upgrade timm-jackpot")
     try:
         config = Config.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = repr(".".join(map(str, first["loc"])))[1:-1]  # a name from a stranger: no control characters
-        raise ArtefactError(f"{CONFIG} is not valid at {where[:100] or 'its top'}: {first['msg']}") from error
+        raise ArtifactError(f"{CONFIG} is not valid at {where[:100] or 'its top'}: {first['msg']}") from error
     _check_names(config)
     _check_counts(config)
     _check_head(config)
@@ -137,49 +137,49 @@ def _check_names(config: Config) -> None:
     names = [layer.name for layer in config.layers]
     lists = [names, [entry.name for entry in config.dense], [entry.name for entry in config.extras]]
     if any(len(set(listed)) != len(listed) for listed in lists):
-        raise ArtefactError(f"{CONFIG} names a tensor twice")
+        raise ArtifactError(f"{CONFIG} names a tensor twice")
     moved = {extra.name for extra in config.extras} & set(names)
     if moved:
-        raise ArtefactError(f"{CONFIG} lists {sorted(moved)[0]} both as masked and as extra: masked weights never move")
+        raise ArtifactError(f"{CONFIG} lists {sorted(moved)[0]} both as masked and as extra: masked weights never move")
     adapted = config.info.get("adapted", [])
     if not isinstance(adapted, list) or not all(isinstance(name, str) for name in adapted):
-        raise ArtefactError(f"{CONFIG}: info.adapted is not a list of tensor names")
+        raise ArtifactError(f"{CONFIG}: info.adapted is not a list of tensor names")
     expected_files = {MASKS, EXTRAS} if config.extras else {MASKS}
     if set(config.files) != expected_files:
-        raise ArtefactError(f"{CONFIG} lists files {sorted(config.files)}, expected {sorted(expected_files)}")
+        raise ArtifactError(f"{CONFIG} lists files {sorted(config.files)}, expected {sorted(expected_files)}")
 
 
 def _check_counts(config: Config) -> None:
     if not config.layers:
-        raise ArtefactError(f"{CONFIG} lists no masked layer")
+        raise ArtifactError(f"{CONFIG} lists no masked layer")
     sizes = [prod(layer.shape) for layer in config.layers]
     if any(layer.kept > size for layer, size in zip(config.layers, sizes, strict=True)):
-        raise ArtefactError(f"{CONFIG} keeps more weights of a layer than it has")
+        raise ArtifactError(f"{CONFIG} keeps more weights of a layer than it has")
     if sum(sizes) > MAX_WEIGHTS or sum(prod(extra.shape) for extra in config.extras) > MAX_EXTRAS:
-        raise ArtefactError(f"{CONFIG} lists more weights than any network that this format is made for")
+        raise ArtifactError(f"{CONFIG} lists more weights than any network that this format is made for")
     kept, total = config.sparsity.maskable
     if (kept, total) != (sum(layer.kept for layer in config.layers), sum(sizes)):
-        raise ArtefactError(f"{CONFIG}: the sparsity does not agree with the counts of the layers")
+        raise ArtifactError(f"{CONFIG}: the sparsity does not agree with the counts of the layers")
     kept_of_all, all_parameters = config.sparsity.all_parameters
     if all_parameters < max(total, 1) or all_parameters - kept_of_all != total - kept:
-        raise ArtefactError(f"{CONFIG}: the two sparsities, of the maskable weights and of all, do not agree")
+        raise ArtifactError(f"{CONFIG}: the two sparsities, of the maskable weights and of all, do not agree")
     try:
         parse_sparsity(config.sparsity.requested)
     except ConfigError as error:
-        raise ArtefactError(f"{CONFIG}: {error}") from error
+        raise ArtifactError(f"{CONFIG}: {error}") from error
     pattern = config.allocation.name == "n:m"
     if any((number is not None) != pattern for number in (config.allocation.n, config.allocation.m)):
-        raise ArtefactError(f"{CONFIG}: n and m go with the allocation n:m, and with no other")
+        raise ArtifactError(f"{CONFIG}: n and m go with the allocation n:m, and with no other")
 
 
 def _check_head(config: Config) -> None:
     head = config.head
     if sorted(e.name for e in config.extras if e.role == "head") != sorted(head.names if head else ()):
-        raise ArtefactError(f"{CONFIG}: head and extras name different tensors")
+        raise ArtifactError(f"{CONFIG}: head and extras name different tensors")
     if head and head.num_classes != config.base.num_classes:
-        raise ArtefactError(f"{CONFIG}: the head has {head.num_classes} classes, the base {config.base.num_classes}")
+        raise ArtifactError(f"{CONFIG}: the head has {head.num_classes} classes, the base {config.base.num_classes}")
     if head and head.labels is not None and len(head.labels) != head.num_classes:
-        raise ArtefactError(f"{CONFIG}: {len(head.labels)} labels for {head.num_classes} classes")
+        raise ArtifactError(f"{CONFIG}: {len(head.labels)} labels for {head.num_classes} classes")
 
 
 def _read_packed(folder: Path, config: Config) -> MaskSet:
@@ -191,7 +191,7 @@ def _read_packed(folder: Path, config: Config) -> MaskSet:
         try:
             masks[layer.name] = unpack(packed[layer.name], layer.shape)
         except ValueError as error:
-            raise ArtefactError(f"{MASKS}: {layer.name}: {error}") from error
+            raise ArtifactError(f"{MASKS}: {layer.name}: {error}") from error
     found = MaskSet(masks)
     _check_masks(config, found)
     return found
@@ -205,7 +205,7 @@ def _read_compact(folder: Path, config: Config) -> RankedMasks:
     try:
         return decode_compact(tensors[COMPACT], {layer.name: (layer.total, layer.kept) for layer in config.layers})
     except ValueError as error:
-        raise ArtefactError(f"{MASKS} holds no sound compact masks: {error}") from error
+        raise ArtifactError(f"{MASKS} holds no sound compact masks: {error}") from error
 
 
 def _checked_tensors(
@@ -220,12 +220,12 @@ def _checked_bytes(folder: Path, config: Config, name: str, least: int, most: in
     entry = config.files[name]  # pyright: ignore[reportArgumentType]
     if not least < entry.bytes <= 8 + MAX_HEADER + most:
         expected = f"{least}" if least == most else f"{least} to {most}"
-        raise ArtefactError(f"{name} cannot have {entry.bytes} bytes: its tensors take {expected}")
+        raise ArtifactError(f"{name} cannot have {entry.bytes} bytes: its tensors take {expected}")
     data = read_bytes(folder / name, entry.bytes)
     if len(data) != entry.bytes:
-        raise ArtefactError(f"{name} is truncated: {len(data)} of {entry.bytes} bytes; fetch the artefact again")
+        raise ArtifactError(f"{name} is truncated: {len(data)} of {entry.bytes} bytes; fetch the artifact again")
     if hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise ArtefactError(f"{name} is damaged: its sha256 is not the recorded one; fetch the artefact again")
+        raise ArtifactError(f"{name} is damaged: its sha256 is not the recorded one; fetch the artifact again")
     return data
 
 
@@ -239,24 +239,24 @@ def _check_metadata(config: Config, metadata: dict[str, str]) -> None:
     text = metadata.get("timm_jackpot") if isinstance(metadata, dict) else None
     found = parse_strict(text.encode(), f"the metadata of {MASKS}", max_bytes=65536) if isinstance(text, str) else None
     if found != expected:
-        raise ArtefactError(f"{MASKS} and {CONFIG} do not belong together: {json.dumps(found)[:200]}")
+        raise ArtifactError(f"{MASKS} and {CONFIG} do not belong together: {json.dumps(found)[:200]}")
 
 
 def _check_values(extras: dict[str, Tensor]) -> None:
     for name, tensor in extras.items():
         if not bool(tensor.isfinite().all()):
-            raise ArtefactError(f"{EXTRAS}: {name} holds values that are not finite")
+            raise ArtifactError(f"{EXTRAS}: {name} holds values that are not finite")
         if name.endswith("running_var") and bool((tensor < 0).any()):
-            raise ArtefactError(f"{EXTRAS}: {name} holds a negative variance")
+            raise ArtifactError(f"{EXTRAS}: {name} holds a negative variance")
 
 
 def _check_masks(config: Config, found: MaskSet) -> None:
     n, m = config.allocation.n, config.allocation.m
     for name, mask in found.items():
         if n is not None and m is not None and not is_n_of_m(mask, n, m):
-            raise ArtefactError(f"{MASKS}: {name} does not keep {n} of every {m} weights, as {CONFIG} says")
+            raise ArtifactError(f"{MASKS}: {name} does not keep {n} of every {m} weights, as {CONFIG} says")
     for layer, kept in zip(config.layers, found.kept_per_layer().values(), strict=True):
         if kept != layer.kept:
-            raise ArtefactError(f"{MASKS}: {layer.name} does not keep the {layer.kept} weights that {CONFIG} says")
+            raise ArtifactError(f"{MASKS}: {layer.name} does not keep the {layer.kept} weights that {CONFIG} says")
     if found.hash() != config.mask_hash:
-        raise ArtefactError(f"{MASKS} does not match the mask hash in {CONFIG}")
+        raise ArtifactError(f"{MASKS} does not match the mask hash in {CONFIG}")

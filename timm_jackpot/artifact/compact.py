@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from timm_jackpot.artefact.schema import Config
+from timm_jackpot.artifact.schema import Config
 from timm_jackpot.base import Base, TensorId, tensor_id
 from timm_jackpot.errors import BaseMismatchError
 from timm_jackpot.masks import MaskSet, encode_compact

@@ -6,7 +6,7 @@ import json
 from math import isfinite
 from typing import Any, NoReturn
 
-from timm_jackpot.errors import ArtefactError
+from timm_jackpot.errors import ArtifactError
 
 MAX_DEPTH = 8
 _MAX_DIGITS = 40
@@ -18,15 +18,15 @@ def parse_strict(text: bytes, what: str, *, max_bytes: int) -> dict[str, Any]:
     """Parse a JSON object.
 
     Raises:
-        ArtefactError: for anything but a plain, well-formed object within the limits.
+        ArtifactError: for anything but a plain, well-formed object within the limits.
     """
     if len(text) > max_bytes:
-        raise ArtefactError(f"{what} is larger than {max_bytes} bytes")
+        raise ArtifactError(f"{what} is larger than {max_bytes} bytes")
     if sum(map(text.count, (b",", b"[", b"{"))) > _MAX_ITEMS:
-        raise ArtefactError(f"{what} holds more than {_MAX_ITEMS} items")
+        raise ArtifactError(f"{what} holds more than {_MAX_ITEMS} items")
 
     def refuse(reason: str) -> NoReturn:
-        raise ArtefactError(f"{what} {reason}")
+        raise ArtifactError(f"{what} {reason}")
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(items) > _MAX_KEYS:
@@ -57,10 +57,10 @@ def parse_strict(text: bytes, what: str, *, max_bytes: int) -> dict[str, Any]:
             parse_float=real,
             parse_constant=constant,
         )
-    except ArtefactError:
+    except ArtifactError:
         raise
     except (ValueError, RecursionError) as error:
-        raise ArtefactError(f"{what} is not readable as JSON ({type(error).__name__})") from error
+        raise ArtifactError(f"{what} is not readable as JSON ({type(error).__name__})") from error
     if not isinstance(value, dict):
         refuse("is not a JSON object")
     if _deeper_than(value, MAX_DEPTH):

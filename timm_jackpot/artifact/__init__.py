@@ -1,0 +1,45 @@
+"""The artifact: format 1 on disk (hubcards/FORMAT.md); written atomically, read with suspicion."""
+
+from timm_jackpot.artifact.compact import compact_on
+from timm_jackpot.artifact.jackpot import Extra, Jackpot
+from timm_jackpot.artifact.load import (
+    apply_artifact,
+    check_base,
+    check_skeleton,
+    from_pretrained,
+    load_base_of,
+    load_dense_base,
+    open_artifact,
+    transform_of,
+)
+from timm_jackpot.artifact.locate import locate_artifact
+from timm_jackpot.artifact.read import Artifact, read_artifact
+from timm_jackpot.artifact.report import artifact_report, report_table
+from timm_jackpot.artifact.save import artifact_digest, check_target, recode, replace_folder, save_pretrained
+from timm_jackpot.artifact.schema import Config, Encoding
+
+__all__ = [
+    "Artifact",
+    "Config",
+    "Encoding",
+    "Extra",
+    "Jackpot",
+    "apply_artifact",
+    "artifact_digest",
+    "artifact_report",
+    "check_base",
+    "check_skeleton",
+    "check_target",
+    "compact_on",
+    "from_pretrained",
+    "load_base_of",
+    "load_dense_base",
+    "locate_artifact",
+    "open_artifact",
+    "read_artifact",
+    "recode",
+    "replace_folder",
+    "report_table",
+    "save_pretrained",
+    "transform_of",
+]
