@@ -157,6 +157,7 @@ def test_a_report_that_does_not_agree_with_itself_is_refused(told: dict[str, Any
 
     other = next(v for v in ("jackpot", "none") if v != told["verdict"])
     answered = {**told["principles"], "small_dense": {**told["principles"]["small_dense"], "answer": "yes"}}
+    told_controls = list(CONTROLS)
     fewer = {name: model for name, model in told["models"].items() if name != "random"}
     forged = [
         ({"verdict": other}, "the verdict is not the one that follows"),
@@ -174,11 +175,27 @@ def test_a_report_that_does_not_agree_with_itself_is_refused(told: dict[str, Any
         ({"similar_margin": 50.0}, "do not follow"),
         ({"data": {**told["data"], "dataset": "<script>"}}, "pattern"),
         ({"surprise": 1}, "surprise"),
-        ({"format": 2}, "format"),
+        ({"controls": told_controls[1:]}, "a control is missing"),
+        ({"controls": [*told_controls, "random"]}, "named twice"),
+        ({"controls": [*told_controls, "unheard_of"]}, "models are missing"),
+        ({"controls": [*told_controls, "jackpot"]}, "not that of its two"),
+        ({"models": {**told["models"], "<b>": told["models"]["random"]}}, "pattern"),
+        ({"format": 3}, "format"),
     ]
     for changes, message in forged:
         with pytest.raises(ValidationError, match=message):
             _report(told, **changes)
+
+
+def test_a_control_that_this_version_does_not_know_is_shown_and_counts(told: dict[str, Any]) -> None:
+    beside = {"models": {**told["models"], "later_row": told["models"]["dense_recalibrated"]}}
+    assert "| later row |" in audit_section(_report(told, **beside))
+    near = dict(told["models"]["magnitude_recalibrated"])
+    models = {**told["models"], "later_control": near}
+    report = _report(told, models=models, controls=[*CONTROLS, "later_control"], format=2)
+    assert "| later control |" in audit_section(report)
+    assert "later_control" in report.summary()["controls"]
+    assert audit_figures(report) != audit_figures(_report(told))
 
 
 def _artifact(tmp_path: Path, audit: bytes):

@@ -108,7 +108,8 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
     margin = config.similar_margin if config.similar_margin is not None else similar_margin(data.name)
     report = AuditReport(
         **_judgement(judge, artifact, tested, margin),
-        format=1,
+        format=2,
+        controls=list(CONTROLS),
         producer=_producer(),
         base=_plain(loaded.ref.name),
         mask_hash=masks.hash(),

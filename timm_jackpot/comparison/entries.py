@@ -144,7 +144,7 @@ def _audit(artifact: Artifact) -> tuple[str, dict[str, float]]:
         return "not valid", {}
     if report is None:
         return "–", {}
-    return report.verdict, {name: measured.top1.value for name, measured in report.controls.items()}
+    return report.verdict, {name: report.models[name].top1.value for name in report.controls}
 
 
 def _settings(settings: Mapping[str, Any]) -> str:

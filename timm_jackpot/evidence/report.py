@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
@@ -19,11 +19,13 @@ from timm_jackpot.evidence.verdict import (
     verdict_of,
 )
 
-CriterionName = Literal["magnitude", "snip", "grasp", "synflow", "random"]
+# Of methods and criteria, which may be later ones than this version knows.
+MethodName = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[a-z][a-z0-9_]*$")]
 # What may stand in a card: nothing of Markdown or HTML.
 Plain = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w ./:()+@-]*$")]
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 _ROUNDING = 1e-6
+FORMAT = 2
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -79,20 +81,25 @@ class Tested(_Strict):
 
 class AuditReport(_Strict):
     """Everything that an audit found. `principles` and `verdict` follow from the figures; a report in which they do
-    not is refused."""
+    not is refused.
 
-    format: int = Field(ge=1, le=1)
+    Models and controls beyond those that every audit has are read and shown: a later version may know more. Format 1
+    had none, and did not name its controls.
+    """
+
+    format: int = Field(ge=1, le=FORMAT)
     producer: Producer
     base: Plain
     mask_hash: Hex64
     steps: Count  # of each search
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=1000, fail_fast=True)]
     data: Tested
-    models: dict[str, Measured]  # by the names in MODELS
+    models: dict[MethodName, Measured]  # those in MODELS at least
+    controls: Annotated[list[MethodName], Field(max_length=200, fail_fast=True)] = list(CONTROLS)  # these at least
     behind_dense: Interval  # points by which the jackpot, as published, is behind the dense base as it came
     shuffled_ahead: Interval  # points by which shuffled labels are ahead of magnitude + statistics
     second_search: SecondSearch
-    overlaps: dict[CriterionName, Overlap]
+    overlaps: dict[MethodName, Overlap]  # with the masks of criteria
     layers: Annotated[list[LayerDensity], Field(min_length=1, max_length=100_000, fail_fast=True)]
     similar_margin: float = Field(ge=0, le=100, allow_inf_nan=False)
     principles: dict[str, Principle]
@@ -101,17 +108,15 @@ class AuditReport(_Strict):
     device: Plain
 
     @property
-    def controls(self) -> dict[str, Measured]:
-        return {name: self.models[name] for name in CONTROLS}
-
-    @property
     def sparsity(self) -> float:
         return 1 - sum(layer.kept for layer in self.layers) / sum(layer.total for layer in self.layers)
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
-        if set(self.models) != set(MODELS):
+        if not set(self.models) >= {*MODELS, *self.controls}:
             raise ValueError("models are missing")
+        if not set(self.controls) >= set(CONTROLS) or len(set(self.controls)) != len(self.controls):
+            raise ValueError("a control is missing, or named twice")
         if any(layer.kept > layer.total for layer in self.layers):
             raise ValueError("a layer keeps more weights than it has")
         if len(set(self.seeds)) != len(self.seeds):
@@ -122,7 +127,7 @@ class AuditReport(_Strict):
         if any(abs(told.chance - chance) > _ROUNDING for told in (self.second_search, *self.overlaps.values())):
             raise ValueError("an overlap by chance is not that of the layers' counts")
         top1 = {name: measured.top1.value for name, measured in self.models.items()}
-        ahead = {n: m.jackpot_ahead for n, m in self.models.items() if m.jackpot_ahead or n in CONTROLS}
+        ahead = {n: m.jackpot_ahead for n, m in self.models.items() if m.jackpot_ahead or n in self.controls}
         differences = [
             (self.behind_dense, top1["dense"] - top1["jackpot"]),
             (self.shuffled_ahead, top1["shuffled_labels"] - top1["magnitude_recalibrated"]),
@@ -132,7 +137,7 @@ class AuditReport(_Strict):
             raise ValueError("a difference is not that of its two accuracies")
         principles, verdict = judged(
             self.layers,
-            self.models,
+            {name: self.models[name] for name in self.controls},
             self.data,
             behind_dense=self.behind_dense,
             shuffled_ahead=self.shuffled_ahead,
@@ -150,8 +155,8 @@ class AuditReport(_Strict):
             "verdict": self.verdict,
             "principles": {name: principle.model_dump() for name, principle in self.principles.items()},
             "controls": {
-                name: {"mean": measured.top1.value, "std": measured.std, "n": measured.n}
-                for name, measured in self.controls.items()
+                name: {"mean": m.top1.value, "std": m.std, "n": m.n}
+                for name, m in ((name, self.models[name]) for name in self.controls)
             },
             "jackpot_top1": self.models["jackpot"].top1.value,
             "dense_top1": self.models["dense"].top1.value,
@@ -169,7 +174,7 @@ def _chance_overlap(layers: list[LayerDensity]) -> float:
 
 def judged(
     layers: list[LayerDensity],
-    models: dict[str, Measured],
+    controls: dict[str, Measured],
     data: Tested,
     *,
     behind_dense: Interval,
@@ -180,7 +185,7 @@ def judged(
     principles = answer_principles(
         kept=sum(layer.kept for layer in layers),
         total=sum(layer.total for layer in layers),
-        gaps={name: gap for name in CONTROLS if (gap := models[name].jackpot_ahead) is not None},
+        gaps={name: gap for name, measured in controls.items() if (gap := measured.jackpot_ahead) is not None},
         behind_dense=behind_dense,
         similar_margin=similar_margin,
     )

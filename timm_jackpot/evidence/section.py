@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from timm_jackpot.evidence.interval import Interval
 from timm_jackpot.evidence.report import AuditReport, Measured
-from timm_jackpot.evidence.verdict import CONTROLS, Principle, labels_leak
+from timm_jackpot.evidence.verdict import Principle, labels_leak
 
 TITLES: Mapping[str, str] = {
     "dense": "dense base",
@@ -33,6 +33,11 @@ _QUESTIONS = {
 _NUMBERS = "①②③④⑤"
 
 
+def title_of(name: str) -> str:
+    """What a model is called in tables and pictures; one that this version does not know by its own name."""
+    return TITLES.get(name, name.replace("_", " "))
+
+
 def verdict_line(report: AuditReport) -> str:
     """The verdict and what it hangs on, in one or two sentences."""
     return f"Verdict: **{report.verdict}**. {_why(report)}"
@@ -45,7 +50,8 @@ def audit_section(report: AuditReport, *, pictures: Mapping[str, str] | None = N
         pictures: file → what it shows, to put below the tables.
     """
     data = report.data
-    rows = ["dense", "dense_recalibrated", "jackpot", "jackpot_recalibrated", "second_search", *CONTROLS]
+    first = ("dense", "dense_recalibrated", "jackpot", "jackpot_recalibrated", "second_search", *report.controls)
+    rows = [*first, *(name for name in report.models if name not in first)]
     lines = [
         f"Top-1 accuracy (%) on the test split of {data.dataset}, n = {data.test_images}, read once for every model; "
         f"mean ± standard deviation over {_seeds(report)} where something is drawn or searched. In brackets: 95 % "
@@ -83,7 +89,7 @@ def _row(name: str, measured: Measured) -> str:
     top1, bold = measured.top1, "**" if name == "jackpot" else ""
     spread = f" ± {measured.std:.2f}" if measured.std is not None else ""
     ahead = _points(measured.jackpot_ahead) if measured.jackpot_ahead is not None else "–"
-    return f"| {bold}{TITLES[name]}{bold} | {bold}{top1.value:.2f}{bold}{spread} {_range(top1)} | {ahead} |"
+    return f"| {bold}{title_of(name)}{bold} | {bold}{top1.value:.2f}{bold}{spread} {_range(top1)} | {ahead} |"
 
 
 def _principle_row(name: str, principle: Principle) -> str:
@@ -91,7 +97,7 @@ def _principle_row(name: str, principle: Principle) -> str:
     if name == "sparsity" and principle.figure is not None:
         figure = f"{principle.figure.value:.2f} %"
     elif principle.control is not None and principle.figure is not None:
-        figure = f"{_points(principle.figure)} to: {TITLES[principle.control]}"
+        figure = f"{_points(principle.figure)} to: {title_of(principle.control)}"
     elif principle.figure is not None:
         figure = f"{_points(principle.figure)} behind dense; at most {principle.margin:g} allowed"
     return f"| {_NUMBERS[principle.number - 1]} {_QUESTIONS[name]} | {principle.answer} | {figure} |"
@@ -112,7 +118,7 @@ def _why(report: AuditReport) -> str:
             f"A search with shuffled labels beats magnitude by {_points(report.shuffled_ahead)} points, more than "
             "noise: something other than labels is learned."
         )
-    ahead = f"over the nearest control ({TITLES[gap.control]}): {_points(gap.figure)} points"
+    ahead = f"over the nearest control ({title_of(gap.control)}): {_points(gap.figure)} points"
     behind = f"behind dense: {_points(similar.figure)} points, where {similar.margin:g} count as similar"
     if gap.answer == "no":
         return f"No clear gap {ahead}."

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from timm_jackpot.evidence import CONTROLS, AuditReport
-from timm_jackpot.evidence.section import TITLES
+from timm_jackpot.evidence import AuditReport
+from timm_jackpot.evidence.section import title_of
 from timm_jackpot.plots.style import BLUE, GREY, ORANGE, new_figure, to_png
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def audit_figures(report: AuditReport) -> dict[str, bytes]:
 
 
 def _accuracy(report: AuditReport) -> bytes:
-    by_accuracy = sorted(CONTROLS, key=lambda name: -report.models[name].top1.value)
+    by_accuracy = sorted(report.controls, key=lambda name: -report.models[name].top1.value)
     names = ["jackpot", "jackpot_recalibrated", "second_search", *by_accuracy]
     figure = new_figure(_WIDTH, _MARGIN + _ROW * len(names))
     axes = figure.subplots()
@@ -50,12 +50,12 @@ def _accuracy(report: AuditReport) -> bytes:
     )
     for row, name in enumerate(names):
         top1 = report.models[name].top1
-        is_control = name in CONTROLS
+        is_control = name in report.controls
         colour, marker = (BLUE, "o") if is_control else (ORANGE, "D")
         axes.plot([top1.low, top1.high], [row, row], color=colour, linewidth=2.5, alpha=0.5, solid_capstyle="butt")
         axes.plot(top1.value, row, color=colour, marker=marker, markersize=6, linestyle="none")
         axes.annotate(f"{top1.value:.2f}", (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=8)
-    _rows(axes, [TITLES[name] for name in names])
+    _rows(axes, [title_of(name) for name in names])
     axes.set_xlim(0, 101)
     axes.set_xlabel(f"top-1 on the test split (%), n = {report.data.test_images}; bars: 95 % intervals")
     return to_png(figure)
