@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import struct
 import tarfile
+import threading
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,7 @@ import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -495,6 +499,64 @@ def test_named_splits_are_the_ones_that_are_read(images_32: Path) -> None:
     assert (len(data.train), len(data.val), len(data.test)) == (10, 6, 20)
 
 
+@pytest.mark.parametrize(
+    "splits",
+    [
+        {"train_split": "test"},
+        {"train_split": "testing"},
+        {"test_split": "train"},
+        {"test_split": "training"},
+        {"train_split": "copy", "test_split": "test"},
+        {"train_split": "test", "train_part": "1/2"},
+    ],
+)
+def test_nothing_is_trained_on_the_split_that_is_tested_on(images_32: Path, splits: dict[str, str]) -> None:
+    original = next(path for path in (images_32 / "test", images_32 / "test.tar") if path.exists())
+    original.with_name(original.name.replace("test", "copy")).symlink_to(original)
+    sentence = r"--train-split \w+ has images of the split that is tested on \(\w+\): name another split with --train"
+    raises_data_error(sentence, lambda: open_folder(images_32, **splits))
+
+
+def test_nothing_is_trained_or_chosen_on_the_validation_images_that_are_tested_on(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", size=32, per_class=4)
+    write_split(tmp_path, "val", size=32, per_class=3)
+    raises_data_error(r"--train-split eval has images", lambda: open_folder(tmp_path, train_split="eval"))
+    raises_data_error(r"--val-split val has images .*--val-split or", lambda: open_folder(tmp_path, val_split="val"))
+    write_split(tmp_path, "test", size=32, per_class=2)
+    data = open_folder(tmp_path, train_split="validation")
+    assert data.val is not None
+    assert (len(data.train) + len(data.val), len(data.test)) == (6, 4)
+
+
+def test_digits_are_not_trained_on_what_they_are_tested_on(digits_base: Base) -> None:
+    for flags in (DataFlags(train_split="test"), DataFlags(test_split="train")):
+        with pytest.raises(DataError, match="has images of the split that is tested on"):
+            open_data(flags, digits_base.model, device=CPU)
+
+
+def test_a_whole_folder_does_not_pass_for_a_split_that_it_lacks(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", size=32, per_class=4)
+    for name in ("torch/image_folder", "image_folder"):
+        with pytest.raises(DataError, match=r"has no folder test: add it, or name another with --test-split"):
+            open_folder(tmp_path, dataset=name)
+
+
+@pytest.mark.parametrize("flag", ["train_split", "val_split", "test_split"])
+@pytest.mark.parametrize("path", ["/data/train", "train/", "../train", "..", ".", "", " ", "a\\b", "test\n", "test\0"])
+def test_a_split_is_a_name_and_not_a_path(flag: str, path: str) -> None:
+    with pytest.raises(ValidationError, match="a split is a name such as test, not a path: --data-dir says where"):
+        DataFlags(**{flag: path})  # pyright: ignore[reportArgumentType]
+
+
+def test_a_split_has_a_name_that_a_file_can_have(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="longer than a file's name can be"):
+        DataFlags(test_split="é" * 126)
+    write_split(tmp_path, "train", size=32, per_class=4)
+    write_split(tmp_path, "test", size=32, per_class=2, tar=True)
+    (tmp_path / "test.tar").rename(tmp_path / f"{'é' * 125}.tar")
+    assert len(open_folder(tmp_path, test_split="é" * 125).test) == 4
+
+
 def test_a_named_split_wins_over_its_synonyms(images_32: Path) -> None:
     write_split(images_32, "validation", size=32, per_class=4)
     write_split(images_32, "val", size=32, per_class=5)
@@ -663,6 +725,62 @@ def test_one_sample_is_augmented_alike_wherever_it_stands_in_a_batch(loaded: Loa
 def test_a_sample_is_augmented_otherwise_in_another_epoch_or_run(loaded: LoaderImages, seed: int, epoch: int) -> None:
     first, other = views(loaded, seed=5, epoch=0), views(loaded, seed=seed, epoch=epoch)
     assert not any(torch.equal(image, other[label]) for label, image in first.items())
+
+
+def image_that_raises(kind: type[Exception]) -> bytes:
+    """An image file of 32 pixels, damaged so that PIL raises an error of this kind."""
+    file = BytesIO()
+    picture(0, 0, 32).save(file, {RuntimeError: "AVIF", NotImplementedError: "DDS"}.get(kind, "BMP"))
+    content = bytearray(file.getvalue())
+    if kind is RuntimeError:
+        start = content.index(b"mdat") + 4
+        content[start : start + 16] = bytes(16)
+    elif kind is NotImplementedError:
+        content[80:88] = struct.pack("<I4s", 4, b"NONE")  # pixels in a format that nobody knows
+    else:
+        content[18:26] = struct.pack("<ii", 60_000, 60_000)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("kind", [Image.DecompressionBombError, RuntimeError, NotImplementedError])
+@pytest.mark.parametrize("size", [32, 96])
+def test_whatever_a_decoder_raises_an_image_is_left_out_and_counted(
+    tmp_path: Path, kind: type[Exception], size: int
+) -> None:
+    for split in ("train", "test"):
+        write_split(tmp_path, split, size=size, per_class=3)
+    if kind is RuntimeError and not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    content = image_that_raises(kind)
+    with pytest.raises(kind), Image.open(BytesIO(content)) as image:
+        image.load()
+    (tmp_path / "test" / "a" / "1.png").write_bytes(content)
+    data = open_folder(tmp_path, small_net(size=size), workers=0)
+    labels = [label for batch in data.test.eval_batches(batch_size=2, shard=ONE) for label in batch.labels.tolist()]
+    assert labels == [0, 0, 1, 1, 1]
+    assert [Path(name).name for name in data.unreadable.names] == ["1.png"]
+    with pytest.raises(DataError, match=r"1\.png cannot be read \(.+\): repair or remove it"):
+        list(
+            open_folder(tmp_path, small_net(size=size), workers=0, strict=True).test.eval_batches(
+                batch_size=2, shard=ONE
+            )
+        )
+
+
+@pytest.mark.parametrize("dataset", ["folder", "torch/image_folder"])
+def test_pipes_and_devices_are_no_images(tmp_path: Path, dataset: str) -> None:
+    for split in ("train", "test"):
+        write_split(tmp_path, split, size=32, per_class=3)
+    pipe = tmp_path / "test" / "a" / "pipe.png"
+    os.mkfifo(pipe)
+    (tmp_path / "test" / "b" / "device.png").symlink_to(os.devnull)
+    rescue = threading.Timer(10, lambda: pipe.open("wb").close())  # whoever waits at the pipe goes on, and fails here
+    rescue.start()
+    with pytest.raises(DataError, match=r"cannot be read \(not a file\)"):
+        open_folder(tmp_path, dataset=dataset, strict=True)
+    rescue.cancel()
+    data = open_folder(tmp_path, dataset=dataset)
+    assert (len(data.test), len(data.unreadable.names)) == (6, 2)
 
 
 def views(source: LoaderImages, *, seed: int, epoch: int, batch_size: int = 1) -> dict[int, Tensor]:

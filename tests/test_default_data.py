@@ -240,6 +240,37 @@ def test_a_part_of_a_split_can_be_named(local: Any) -> None:
     assert labels_of(data.val) == [12, 249, 998, 12]
 
 
+@pytest.mark.parametrize("card", [True, False])
+@pytest.mark.parametrize(
+    "splits",
+    [
+        {"train_split": "test"},
+        {"train_split": "test[:50%]"},
+        {"train_split": "train[:1]+test[3:]"},
+        {"test_split": "train[:3]"},
+        {"train_split": "train[:6]", "test_split": "train[5:]"},
+        {"train_split": "train[:6]", "test_split": "train[-50%:]"},
+    ],
+)
+def test_no_part_of_what_is_tested_on_is_trained_on(local: Any, splits: dict[str, str], card: bool) -> None:
+    flags = local(image_repo({"train": 10, "test": 4}, card=card), **splits)
+    with pytest.raises(DataError, match=r"--train-split .* has images of the split that is tested on"):
+        open_data(flags, image_net(96), device=CPU)
+
+
+def test_parts_of_one_split_that_share_nothing_may_be_trained_and_tested_on(local: Any) -> None:
+    files = image_repo({"train": 10, "val": 4})
+    flags = local(files, train_split="train[:60%]", test_split="train[6:]", workers=0)
+    data = open_data(flags, image_net(96), device=CPU)
+    assert data.val is not None
+    assert (len(data.train), len(data.val), len(data.test)) == (6, 4, 4)
+    flags = flags.model_copy(update={"test_split": "val[:1]"})
+    data = open_data(flags, image_net(96), device=CPU)
+    assert (len(data.train) + len(data.val or ()), len(data.test)) == (6, 1), "val, which is tested on, is not val"
+    with pytest.raises(DataError, match=r"no split 'train\[x\]': a part of a split is named as train"):
+        open_data(flags.model_copy(update={"train_split": "train[x]"}), image_net(96), device=CPU)
+
+
 def test_two_label_columns_need_a_word(local: Any) -> None:
     files = image_repo({"train": 4, "test": 4}, classes=("cat", "dog"), labels=("fine", "coarse"))
     flags, model = local(files, workers=0), image_net(96, classes=2)

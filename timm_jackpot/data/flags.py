@@ -6,6 +6,8 @@ import re
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+_LONGEST_FILE_NAME = 255  # bytes, on every file system of today
+
 
 class DataFlags(BaseModel):
     model_config = ConfigDict(
@@ -49,6 +51,18 @@ class DataFlags(BaseModel):
 
     stratify: bool = False
     """Spread every class evenly over the training batches (of all processes together) of in-memory images."""
+
+    @field_validator("train_split", "val_split", "test_split")
+    @classmethod
+    def _a_name(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        # Cards and recipes, which are published, name the splits: nothing of this machine may stand there.
+        if not value.strip() or not value.isprintable() or value in (".", "..") or set(value) & set("/\\"):
+            raise ValueError("a split is a name such as test, not a path: --data-dir says where the folder is")
+        if len(f"{value}.tar".encode()) > _LONGEST_FILE_NAME:
+            raise ValueError("longer than a file's name can be: a split is a name such as test")
+        return value
 
     @field_validator("train_part")
     @classmethod

@@ -48,6 +48,27 @@ class HubData:
     def is_cached(self) -> bool:
         return Path(self.builder.cache_dir).is_dir()
 
+    def share_images(self, one: str, other: str) -> bool:
+        """Whether two splits, or parts of them such as "train[:10%]", have an image in common.
+
+        Raises:
+            DataError: for a part that makes no sense.
+        """
+        mine, theirs = self._ranges(one), self._ranges(other)
+        return any(a.splitname == b.splitname and max(a.from_, b.from_) < min(a.to, b.to) for a in mine for b in theirs)
+
+    def _ranges(self, split: str) -> list[Any]:
+        """The ranges of images that a split, a part of one, or a sum of parts stands for."""
+        import datasets
+
+        known = self.splits
+        try:
+            return datasets.ReadInstruction.from_spec(split).to_absolute(known)
+        except (ValueError, AssertionError) as error:
+            raise DataError(
+                f"{self.name} has no split {split!r}: a part of a split is named as train[:1000] or train[90%:]"
+            ) from error
+
     def read(self, split: str, *, input_key: str | None = None, target_key: str | None = None) -> HubImages:
         """One split, or a part of it such as "train[:10%]".
 

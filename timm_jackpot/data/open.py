@@ -27,6 +27,7 @@ from timm_jackpot.data.read import (
     image_name,
     read_image,
     read_split,
+    share_images,
 )
 from timm_jackpot.data.source import ImageSource, Unreadable, train_part
 from timm_jackpot.errors import DataError
@@ -59,18 +60,24 @@ def open_data(flags: DataFlags, model: nn.Module, *, device: torch.device, img_s
     1,000 of an ImageNet-1k base, however few of them the data has.
 
     Raises:
-        DataError: no data set is known for the base, a folder or split is missing, or the classes are not
-            those of the model's head.
+        DataError: no data set is known for the base, a folder or split is missing, images of the test split are
+            among the others, or the classes are not those of the model's head.
     """
     name = dataset_name(flags, model)
     config = data_config(model, img_size, mean=flags.mean, std=flags.std)
     test_split = flags.test_split or first_split(name, flags, ("test", "validation"), "test-split")
     val_split = flags.val_split
     if val_split is None:
-        found = find_split(name, flags, "validation")
-        taken = [find_split(name, flags, split) for split in (flags.train_split, test_split)]
-        val_split = "validation" if found is not None and found not in taken else None
+        free = not any(share_images(name, flags, "validation", split) for split in (flags.train_split, test_split))
+        val_split = "validation" if free and find_split(name, flags, "validation") is not None else None
     wanted = {"train-split": flags.train_split, "test-split": test_split, "val-split": val_split}
+    for flag in ("train-split", "val-split"):
+        split = wanted[flag]
+        if split is not None and share_images(name, flags, split, test_split):
+            raise DataError(
+                f"--{flag} {split} has images of the split that is tested on ({test_split}): name another split with "
+                f"--{flag} or --test-split"
+            )
     splits = {flag: (split, read_split(name, flags, split, flag)) for flag, split in wanted.items() if split}
     readers = _match_head(model, name, dict(splits.values()))
 

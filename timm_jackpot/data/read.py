@@ -24,6 +24,8 @@ _SYNONYMS = {
     "test": ("test", "testing"),
 }
 
+_TORCH_FOLDERS = ("torch/image_folder", "torch/folder")
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -54,6 +56,9 @@ def read_split(name: str, flags: DataFlags, split: str, flag: str) -> Reader:
             raise DataError(f"{found} holds no images in class folders: {error}") from error
     else:
         dataset = _create_named(name, flags, split)
+        if (name in _TORCH_FOLDERS or "/" not in name) and _root(dataset) == flags.data_dir:
+            # timm takes the whole folder, training images and all, where it finds none for the split
+            raise DataError(f"{flags.data_dir} has no folder {split}: add it, or name another with --{flag}")
     return Reader(dataset, _class_names(dataset))
 
 
@@ -69,13 +74,35 @@ def read_image(dataset: Any, index: int) -> tuple[Any, int]:
     Raises:
         UnreadableImage: if it cannot be decoded.
     """
+    path = _path(dataset, index)
+    if path is not None and not path.is_file():  # to open a pipe would be to wait for whoever writes to it
+        raise UnreadableImage("not a file" if path.exists() else "gone")
     try:
         if isinstance(dataset, ImageDataset):
             file, label = cast(Any, dataset.reader)[index]
             return Image.open(file).convert("RGB"), int(label)
         return dataset[index]
-    except (OSError, SyntaxError, ValueError) as error:  # PIL's words for a damaged file
+    except MemoryError:
+        raise
+    except Exception as error:  # PIL's decoders raise what they like at bytes that are no image
         raise UnreadableImage(str(error) or type(error).__name__) from error
+
+
+def _path(dataset: Any, index: int) -> Path | None:
+    """Where an image lies, if as a file of its own: timm's image folders and torchvision's list them alike."""
+    samples = getattr(_listed(dataset), "samples", None)
+    file = None if samples is None else samples[index][0]
+    return Path(file) if isinstance(file, str) else None
+
+
+def _root(dataset: Any) -> str | None:
+    root = getattr(_listed(dataset), "root", None)
+    return None if root is None else str(root)
+
+
+def _listed(dataset: Any) -> Any:
+    """What knows the files: timm's reader, or torchvision's data set itself."""
+    return getattr(dataset, "reader", dataset)
 
 
 def image_name(dataset: Any, index: int) -> str:
@@ -108,6 +135,20 @@ def find_split(name: str, flags: DataFlags, split: str) -> str | None:
             if path.is_dir() or path.is_file():
                 return str(path)
     return None
+
+
+def share_images(name: str, flags: DataFlags, one: str, other: str) -> bool:
+    """Whether two splits are the same, or overlap, under whatever names; not so where one of them is missing.
+
+    Raises:
+        DataError: for a part of a split that makes no sense.
+    """
+    mine, theirs = (find_split(name, flags, split) for split in (one, other))
+    if mine is None or theirs is None:
+        return False
+    if name.startswith(PREFIX):
+        return hub_data(name, flags).share_images(mine, theirs)
+    return mine == theirs or (name == "folder" and Path(mine).samefile(theirs))
 
 
 def first_split(name: str, flags: DataFlags, splits: tuple[str, ...], flag: str) -> str:
