@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,17 @@ def test_every_cell_of_a_sweep_is_a_search_and_the_first_runs(name: str, images:
         grid = tuple(f"{key}={value}" for key, value in {"pretrained": search.pretrained, **fixed}.items())
         summary = run_sweep(SweepConfig(sweep=name, grid=grid, seeds=(0,), output=str(tmp_path / config.name)))
         assert summary["runs"] == 1
+
+
+def test_the_epochs_that_table_4_quotes_are_those_that_are_run_on_both_networks() -> None:
+    text = (package_folder("recipes") / "table4_epochs.yaml").read_text(encoding="utf-8")
+    quoted = {0, *map(int, re.findall(r"(\d+): 9\d\.\d\d", text))}
+    cells = plan_cells(SweepConfig(sweep="table4_epochs", output="unused"))
+    for model in ("cifar10_resnet32x2", "cifar10_vgg19"):
+        axes = [cell.axes for cell in cells if cell.axes["model"] == f"local-dir:bases/{model}"]
+        assert (
+            {axis.get("epochs", axis.get("steps")) for axis in axes} == quoted == {0, 10, 30, 60, 100, 300, 500, 1000}
+        )
 
 
 @pytest.mark.parametrize("name", FINETUNES)

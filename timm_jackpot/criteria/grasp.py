@@ -14,6 +14,10 @@ def grasp(model: nn.Module, weights: Mapping[str, nn.Parameter], batches: Sequen
     The paper removes the weights with the largest −w ⊙ Hg; here, as in every criterion, the smallest scores go.
     Scores have either sign.
 
+    Made for networks that are not trained yet, and no use on a trained one: there g is noise, and Hg lies along the few
+    directions of large curvature, each with the sign that the noise happens to give it. Two draws of images rank the
+    weights of ResNet-20 with Spearman −0.04, of 2, 4, 8 and 16 batches each with 0.02, −0.34, −0.41 and 0.20.
+
     Args:
         model, weights, batches: as in `snip`.
     """

@@ -5,48 +5,42 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from timm_jackpot.criteria._gradients import differentiable, hessian_product
+from timm_jackpot.criteria._gradients import differentiable
 from timm_jackpot.data import Batch
 
 
 def obd(
-    model: nn.Module, weights: Mapping[str, nn.Parameter], batches: Sequence[Batch], *, probes: int = 8, seed: int = 0
+    model: nn.Module, weights: Mapping[str, nn.Parameter], batches: Sequence[Batch], *, seed: int = 0
 ) -> dict[str, Tensor]:
-    """½ · diag(H) ⊙ w², H averaged over `batches` (LeCun et al. 1989): the loss that a weight's removal costs.
+    """½ · diag(G) ⊙ w² ≥ 0, G the Gauss-Newton matrix averaged over all images: the loss that a removal costs.
 
-    diag(H) ≈ 1/K Σₖ zₖ ⊙ H zₖ with K probes zₖ of ±1: rows of a Hadamard matrix, repeated along the weights, times one
-    random sign for each weight (Bekas et al. 2007). Rows are orthogonal, so that a weight's estimate only sees the
-    curvature that it shares with every K-th other one, and is exact once there are as many probes as weights.
+    Optimal Brain Damage (LeCun et al. 1989): the loss near a minimum, as if no weight bore on another's removal. G
+    stands for the Hessian, as in their own Levenberg-Marquardt approximation: never negative, and what the network's
+    own second derivatives add is left out (theirs also leaves out how the units of a layer act together). On the diagonal they add nothing in a network of ReLUs that
+    passes each layer once: its logits are piecewise linear in every single weight.
+
+    G = E[Jᵀ A J], J the Jacobian of an image's logits and A = diag(p) − p pᵀ the Hessian of the cross-entropy, which
+    does not depend on the label. With A = S Sᵀ and z random signs, the square of Jᵀ S z has the diagonal of Jᵀ A J as
+    its mean (curvature propagation, Martens et al. 2012). The images go through the network one by one: in a batch the
+    products of different images' gradients would average out too, but add noise.
 
     Args:
-        model, weights, batches: as in `snip`.
-        probes: K, a power of two; each costs a forward and two backward passes over every batch.
+        model, weights, batches: as in `snip`; the labels are not used.
         seed: of the signs, drawn on the CPU.
     """
-    assert probes > 0
-    assert probes & (probes - 1) == 0, "a Hadamard matrix of this kind has 2ⁿ rows"
     generator = torch.Generator().manual_seed(seed)
-    signs = [
-        torch.randint(2, w.shape, generator=generator).mul_(2).sub_(1).to(w.device, w.dtype) for w in weights.values()
-    ]
-    columns, first = [], 0
-    for w in weights.values():
-        columns.append(torch.arange(first, first + w.numel(), device=w.device).reshape(w.shape) % probes)
-        first += w.numel()
+    images = [image for batch in batches for image in batch.images.split(1)]
     diagonal = [w.new_zeros(w.shape) for w in weights.values()]
     with differentiable(model, weights) as parameters:
-        for row in range(probes):
-            z = [sign * _hadamard(row, column) for sign, column in zip(signs, columns, strict=True)]
-            for batch in batches:
-                products = hessian_product(model, parameters, batch, z)
-                for total, u, hu in zip(diagonal, z, products, strict=True):
-                    total += u * hu / (probes * len(batches))
-    return {name: 0.5 * h * w.detach().square() for (name, w), h in zip(weights.items(), diagonal, strict=True)}
-
-
-def _hadamard(row: int, columns: Tensor) -> Tensor:
-    """Entries of Sylvester's Hadamard matrix: −1 to the number of bits that row and column share."""
-    shared = columns & row
-    for shift in (16, 8, 4, 2, 1):
-        shared = shared ^ (shared >> shift)
-    return 1 - 2 * (shared & 1)
+        for image in images:
+            logits = model(image)
+            if not logits.requires_grad:  # none of the weights has a part in it
+                break
+            p = logits.detach().softmax(1)
+            z = torch.randint(2, p.shape, generator=generator).mul_(2).sub_(1).to(p.device, p.dtype)
+            root = p.sqrt()
+            cotangent = root * z - p * (root * z).sum()
+            gradients = torch.autograd.grad(logits, parameters, cotangent, materialize_grads=True)
+            for total, g in zip(diagonal, gradients, strict=True):
+                total += g.square() / len(images)
+    return {name: 0.5 * d * w.detach().square() for (name, w), d in zip(weights.items(), diagonal, strict=True)}

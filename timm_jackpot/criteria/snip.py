@@ -11,6 +11,10 @@ from timm_jackpot.data import Batch
 def snip(model: nn.Module, weights: Mapping[str, nn.Parameter], batches: Sequence[Batch]) -> dict[str, Tensor]:
     """|w ⊙ g|, g = ∂L/∂w averaged over `batches` (Lee et al. 2019): how much the loss feels a weight's removal.
 
+    Made for networks that are not trained yet. On a trained one g is mostly noise: two draws of images rank the
+    weights of ResNet-20 with Spearman 0.63, and averages over 16 batches each with 0.64 (0.79 took 97 batches, on a
+    network tuned less). What they agree on is |w| and how much g varies.
+
     Args:
         model: in any mode; it is left as it is.
         weights: parameters of `model` by name.

@@ -11,6 +11,7 @@ from timm_jackpot.plots.style import COLOURS, GREY, finish, new_figure, to_png
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_Combination = tuple[str, ...]  # values of the settings that tell the lines apart
 _CONTROLS = {
     "magnitude one-shot": "magnitude_top1",
     "magnitude one-shot, statistics re-estimated": "magnitude_recalibrated_top1",
@@ -21,7 +22,8 @@ def sweep_figure(rows: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> byte
     """Top-1 of the jackpots, mean ± standard deviation over seeds, as a PNG.
 
     Over the first of `axes` that is a number, one line for each combination of the others; without such a setting,
-    one point for each cell. The dense base is a dashed line; the magnitude controls (means over the rows) are grey.
+    one point for each cell. The dense base is a dashed line; the magnitude controls are grey, one line for each
+    combination on which they depend.
 
     Raises:
         ConfigError: if matplotlib is not installed.
@@ -42,24 +44,41 @@ def sweep_figure(rows: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> byte
 
 
 def _draw_lines(plot: Axes, rows: Sequence[Mapping[str, Any]], across: str, others: Sequence[str]) -> None:
-    lines: dict[str, dict[float, list[float]]] = {}
-    for row in rows:
-        name = ", ".join(f"{axis} {row.get(axis)}" for axis in others) or "jackpot"
-        lines.setdefault(name, {}).setdefault(float(row[across]), []).append(row["jackpot_top1"])
-    for i, (name, points) in enumerate(lines.items()):
+    for i, (name, points) in enumerate(_points(rows, "jackpot_top1", across, others).items()):
         x = sorted(points)
         means, spreads = [mean(points[p]) for p in x], [_spread(points[p]) for p in x]
         colour, marker = COLOURS[i % len(COLOURS)], "osD^vP"[i % 6]
-        plot.errorbar(x, means, spreads, color=colour, marker=marker, markersize=5, capsize=3, label=name)
-    for style, (name, key) in zip((":", "-."), _CONTROLS.items(), strict=True):
-        told: dict[float, list[float]] = {}
-        for row in rows:
-            if row.get(key) is not None:
-                told.setdefault(float(row[across]), []).append(row[key])
-        if told:
-            x = sorted(told)
-            plot.plot(x, [mean(told[p]) for p in x], color=GREY, linestyle=style, marker="x", markersize=4, label=name)
+        label = _named(others, [name]) or "jackpot"
+        plot.errorbar(x, means, spreads, color=colour, marker=marker, markersize=5, capsize=3, label=label)
+    for style, (control, key) in zip((":", "-."), _CONTROLS.items(), strict=True):
+        # One line for all combinations of settings that it does not tell apart.
+        alike: dict[tuple[tuple[float, float], ...], list[_Combination]] = {}
+        for name, points in _points(rows, key, across, others).items():
+            alike.setdefault(tuple((x, mean(points[x])) for x in sorted(points)), []).append(name)
+        values = [[frozenset(column) for column in zip(*names, strict=True)] for names in alike.values()]
+        telling = [axis for axis, *of in zip(others, *values, strict=True) if len(set(of)) > 1]
+        for i, (line, names) in enumerate(alike.items()):
+            label = ", ".join(filter(None, (control, _named(others, names, only=telling))))
+            marker = "x+1234"[i % 6]
+            plot.plot(*zip(*line, strict=True), color=GREY, linestyle=style, marker=marker, markersize=6, label=label)
     plot.set_xlabel(across.replace("_", " "))
+
+
+def _points(
+    rows: Sequence[Mapping[str, Any]], key: str, across: str, others: Sequence[str]
+) -> dict[_Combination, dict[float, list[float]]]:
+    """The figures of every combination of the `others`, over the setting `across`."""
+    found: dict[_Combination, dict[float, list[float]]] = {}
+    for row in rows:
+        if row.get(key) is not None:
+            name = tuple(str(row.get(axis)) for axis in others)
+            found.setdefault(name, {}).setdefault(float(row[across]), []).append(row[key])
+    return found
+
+
+def _named(axes: Sequence[str], combinations: Sequence[_Combination], *, only: Sequence[str] | None = None) -> str:
+    values = zip(axes, zip(*combinations, strict=True), strict=True)
+    return ", ".join(f"{axis} {'/'.join(dict.fromkeys(v))}" for axis, v in values if only is None or axis in only)
 
 
 def _draw_cells(plot: Axes, rows: Sequence[Mapping[str, Any]]) -> None:

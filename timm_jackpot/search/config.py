@@ -50,7 +50,7 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     )
 
     preset: Literal["default", "paper"] = "default"
-    """default: the best search we know. paper: the seeds' own."""
+    """default: the best search we know. paper: the paper's own."""
     sparsity: str = "0.9"
     """Fraction of the maskable weights to remove, in [0, 1), read as an exact decimal."""
     pretrained: bool = True
@@ -58,7 +58,9 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     criterion: Literal["magnitude", "snip", "grasp", "obd", "synflow", "random"] = "magnitude"
     """Where the search starts from; with --steps 0, what is kept."""
     criterion_batches: int = Field(default=1, ge=1)
-    """Batches of 256 images that snip, grasp and obd average over."""
+    """Batches of 256 images that snip, grasp and obd average over. On a trained network (ResNet-20) one is enough for
+    obd: two draws of images put the weights in nearly the same order (Spearman 0.94). Not so with snip (0.63; 0.64
+    for 16 batches) and grasp (−0.04; 0.20): the mean gradient of a trained network is noise."""
     allocation: str = "erk"
     """How the budget is shared out among layers: erk (by shape), global (one threshold for all), uniform; or N:M, as
     2:4, which keeps N of every M weights along the input channels and takes the place of --sparsity."""

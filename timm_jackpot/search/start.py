@@ -90,7 +90,7 @@ def proportional_scores(criterion: Mapping[str, Tensor], scale: float) -> dict[s
 
 
 def two_level_scores(masks: MaskSet, low: float) -> dict[str, Tensor]:
-    """1 for what the criterion's masks keep, `low` for the others (the seeds' warm start, Sec. 3.3)."""
+    """1 for what the criterion's masks keep, `low` for the others (the paper's warm start, Sec. 4.1)."""
     return {name: torch.where(mask, 1.0, low) for name, mask in masks.items()}
 
 

@@ -50,6 +50,7 @@ def _tabulate(folder: Path, cells: list[Cell], runs: list[tuple[Cell, int, Path]
     (folder / "table.csv").write_text(csv_table(rows), encoding="utf-8")
     (folder / "table.md").write_text(markdown_table(cells, rows), encoding="utf-8")
     if find_spec("matplotlib"):
-        (folder / "picture.png").write_bytes(sweep_figure(rows, list(cells[0].axes)))
+        axes = list(dict.fromkeys(axis for cell in cells for axis in cell.axes))
+        (folder / "picture.png").write_bytes(sweep_figure(rows, axes))
         if convergence := convergence_figure(records):
             (folder / "convergence.png").write_bytes(convergence)
