@@ -16,8 +16,9 @@ def obd(
 
     Optimal Brain Damage (LeCun et al. 1989): the loss near a minimum, as if no weight bore on another's removal. G
     stands for the Hessian, as in their own Levenberg-Marquardt approximation: never negative, and what the network's
-    own second derivatives add is left out (theirs also leaves out how the units of a layer act together). On the diagonal they add nothing in a network of ReLUs that
-    passes each layer once: its logits are piecewise linear in every single weight.
+    own second derivatives add is left out (theirs also leaves out how the units of a layer act together). On the
+    diagonal they add nothing in a network of ReLUs that passes each layer once: its logits are piecewise linear in
+    every single weight.
 
     G = E[Jᵀ A J], J the Jacobian of an image's logits and A = diag(p) − p pᵀ the Hessian of the cross-entropy, which
     does not depend on the label. With A = S Sᵀ and z random signs, the square of Jᵀ S z has the diagonal of Jᵀ A J as
