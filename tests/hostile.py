@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import lzma
 import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -248,10 +249,10 @@ _text("config in single quotes", lambda text: text.replace(b'"', b"'"))
 _text("config with a trailing comma", lambda text: text.rstrip()[:-1] + b",}")
 _text("config with a line break in a string", lambda text: text.replace(b'"timm_jackpot"', b'"timm\njackpot"', 1))
 _text("config with a NUL in a string", lambda text: text.replace(b'"timm_jackpot"', b'"timm\0jackpot"', 1))
-_text("config with a leading zero", lambda text: text.replace(b'"format": 1', b'"format": 01', 1))
-_text("config with a hexadecimal number", lambda text: text.replace(b'"format": 1', b'"format": 0x1', 1))
-_text("config with a plus sign", lambda text: text.replace(b'"format": 1', b'"format": +1', 1))
-_text("config with an underscore in a number", lambda text: text.replace(b'"format": 1', b'"format": 1_', 1))
+_text("config with a leading zero", lambda text: text.replace(b'"format": 2', b'"format": 02', 1))
+_text("config with a hexadecimal number", lambda text: text.replace(b'"format": 2', b'"format": 0x2', 1))
+_text("config with a plus sign", lambda text: text.replace(b'"format": 2', b'"format": +2', 1))
+_text("config with an underscore in a number", lambda text: text.replace(b'"format": 2', b'"format": 2_', 1))
 
 _INFO = {
     "NaN": b"NaN",
@@ -294,7 +295,7 @@ _text("base with 10^5 unknown keys", lambda text: text.replace(b'"base": {', b'"
 _text("10^5 files", lambda text: text.replace(b'"files": {', b'"files": {' + _keys(10**5) + b","))
 _text("10^5 aliases", lambda text: text.replace(b'"aliases": {}', b'"aliases": {' + _keys(10**5) + b"}"))
 _text("10^5 model arguments", lambda t: t.replace(b'"model_kwargs": {}', b'"model_kwargs": {' + _keys(10**5) + b"}"))
-_text("format twice", lambda text: text.replace(b'"format": 1,', b'"format": 1, "format": 1,', 1))
+_text("format twice", lambda text: text.replace(b'"format": 2,', b'"format": 2, "format": 2,', 1))
 _text("digest twice", lambda text: text.replace(b'"digest"', b'"digest": "' + b"0" * 64 + b'", "digest"', 1))
 _text("a layer's name twice", lambda text: text.replace(b'"kept"', b'"name": "x", "kept"', 1))
 _text("layers twice", lambda text: text.replace(b'"layers"', b'"layers": [], "layers"', 1))
@@ -333,7 +334,7 @@ _setting("head", False)
 # One line per path: the values that each are put there, as JSON. Of several lines for a path all count.
 _TOKENS = {"<big>": str(10**39), "<zeros>": "0" * 64, "<UPPER>": "F" * 64, "<first>": FIRST, "<bait>": BAIT}
 _VALUES = r"""
-format: 2, 3, 1000000000, 1000000000000000000000000000000, 0, -1, "1", "2", 1.0, 2.0, 1e+300, true, false
+format: 1, 3, 1000000000, 1000000000000000000000000000000, 0, -1, "1", "2", 1.0, 2.0, 1e+300, true, false
 architecture: "resnet50", null
 model: "x"
 Format: 1
@@ -474,12 +475,12 @@ for _path, _value in [*_table(_VALUES), *((path, v) for path, values in _LONG_VA
 for _path, _last in {"layers": "layers/0", "extras": "extras/0"}.items():
     _config(f"{_path} lists an entry twice", lambda config, path=_path: config[path].append(config[path][0]))
     _config(f"{_path} lists one too few", lambda config, path=_path: config[path].pop())
-    _config(f"{_path} reversed", lambda config, path=_path: (config[path].reverse(), _put(config, "format", 2)))
+    _config(f"{_path} reversed", lambda config, path=_path: (config[path].reverse(), _put(config, "format", 3)))
     for _field in ("name", "shape"):
         _config(f"{_last} without {_field}", lambda config, path=_path, field=_field: config[path][0].pop(field))
 _config("dense lists a weight twice", lambda config: config["dense"].append(config["dense"][0]))
 _config("extras of no kind", lambda config: config["extras"][0].pop("role"))
-_config("a newer format with unknown keys", lambda config: config.update(format=2, weights="weights.bin"))
+_config("a newer format with unknown keys", lambda config: config.update(format=3, weights="weights.bin"))
 _config("a newer format of huge number", lambda config: config.update(format=int("9" * 39)))
 _config("extras not among the files", lambda config: config["files"].pop(EXTRAS))
 _config("masks not among the files", lambda config: config["files"].pop(MASKS))
@@ -577,7 +578,7 @@ def _repeat(header: dict[str, Any], key: str, value: object) -> None:
     header["__metadata__"]["timm_jackpot"] = json.dumps(repeated)
 
 
-for _key, _value in {"format": 2, "digest": "0" * 64, "mask_hash": "0" * 64, "encoding": "compact"}.items():
+for _key, _value in {"format": 1, "digest": "0" * 64, "mask_hash": "0" * 64, "encoding": "compact"}.items():
     _header(f"metadata says another {_key}", MASKS, lambda header, key=_key, v=_value: _repeat(header, key, v))
     _header(f"metadata does not say {_key}", MASKS, lambda header, key=_key: _repeat(header, key, None))
 _header("metadata says more", MASKS, lambda header: _repeat(header, "surprise", 1))
@@ -736,7 +737,7 @@ _forge("sealed: a norm masked", _new_layer("conv1.1.weight", [16]))
 _forge("sealed: a statistic masked", _new_layer("conv1.1.num_batches_tracked", []))
 _forge("sealed: a bias masked", _new_layer("fc.bias", [10]))
 _forge("sealed: wrong digest", lambda forged: forged.config["base"].update(digest="0" * 64))
-_forge("sealed: newer format", lambda forged: forged.config.update(format=2))
+_forge("sealed: newer format", lambda forged: forged.config.update(format=3))
 _forge("sealed: compact encoding", lambda forged: forged.config.update(encoding="compact"))
 _forge("sealed: no classifier left dense", lambda forged: forged.config["dense"].clear())
 _forge(
@@ -948,49 +949,48 @@ def _blob(name: str, change: Callable[[bytes], bytes]) -> None:
     _add(f"compact masks {name}", build, good="compact")
 
 
-def _put_number(place: int, value: int, width: int) -> Callable[[bytes], bytes]:
-    return lambda body: body[:place] + value.to_bytes(width, "little") + body[place + width :]
+def _compressed(data: Iterable[bytes]) -> bytes:
+    coder = lzma.LZMACompressor(lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20}])
+    return b"".join(map(coder.compress, data)) + coder.flush()
 
 
-_LANES = 39  # of the 314,544 maskable weights of the bundled base
-_WORDS = 32 + 4 * _LANES
+def _ranks(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    """A sound stream of other bytes."""
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20}]
+    return lambda body: _compressed([change(lzma.decompress(body, lzma.FORMAT_RAW, filters=filters))])
+
+
 _BLOBS: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda body: b"",
     "of one byte": lambda body: body[:1],
-    "of a table alone": lambda body: body[:32],
-    "without words": lambda body: body[:_WORDS],
-    "without the last word": lambda body: body[:-2],
-    "without the first word": lambda body: body[:_WORDS] + body[_WORDS + 2 :],
-    "without the last byte": lambda body: body[:-1],
-    "with a word more": lambda body: body + b"\0\0",
+    "of an end alone": lambda body: b"\0",
+    "without the end": lambda body: body[:-1],
+    "without the first byte": lambda body: body[1:],
+    "of the first half": lambda body: body[: len(body) // 2],
     "with a byte more": lambda body: body + b"\0",
-    "with a thousand words more": lambda body: body + b"\xff" * 2000,
+    "with a thousand bytes more": lambda body: body + b"\xff" * 1000,
     "twice": lambda body: body + body,
-    "and a gigabyte of nothing": lambda body: body + bytes(2**20),
+    "twice before one end": lambda body: body[:-1] + body,
+    "and a megabyte of nothing": lambda body: body + bytes(2**20),
     "of random bytes": lambda body: np.random.default_rng(0).bytes(len(body)),
     "of zeros": lambda body: bytes(len(body)),
     "of ones": lambda body: b"\xff" * len(body),
-    "with random words": lambda body: body[:_WORDS] + np.random.default_rng(0).bytes(len(body) - _WORDS),
-    "with the words reversed": lambda body: body[:_WORDS] + body[:_WORDS:-1] + body[_WORDS : _WORDS + 1],
-    "with their states exchanged": lambda body: body[:32] + body[36:40] + body[32:36] + body[40:],
-    "with a table of zeros": lambda body: bytes(32) + body[32:],
-    "with a table of certainties": lambda body: (4096).to_bytes(2, "little") * 16 + body[32:],
-    "with a table of large numbers": lambda body: b"\xff" * 32 + body[32:],
-    "with a table reversed": lambda body: body[:32][::-1] + body[32:],
-    "with a table of one probability": lambda body: (2048).to_bytes(2, "little") * 16 + body[32:],
-    "with the least table": lambda body: (1).to_bytes(2, "little") * 16 + body[32:],
-    "with a first probability of 0": _put_number(0, 0, 2),
-    "with a last probability of 4096": _put_number(30, 4096, 2),
-    "with a state of 0": _put_number(32, 0, 4),
-    "with a state of 65535": _put_number(32, 65535, 4),
-    "with a state of 65536": _put_number(32, 65536, 4),
-    "with a state of 4294967295": _put_number(32, 2**32 - 1, 4),
-    "with a last state of 4294967295": _put_number(_WORDS - 4, 2**32 - 1, 4),
-    "with start states": lambda body: body[:32] + (65536).to_bytes(4, "little") * _LANES + body[_WORDS:],
-    "with one bit of the first word flipped": lambda body: (
-        body[:_WORDS] + bytes([body[_WORDS] ^ 1]) + body[_WORDS + 1 :]
-    ),
-    "with the last bit flipped": lambda body: body[:-1] + bytes([body[-1] ^ 128]),
+    "with random data in the chunk": lambda body: body[:6] + np.random.default_rng(0).bytes(len(body) - 7) + b"\0",
+    "with a chunk that claims two megabytes": lambda body: b"\xff\xff\xff" + body[3:],
+    "with a chunk that resets nothing": lambda body: b"\x80" + body[1:],
+    "with a reserved control byte": lambda body: b"\x03" + body[1:],
+    "with impossible properties": lambda body: body[:5] + b"\xff" + body[6:],
+    "in a .xz container": lambda body: lzma.compress(body),
+    "stored, not ended": lambda body: b"\x01\xff\xff" + bytes(2**15),
+    "that decompress to a gigabyte": lambda body: _compressed(bytes(2**24) for _ in range(64))[:40_000],
+    "of a byte less": _ranks(lambda data: data[:-1]),
+    "of a byte more": _ranks(lambda data: data + b"\0"),
+    "of no bytes": _ranks(lambda data: b""),
+    "that keep nothing": _ranks(lambda data: bytes(len(data))),
+    "that keep everything": _ranks(lambda data: b"\xff" * len(data)),
+    "in reverse": _ranks(lambda data: data[::-1]),
+    "with one weight more": _ranks(lambda data: bytes([data[0] ^ 128]) + data[1:]),
+    "with bits exchanged inside a layer": _ranks(lambda data: data[53::-1] + data[54:]),
 }
 for _name, _change in _BLOBS.items():
     _blob(_name, _change)
@@ -1053,6 +1053,7 @@ for _kept in (0, 100, 432):
         )
 
     _config(_name, _count, good="compact")
+_setting("format", 1, good="compact")
 _setting("encoding", "packed", good="compact")
 _setting("mask_hash", "0" * 64, good="compact")
 _setting("layers/0/sha256", "0" * 64, good="compact")

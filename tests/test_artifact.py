@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from timm_jackpot.artifact import Extra, Jackpot, from_pretrained, read_artifact, save_pretrained
-from timm_jackpot.artifact.report import artifact_report, entropy_bits
+from timm_jackpot.artifact.report import artifact_report
 from timm_jackpot.base import Base, copy_tensors, load_base, maskable_weights, norm_statistics
 from timm_jackpot.criteria import magnitude
 from timm_jackpot.data.open import data_config
@@ -204,7 +204,7 @@ def test_extras_that_are_not_finite_are_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(format=2), "upgrade timm-jackpot"),
+        (lambda c: c.update(format=3), "upgrade timm-jackpot"),
         (lambda c: c.update(format="1"), "format"),
         (lambda c: c.update(surprise=1), "surprise"),
         (lambda c: c["layers"][0].update(name="../evil"), "layers.0.name"),
@@ -238,10 +238,5 @@ def test_report_adds_up(jackpot: Jackpot, folder: Path) -> None:
     assert report["kept"] == sum(layer["kept"] for layer in report["layers"]) == jackpot.masks.kept
     assert report["bytes"]["masks.safetensors"] == (folder / "masks.safetensors").stat().st_size
     assert report["dense_bytes"] == 4 * sum(p.numel() for p in jackpot.base.model.parameters())
-    assert report["mask_entropy_bytes"] < report["bytes"]["masks.safetensors"]
+    assert report["packed_bytes"] == sum((mask.numel() + 7) // 8 for mask in jackpot.masks.values())
     assert [w["reason"] for w in report["dense"]] == ["classifier"]
-
-
-def test_entropy_of_a_half_full_mask_is_one_bit_per_weight() -> None:
-    assert entropy_bits(50, 100) == 100
-    assert entropy_bits(0, 100) == 0

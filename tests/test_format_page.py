@@ -1,9 +1,10 @@
-"""A second reader of format 1, written from hubcards/FORMAT.md alone: numpy and json, nothing of this package."""
+"""A second reader, written from hubcards/FORMAT.md alone: numpy, json and lzma, nothing of this package."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -27,7 +28,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
     return tensors, metadata
 
 
-ODDS = [6, 10, 16, 25, 40, 64, 102, 161, 256, 406, 645, 1024, 1625, 2580, 4096]
+LZMA2 = [{"id": lzma.FILTER_LZMA2, "dict_size": 2**20}]
 
 
 def order_of(weight: np.ndarray) -> list[int]:
@@ -35,75 +36,40 @@ def order_of(weight: np.ndarray) -> list[int]:
     return sorted(range(len(keys)), key=lambda index: (-keys[index], index))
 
 
-def bin_of(rank: int, n: int, kept: int) -> int:
-    return sum(rank >= n * a * kept // (a * kept + 64 * (n - kept)) for a in ODDS)
-
-
 def decode_compact(blob: bytes, layers: list[dict], state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Bit by bit, in Python's own integers."""
-    table = [int.from_bytes(blob[2 * j : 2 * j + 2], "little") for j in range(16)]
-    total = sum(prod(layer["shape"]) for layer in layers)
-    lanes = max(1, -(-total // 8192))
-    if (
-        any(not 1 <= p <= 4095 for p in table)
-        or not 32 + 4 * lanes <= len(blob) <= 32 + 4 * lanes + (total + 7) // 8 * 2
-    ):
-        raise ValueError("table or size")
-    states = [int.from_bytes(blob[32 + 4 * k : 36 + 4 * k], "little") for k in range(lanes)]
-    at, i, masks = 32 + 4 * lanes, 0, {}
+    total = sum((prod(layer["shape"]) + 7) // 8 for layer in layers)
+    coder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=LZMA2)
+    data = coder.decompress(blob, max_length=total + 1)
+    if len(blob) > total + total // 1024 + 64 or len(data) != total or not coder.eof or coder.unused_data:
+        raise ValueError("stream")
+    masks, at = {}, 0
     for layer in layers:
-        n, kept = prod(layer["shape"]), layer["kept"]
-        array = state[layer["name"]]
+        n, array = prod(layer["shape"]), state[layer["name"]]
         if hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() != layer["sha256"]:
             raise ValueError("another base")
-        mask = np.zeros(n, bool)
-        for rank, index in enumerate(order_of(array)):
-            p, x = table[bin_of(rank, n, kept)], states[i % lanes]
-            q, r = divmod(x, 4096)
-            mask[index] = r < p
-            x = p * q + r if r < p else x - p * q - p
-            if x < 65536:
-                if at + 2 > len(blob):
-                    raise ValueError("out of words")
-                x = 65536 * x + int.from_bytes(blob[at : at + 2], "little")
-                at += 2
-            states[i % lanes] = x
-            i += 1
-        if mask.sum() != kept:
+        ranked = [data[at + i // 8] >> i % 8 & 1 for i in range(-(-n // 8) * 8)]
+        if sum(ranked) != layer["kept"] or any(ranked[n:]):
             raise ValueError(layer["name"])
+        mask = np.zeros(n, bool)
+        mask[order_of(array)] = ranked[:n]
         masks[layer["name"]] = mask.reshape(layer["shape"])
-    if at != len(blob) or any(x != 65536 for x in states):
-        raise ValueError("end of stream")
+        at += -(-n // 8)
     return masks
 
 
-def encode_compact(layers: list[dict], masks: dict[str, np.ndarray], state: dict[str, np.ndarray]) -> bytes:
-    """The page's writer, with a table of its own."""
-    table = [4000, 3900, 3800, 3600, 3300, 2700, 1500, 900, 500, 300, 200, 100, 60, 30, 20, 10]
-    bits, places = [], []
-    for layer in layers:
-        n = prod(layer["shape"])
-        bits += masks[layer["name"]].reshape(-1)[order_of(state[layer["name"]])].tolist()
-        places += [table[bin_of(rank, n, layer["kept"])] for rank in range(n)]
-    lanes = max(1, -(-len(bits) // 8192))
-    states, words = [65536] * lanes, []
-    for i in reversed(range(len(bits))):
-        f, c = (places[i], 0) if bits[i] else (4096 - places[i], places[i])
-        x = states[i % lanes]
-        if x >= f << 20:
-            words.append(x % 65536)
-            x //= 65536
-        states[i % lanes] = x // f * 4096 + x % f + c
-    parts = [*((p, 2) for p in table), *((x, 4) for x in states), *((word, 2) for word in reversed(words))]
-    return b"".join(value.to_bytes(width, "little") for value, width in parts)
+def encode_compact(masks: dict[str, np.ndarray], state: dict[str, np.ndarray]) -> bytes:
+    """The page's writer, with compression settings of its own."""
+    ranked = [mask.reshape(-1)[order_of(state[name])] for name, mask in masks.items()]
+    data = b"".join(np.packbits(bits, bitorder="little").tobytes() for bits in ranked)
+    return lzma.compress(data, lzma.FORMAT_RAW, filters=LZMA2)
 
 
 def read_jackpot(
     folder: Path, state: dict[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict]:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config["format"] != 1:
-        raise ValueError("upgrade")
+    if config["format"] != 2 and (config["format"], config["encoding"]) != (1, "packed"):
+        raise ValueError("format")
     for name, entry in config["files"].items():
         content = (folder / name).read_bytes()
         if len(content) != entry["bytes"] or hashlib.sha256(content).hexdigest() != entry["sha256"]:
@@ -171,9 +137,8 @@ def test_the_page_is_enough_to_write_compact_masks(tmp_path: Path) -> None:
     base = load_base("digits_resnet")
     masks = _searched(make_jackpot(base)).masks
     state = {name: tensor.numpy() for name, tensor in base.model.state_dict().items()}
-    layers = [{"name": n, "shape": list(m.shape), "kept": int(m.sum())} for n, m in masks.items()]
-    blob = encode_compact(layers, {n: m.numpy() for n, m in masks.items()}, state)
-    sizes = {layer["name"]: (prod(layer["shape"]), layer["kept"]) for layer in layers}
+    blob = encode_compact({n: m.numpy() for n, m in masks.items()}, state)
+    sizes = {n: (m.numel(), int(m.sum())) for n, m in masks.items()}
     assert ours(torch.frombuffer(bytearray(blob), dtype=torch.uint8), sizes).on(base.model.state_dict()) == masks
 
 

@@ -21,7 +21,7 @@ class InspectConfig(BaseModel):
     revision: str | None = None
     """Branch, tag or commit of the Hub repo."""
     verify: bool = False
-    """Load the base too: check that the masks are the recorded ones on it, and tell what they take if compact."""
+    """Load the base too: check that the masks are the recorded ones on it."""
     base_checkpoint: str | None = None
     """The base's .safetensors file, where --verify needs it."""
     only_json: bool = Field(default=False, json_schema_extra={"flags": ["--json"]})

@@ -1,6 +1,5 @@
-"""The artifact: format 1 on disk (hubcards/FORMAT.md); written atomically, read with suspicion."""
+"""The artifact: its format on disk (hubcards/FORMAT.md); written atomically, read with suspicion."""
 
-from timm_jackpot.artifact.compact import compact_on
 from timm_jackpot.artifact.jackpot import Extra, Jackpot
 from timm_jackpot.artifact.load import (
     apply_artifact,
@@ -30,7 +29,6 @@ __all__ = [
     "check_base",
     "check_skeleton",
     "check_target",
-    "compact_on",
     "from_pretrained",
     "load_base_of",
     "load_dense_base",

@@ -22,6 +22,7 @@ from timm_jackpot.artifact.schema import (
     MAX_CONFIG_BYTES,
     MAX_EXTRAS,
     MAX_WEIGHTS,
+    PACKED_ONLY_FORMAT,
     Config,
 )
 from timm_jackpot.artifact.strict_json import parse_strict
@@ -37,9 +38,9 @@ from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.masks import (
     MaskSet,
     RankedMasks,
-    compact_limits,
     decode_compact,
     is_n_of_m,
+    most_compact_bytes,
     packed_bytes,
     parse_sparsity,
     unpack,
@@ -127,6 +128,11 @@ def read_config(folder: Path) -> Config:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = repr(".".join(map(str, first["loc"])))[1:-1]  # a name from a stranger: no control characters
         raise ArtifactError(f"{CONFIG} is not valid at {where[:100] or 'its top'}: {first['msg']}") from error
+    if config.format == PACKED_ONLY_FORMAT and config.encoding != "packed":
+        raise ArtifactError(
+            f"{folder} holds compact masks of format {config.format}, which are no longer read: with the version of "
+            "timm-jackpot that wrote them, store them packed"
+        )
     _check_names(config)
     _check_counts(config)
     _check_head(config)
@@ -198,8 +204,8 @@ def _read_packed(folder: Path, config: Config) -> MaskSet:
 
 
 def _read_compact(folder: Path, config: Config) -> RankedMasks:
-    least, most = compact_limits(config.sparsity.maskable[1])
-    data = _checked_bytes(folder, config, MASKS, least, most)
+    most = most_compact_bytes(layer.total for layer in config.layers)
+    data = _checked_bytes(folder, config, MASKS, 1, most)
     tensors, metadata = read_tensors(data, MASKS, "U8", {COMPACT: (bytes_after_header(data, MASKS),)})
     _check_metadata(config, metadata)
     try:

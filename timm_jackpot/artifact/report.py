@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from math import log2
 from pathlib import Path
 from typing import Any
 
-from timm_jackpot.artifact.compact import compact_on
 from timm_jackpot.artifact.read import Artifact
-from timm_jackpot.artifact.schema import CONFIG, EXTRAS, MASKS
+from timm_jackpot.artifact.schema import COMPACT, CONFIG, EXTRAS, MASKS
 from timm_jackpot.base import Base
-from timm_jackpot.masks import RankedMasks, packed_bytes
+from timm_jackpot.masks import packed_bytes
 
 
 def artifact_report(artifact: Artifact, base: Base | None = None) -> dict[str, Any]:
     """Layers (name, shape, kept, sparsity), totals, and the bytes of each file against the dense checkpoint.
 
     Args:
-        base: as right after loading (`open_artifact`). Where given, the masks are checked on it in full, and the bytes
-            that packed masks would take if compact are known.
+        base: as right after loading (`open_artifact`). Where given, the masks are checked on it in full.
 
     Raises:
         JackpotError: if the masks do not fit the base.
     """
-    masks = artifact.masks_on(base) if base else None
-    compact = artifact.stored.coded_bytes if isinstance(artifact.stored, RankedMasks) else None
-    if masks and base and compact is None:
-        compact = len(compact_on(masks, base))
     config = artifact.config
+    if base:
+        artifact.masks_on(base)
     layers = [
         {
             "name": layer.name,
@@ -51,13 +46,9 @@ def artifact_report(artifact: Artifact, base: Base | None = None) -> dict[str, A
         "sparsity": 1 - kept / total if total else 0.0,
         "sparsity_all_parameters": 1 - kept_all / all_parameters,
         "encoding": config.encoding,
-        "mask_hash_checked": masks is not None or compact is None,
+        "mask_hash_checked": base is not None or config.encoding != COMPACT,
         "bytes": {name: file_bytes(artifact.folder / name) for name in (CONFIG, MASKS, EXTRAS)},
-        "mask_bytes": {  # of the tensors alone
-            "packed": sum(packed_bytes(layer.total) for layer in config.layers),
-            "compact": compact,
-        },
-        "mask_entropy_bytes": round(sum(entropy_bits(layer["kept"], layer["total"]) for layer in layers) / 8),
+        "packed_bytes": sum(packed_bytes(layer.total) for layer in config.layers),
         "dense_bytes": 4 * all_parameters,
     }
 
@@ -84,27 +75,13 @@ def report_table(report: dict[str, Any]) -> str:
         for name, size in report["bytes"].items()
         if size
     ]
-    sizes = {**report["mask_bytes"], "entropy bound, layer by layer": report["mask_entropy_bytes"]}
-    lines.append(f"masks, stored {report['encoding']}; without the file's header they take:")
-    lines += [
-        f"  {name}: {'not known without the base (--verify)' if size is None else _per_weight(size, report['total'])}"
-        for name, size in sizes.items()
-    ]
+    bits = 8 * report["bytes"][MASKS] / report["total"]
+    lines.append(f"masks: stored {report['encoding']}, {bits:.3f} bit for each maskable weight")
+    if report["encoding"] == COMPACT:
+        lines[-1] += f" (packed they would take {report['packed_bytes']} bytes)"
     if not report["mask_hash_checked"]:
         lines.append("which weights are kept can only be checked beside the base (--verify); their numbers were")
     return "\n".join(lines)
-
-
-def _per_weight(size: int, total: int) -> str:
-    return f"{size} bytes, {8 * size / total:.3f} bit for each maskable weight"
-
-
-def entropy_bits(kept: int, total: int) -> float:
-    """Shannon bound for a mask of `total` elements of which `kept` are set, all such masks equally likely."""
-    if kept in (0, total):
-        return 0.0
-    density = kept / total
-    return -total * (density * log2(density) + (1 - density) * log2(1 - density))
 
 
 def file_bytes(path: Path) -> int:

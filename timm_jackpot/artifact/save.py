@@ -47,7 +47,7 @@ def save_pretrained(
     attachments: Mapping[str, bytes] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Save `jackpot` in format 1.
+    """Save `jackpot` as an artifact (hubcards/FORMAT.md).
 
     The folder is written beside its final place, synced, and renamed: a reader never sees a part of it.
 
@@ -77,8 +77,9 @@ def recode(artifact: Artifact, base: Base, encoding: Encoding) -> dict[str, byte
         BaseMismatchError: if it is not the base of the masks.
     """
     text = read_bytes(artifact.folder / CONFIG, MAX_CONFIG_BYTES)
-    config: dict[str, Any] = {**parse_strict(text, CONFIG, max_bytes=MAX_CONFIG_BYTES), "encoding": encoding}
     repeated = _repeated(artifact.config.base.digest, artifact.config.mask_hash, encoding)
+    config: dict[str, Any] = parse_strict(text, CONFIG, max_bytes=MAX_CONFIG_BYTES)
+    config.update(format=repeated["format"], encoding=encoding)
     masks = _safetensors(_encoded(artifact.masks_on(base), base, encoding), {"timm_jackpot": json.dumps(repeated)})
     config["files"] = {**config["files"], MASKS: _entry(masks)}
     return {MASKS: masks, CONFIG: _json(config)}

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from timm_jackpot.base import BaseRef
 from timm_jackpot.base.ref import MAX_CLASSES, Hex64
 
-FORMAT = 1
+FORMAT = 2  # of what is written
+PACKED_ONLY_FORMAT = 1  # read as well; its compact masks were coded otherwise
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
 CONFIG, MASKS, EXTRAS = "config.json", "masks.safetensors", "extras.safetensors"
 
@@ -100,7 +101,7 @@ class FileEntry(_Strict):
 
 
 class Config(_Strict):
-    format: int = Field(ge=FORMAT, le=FORMAT)  # a Literal would take 1.0 and true
+    format: int = Field(ge=PACKED_ONLY_FORMAT, le=FORMAT)  # a Literal would take 1.0 and true
     producer: Producer
     base: BaseRef
     sparsity: Sparsity

@@ -64,7 +64,6 @@ def render_card(
         argument=_ARGUMENT.get(config.base.source, ""),
         base=config.base,
         report=report,
-        compact=_whole(report["mask_bytes"]["compact"] or results.get("compact_mask_bytes")),
         dense=_left_dense(report["dense"]),
         results={key: _cell(results.get(key)) for key in _RESULTS},
         n=_whole(results.get("test_images")),

@@ -9,7 +9,7 @@ from timm_jackpot.masks.allocation import (
     scale_counts,
 )
 from timm_jackpot.masks.binarise import LargestKept, is_n_of_m, keep_largest, keep_n_of_m
-from timm_jackpot.masks.compact import RankedMasks, compact_limits, decode_compact, encode_compact
+from timm_jackpot.masks.compact import RankedMasks, decode_compact, encode_compact, most_compact_bytes
 from timm_jackpot.masks.mask_set import LayerOverlap, MaskSet, chance_overlap, layer_overlaps, mask_overlap
 from timm_jackpot.masks.packing import pack, packed_bytes, unpack
 
@@ -21,7 +21,6 @@ __all__ = [
     "RankedMasks",
     "allocate",
     "chance_overlap",
-    "compact_limits",
     "decode_compact",
     "encode_compact",
     "is_n_of_m",
@@ -30,6 +29,7 @@ __all__ = [
     "kept_count",
     "layer_overlaps",
     "mask_overlap",
+    "most_compact_bytes",
     "pack",
     "packed_bytes",
     "parse_overrides",

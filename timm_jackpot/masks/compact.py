@@ -1,14 +1,16 @@
 """Masks ↔ few bytes, given the base's weights (FORMAT.md, "Compact masks").
 
-A mask that was searched is nearly determined by the magnitudes of its weights: sorted by |w|, its bits change from
-mostly kept to mostly removed around the kept count. They are coded in that order, under 16 probabilities.
+A searched mask is nearly determined by the magnitudes of its weights: sorted by |w|, its bits change from mostly kept
+to mostly removed around the kept count. In that order a general compressor finds long runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import lzma
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +18,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from timm_jackpot.masks.mask_set import MaskSet
-from timm_jackpot.masks.packing import packed_bytes, unpack
-from timm_jackpot.masks.rans import ONE, Runs, decode_bits, encode_bits, least_bytes
+from timm_jackpot.masks.packing import pack, packed_bytes, unpack
 
-# Odds, in 64ths, of a rank's place in its layer over those of the kept count: steps of 2^(2/3), from 1/11 to 64.
-_ODDS = (6, 10, 16, 25, 40, 64, 102, 161, 256, 406, 645, 1024, 1625, 2580, 4096)
-_BINS = len(_ODDS) + 1
-_TABLE_BYTES = 2 * _BINS
+# Part of the format, because a raw stream does not say it; it also bounds a reader's memory.
+_DICTIONARY: dict[str, Any] = {"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20}
+# A writer's choice: the densest of those tried. Bits have no bytes to align to, hence lc = lp = pb = 0.
+_WRITER: dict[str, Any] = {
+    **_DICTIONARY,
+    "lc": 0,
+    "lp": 0,
+    "pb": 0,
+    "mode": lzma.MODE_NORMAL,
+    "mf": lzma.MF_BT4,
+    "nice_len": 273,
+    "depth": 0,
+}
 _INDEX_BITS = 33  # beside 31 of a magnitude: layers of at most 2³³ weights
 
 Size = tuple[int, int]
@@ -34,7 +44,6 @@ class RankedMasks:
     """Masks as far as they can be read without the weights: the bits of each layer by descending |w|, packed."""
 
     bits: Mapping[str, Tensor]  # U8, [⌈n/8⌉]
-    coded_bytes: int  # what they were read from
 
     def on(self, weights: Mapping[str, Tensor]) -> MaskSet:
         """The masks of these weights."""
@@ -56,51 +65,60 @@ def rank_order(weight: Tensor) -> NDArray[np.int64]:
 
 
 def encode_compact(masks: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Tensor:
-    """All masks in one U8 tensor: a table of probabilities, and the stream of bits by rank."""
-    sizes = [(mask.numel(), int(mask.count_nonzero())) for mask in masks.values()]
-    bits = np.empty(sum(n for n, _ in sizes), np.uint8)
-    at = 0
+    """All masks in one U8 tensor: the layers' bits in rank order, packed, and compressed together."""
+    compressor = lzma.LZMACompressor(lzma.FORMAT_RAW, filters=[_WRITER])
+    coded = bytearray()
     for name, mask in masks.items():
-        flat = mask.detach().cpu().reshape(-1).numpy()
-        bits[at : at + len(flat)] = flat[rank_order(weights[name])]
-        at += len(flat)
-    ends = _bin_ends(sizes)
-    table = _fit_table(bits, ends)
-    coded = table.astype("<u2").tobytes() + encode_bits(bits, _runs(ends, table))
-    return torch.frombuffer(bytearray(coded), dtype=torch.uint8)
+        ranked = mask.detach().cpu().reshape(-1)[torch.from_numpy(rank_order(weights[name]))]
+        coded += compressor.compress(pack(ranked).numpy().tobytes())
+    return torch.frombuffer(coded + compressor.flush(), dtype=torch.uint8)
 
 
-def compact_limits(total: int) -> tuple[int, int]:
-    """Bytes that the masks of `total` weights take at least and at most when compact."""
-    least = _TABLE_BYTES + least_bytes(total)
-    return least, least + 2 * packed_bytes(total)
+def most_compact_bytes(layers: Iterable[int]) -> int:
+    """Bytes that masks of layers of so many weights take at most when compact: what does not compress is stored."""
+    packed = sum(map(packed_bytes, layers))
+    return packed + packed // 1024 + 64
 
 
 def decode_compact(coded: Tensor, sizes: Mapping[str, Size]) -> RankedMasks:
     """Inverse of `encode_compact` as far as it goes without the weights.
 
-    The numbers of weights and of kept ones come from elsewhere (config.json); work and memory follow from them.
+    The numbers of weights and of kept ones come from elsewhere (config.json): they bound work and memory.
 
     Raises:
-        ValueError: if table or stream are not sound, or do not keep as many weights as `sizes` says.
+        ValueError: if the stream is not sound, or does not keep as many weights as `sizes` says.
     """
-    data = coded.numpy().tobytes()
-    least, most = compact_limits(sum(n for n, _ in sizes.values()))
-    if not least <= len(data) <= most:
-        raise ValueError(f"{len(data)} bytes cannot hold these masks, which take {least} to {most}")
-    table = np.frombuffer(data, "<u2", _BINS).astype(np.uint32)
-    if table.min() < 1 or table.max() >= ONE:
-        raise ValueError(f"a probability is not in 1 to {ONE - 1}")
-    pieces = decode_bits(data[_TABLE_BYTES:], _runs(_bin_ends(sizes.values()), table))
-    bits, rest = {}, np.empty(0, np.bool_)
+    most = most_compact_bytes(n for n, _ in sizes.values())
+    if len(coded) > most:
+        raise ValueError(f"{len(coded)} bytes are more than the {most} that these masks can take")
+    lengths = [packed_bytes(n) for n, _ in sizes.values()]
+    data = _decompress(coded.numpy().tobytes(), sum(lengths))
+    bits = dict(zip(sizes, torch.frombuffer(data, dtype=torch.uint8).split(lengths), strict=True))
     for name, (n, kept) in sizes.items():
-        packed, ones, rest = _take(n, rest, pieces)
-        if ones != kept:
+        packed = bits[name].numpy()
+        if n % 8 and packed[-1] >> n % 8:
+            raise ValueError(f"spare bits after the last mask element of {name} are set")
+        if np.bitwise_count(packed).sum(dtype=np.int64) != kept:
             raise ValueError(f"{name} does not keep {kept} weights")
-        bits[name] = torch.from_numpy(packed)
-    spare = len(rest) + sum(len(piece) for piece in pieces)  # asked for more, the stream checks its end
-    assert spare == 0
-    return RankedMasks(bits, len(data))
+    return RankedMasks(bits)
+
+
+def _decompress(stream: bytes, expected: int) -> bytearray:
+    """Exactly `expected` bytes, or an error; never makes more than one byte more."""
+    decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[_DICTIONARY])
+    try:
+        data = decompressor.decompress(stream, max_length=expected + 1)  # with room to see the end of the stream
+    except lzma.LZMAError as error:
+        raise ValueError(f"they do not decompress ({error})") from error
+    if len(data) > expected:
+        raise ValueError(f"they decompress to more than the {expected} bytes of these masks")
+    if not decompressor.eof:
+        raise ValueError("the stream ends too early")
+    if len(data) < expected:
+        raise ValueError(f"they decompress to {len(data)} bytes, not to the {expected} of these masks")
+    if decompressor.unused_data:
+        raise ValueError("there are bytes after the end of the stream")
+    return bytearray(data)
 
 
 def _from_ranks(packed: Tensor, weight: Tensor) -> Tensor:
@@ -108,46 +126,3 @@ def _from_ranks(packed: Tensor, weight: Tensor) -> Tensor:
     mask = np.empty(len(ranked), np.bool_)
     mask[rank_order(weight)] = ranked
     return torch.from_numpy(mask).reshape(weight.shape)
-
-
-def _bin_ends(sizes: Iterable[Size]) -> NDArray[np.int64]:
-    """Where the 16 bins of each layer end, counted through all layers: [layers · 16], ascending."""
-    ends, before = [], 0
-    for n, kept in sizes:
-        # a/64 times the odds of the kept count, kept/(n − kept), are those of this place.
-        ends += [before + n * a * kept // max(1, a * kept + 64 * (n - kept)) for a in _ODDS]
-        before += n
-        ends.append(before)
-    return np.array(ends, np.int64)
-
-
-def _fit_table(bits: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """The fraction of ones in each of the 16 bins over all layers, in 4096ths, never 0 or 1."""
-    count, ones = np.zeros(_BINS, np.int64), np.zeros(_BINS, np.int64)
-    first = 0
-    for place, end in enumerate(ends.tolist()):
-        count[place % _BINS] += end - first
-        ones[place % _BINS] += np.count_nonzero(bits[first:end])
-        first = end
-    return ((ones * ONE + count // 2) // np.maximum(count, 1)).clip(1, ONE - 1).astype(np.uint32)
-
-
-def _runs(ends: NDArray[np.int64], table: NDArray[np.uint32]) -> Runs:
-    return ends, np.tile(table, len(ends) // _BINS)
-
-
-def _take(
-    n: int, rest: NDArray[np.bool_], pieces: Iterator[NDArray[np.bool_]]
-) -> tuple[NDArray[np.uint8], int, NDArray[np.bool_]]:
-    """The next `n` bits, packed as they come; how many are ones; and what is left of the last piece."""
-    packed, ones, bits = [], 0, np.empty(0, np.bool_)
-    while n:
-        rest = rest if len(rest) else next(pieces)
-        part, rest = rest[:n], rest[n:]
-        n -= len(part)
-        ones += int(np.count_nonzero(part))
-        bits = np.concatenate([bits, part])
-        whole = len(bits) // 8 * 8 if n else len(bits)
-        packed.append(np.packbits(bits[:whole], bitorder="little"))
-        bits = bits[whole:]
-    return np.concatenate(packed) if packed else np.empty(0, np.uint8), ones, rest

@@ -22,7 +22,6 @@ from timm_jackpot.artifact import (
     Jackpot,
     artifact_report,
     check_target,
-    compact_on,
     read_artifact,
     save_pretrained,
 )
@@ -343,8 +342,7 @@ def _save(
         return {}
     # The settings that differ from the defaults; recipe.yaml has all of them.
     settings = published_settings(config, exclude_defaults=True)
-    compact = {"compact_mask_bytes": len(compact_on(jackpot.masks, jackpot.base))}
-    jackpot.info.update(results={**summary, **compact}, config=settings)
+    jackpot.info.update(results=summary, config=settings)
     attachments = {
         _RECORD: record.lines().encode(),
         "recipe.yaml": yaml.safe_dump(published_settings(config), sort_keys=False).encode(),
@@ -361,7 +359,6 @@ def _save(
         "artifact": str(output),
         "artifact_bytes": sum(report["bytes"].values()),
         "mask_bytes": report["bytes"]["masks.safetensors"],
-        **compact,
     }
 
 
