@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -17,12 +19,14 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer, resnet18
 
-from timm_jackpot import SearchConfig, base_from_module, from_pretrained, search_jackpot, zero_fractions
+import timm_jackpot.search.run as search_run
+from timm_jackpot import JackpotModel, SearchConfig, base_from_module, from_pretrained, search_jackpot, zero_fractions
 from timm_jackpot.adapter import adapter_of, attach, detach, merge
 from timm_jackpot.artifact import read_artifact
-from timm_jackpot.base import build_skeleton, maskable_weights
-from timm_jackpot.errors import BaseError, BaseMismatchError, ConfigError
+from timm_jackpot.base import Base, build_skeleton, load_base, maskable_weights
+from timm_jackpot.errors import ArtifactError, BaseError, BaseMismatchError, ConfigError, DataError
 from timm_jackpot.masks import MaskSet, keep_largest
+from timm_jackpot.search.find import find_masks
 from timm_jackpot.search.parts import divide
 
 
@@ -139,6 +143,110 @@ def test_a_module_needs_a_name_and_layers_that_exist() -> None:
         base_from_module(unheard(), "unheard", num_classes=10, classifier="fc")
     with pytest.raises(BaseError, match="architecture"):
         base_from_module(unheard(), "../unheard", num_classes=10)
+
+
+def renewed(model: nn.Module, layer: str, seed: int) -> nn.Module:
+    """The same module with a last layer of ten outputs, just drawn."""
+    torch.manual_seed(seed)
+    setattr(model, layer, nn.Linear(model.get_submodule(layer).in_features, 10))  # pyright: ignore
+    return model.eval()
+
+
+def a_resnet() -> nn.Module:
+    torch.manual_seed(7)
+    return resnet18(num_classes=100).eval()
+
+
+@pytest.mark.parametrize(("build", "layer"), [(unheard, "head"), (a_resnet, "fc")], ids=["unheard", "resnet18"])
+def test_a_new_head_of_a_module_is_trained_and_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: Callable[[], nn.Module], layer: str
+) -> None:
+    told = {"num_classes": 10, "input_size": (3, 32, 32), "classifier": layer, "new_head": True}
+    base, other = (base_from_module(renewed(build(), layer, seed), "own", **told) for seed in (1, 2))
+    assert base.ref.digest == other.ref.digest, "the values of a new head are nobody's"
+    drawn = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+
+    teachers: list[nn.Module | None] = []
+
+    def watched(*args: Any, **kwargs: Any) -> MaskSet:
+        teachers.append(kwargs["teacher"])
+        return find_masks(*args, **kwargs)
+
+    monkeypatch.setattr(search_run, "find_masks", watched)
+    config = SearchConfig(dataset="digits", sparsity="0.5", steps=4, batch_size=64, output=str(tmp_path / "jackpot"))
+    result = search_jackpot(config, base)
+    assert teachers == [None]
+    assert result.comparison.dense is None
+    artifact = read_artifact(tmp_path / "jackpot")
+    head = {f"{layer}.weight", f"{layer}.bias"}
+    assert artifact.config.head is not None
+    assert set(artifact.config.head.names) == set(artifact.config.info["adapted"]) == head
+    assert all(not torch.equal(artifact.extras[name], drawn[name]) for name in head)
+    assert f"{layer}.weight" not in result.jackpot.masks
+
+    x, searched = images(), merge(copy.deepcopy(base.model), result.jackpot.masks).eval()
+    with torch.no_grad():
+        for seed in (3, 4):
+            loaded = from_pretrained(tmp_path / "jackpot", base=renewed(build(), layer, seed))
+            assert torch.equal(loaded(x), searched(x))
+        model = JackpotModel.from_pretrained(tmp_path / "jackpot", base=renewed(build(), layer, 5))
+        assert torch.equal(model(x), searched(x))
+    odd = renewed(build(), layer, 3)
+    setattr(odd, layer, nn.Linear(odd.get_submodule(layer).in_features, 7))  # pyright: ignore
+    with pytest.raises(
+        BaseMismatchError, match=rf"{layer}\.weight of shape \(10, \d+\), the base \(7, \d+\): give it a"
+    ):
+        from_pretrained(tmp_path / "jackpot", base=odd)
+
+
+def test_an_artifact_brings_every_tensor_of_a_new_head(tmp_path: Path) -> None:
+    told = {"num_classes": 10, "input_size": (3, 32, 32), "classifier": "head"}
+    base = base_from_module(unheard(), "unheard", new_head=True, **told)
+    search_jackpot(SearchConfig(dataset="digits", steps=1, batch_size=64, output=str(tmp_path / "j")), base)
+    config = json.loads((tmp_path / "j" / "config.json").read_text())
+    config["info"]["adapted"].append("stem.bias")
+    (tmp_path / "j" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ArtifactError, match=r"does not bring stem\.bias, which info\.adapted names"):
+        from_pretrained(tmp_path / "j", base=unheard())
+
+
+def test_a_new_head_has_parameters() -> None:
+    model = unheard()
+    model.idle = nn.Identity()
+    for classifier in ((), "idle"):
+        with pytest.raises(BaseError, match="new_head needs the name of the layer that is new"):
+            base_from_module(model, "unheard", num_classes=10, classifier=classifier, new_head=True)
+
+
+def test_the_way_to_a_new_head_of_a_module_is_told(tmp_path: Path) -> None:
+    told = {"input_size": (3, 32, 32), "classifier": "head"}
+    config = SearchConfig(dataset="digits", steps=1, output=str(tmp_path / "j"))
+    with pytest.raises(DataError, match=r"has 10 classes.* replace the module's last layer .* new_head=True"):
+        search_jackpot(config, base_from_module(unheard(), "unheard", num_classes=7, **told))
+    base = base_from_module(unheard(), "unheard", num_classes=10, **told)
+    with pytest.raises(ConfigError, match=r"one too \(num_classes\).*last layer was replaced, with new_head=True"):
+        search_jackpot(SearchConfig(num_classes=10, output=str(tmp_path / "j")), base)
+    with pytest.raises(ConfigError, match=r"one too \(num_classes\): leave it out here, and give it to load_base"):
+        search_jackpot(SearchConfig(num_classes=10, output=str(tmp_path / "j")), load_base("digits_resnet"))
+    assert not (tmp_path / "j").exists()
+
+
+def test_a_head_that_only_guesses_is_noticed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], digits_base: Base
+) -> None:
+    config = SearchConfig(dataset="digits", steps=1, batch_size=64)
+
+    def noticed(base: Base, output: str) -> bool:
+        search_jackpot(config.model_copy(update={"output": str(tmp_path / output)}), base)
+        return "as a guess would be: if its last layer is new, pass new_head=True" in capsys.readouterr().err
+
+    def own(model: nn.Module, **told: Any) -> Base:
+        layer = "head" if isinstance(model, Unheard) else "fc"
+        return base_from_module(model, "own", num_classes=10, input_size=(3, 32, 32), classifier=layer, **told)
+
+    assert noticed(own(unheard()), "guesses")
+    assert not noticed(own(unheard(), new_head=True), "told")
+    assert not noticed(own(digits_base.model, mean=(0.5,) * 3, std=(0.5,) * 3), "trained")
 
 
 def torchvision_vit() -> nn.Module:

@@ -257,6 +257,7 @@ def _check_shapes(config: Config, model: nn.Module) -> None:
 
     Any weight that could be masked may have been left dense instead; it is listed then.
     """
+    _check_head_shapes(config, model)
     maskable = maskable_weights(model, mask_classifier=True)
     name = config.base.name
     shapes = {layer.name: tuple(layer.shape) for layer in config.layers}
@@ -283,10 +284,29 @@ def _check_shapes(config: Config, model: nn.Module) -> None:
     _check_extras(config, model)
 
 
+def _check_head_shapes(config: Config, model: nn.Module) -> None:
+    """A module brings its head's shapes, and its reader has to make them: before any other difference that follows."""
+    state = model.state_dict()
+    for extra in config.extras:
+        if extra.role == "head" and extra.name in state and tuple(state[extra.name].shape) != tuple(extra.shape):
+            raise BaseMismatchError(
+                f"the artifact's head has {extra.name} of shape {tuple(extra.shape)}, the base "
+                f"{tuple(state[extra.name].shape)}: give it a last layer of that shape first, with any values"
+            )
+
+
+def _head_of(config: Config, model: nn.Module) -> set[str]:
+    """Parameters of the classifier; of a module that does not say where that is, those that the artifact names."""
+    head = set(classifier_parameters(model))
+    if head or config.base.source != "module" or config.head is None:
+        return head
+    return set(config.head.names) & {name for name, _ in model.named_parameters()}
+
+
 def _check_extras(config: Config, model: nn.Module) -> None:
     """An extra may replace what its role says, and nothing else: no mask reaches past it."""
     weights = {layer.name for layer in config.layers} | {weight.name for weight in config.dense}
-    head = set(classifier_parameters(model))
+    head = _head_of(config, model)
     vectors = {name for name, parameter in model.named_parameters() if parameter.dim() <= 1}
     allowed = {
         "norm_statistics": set(norm_statistics(model)),
@@ -297,6 +317,9 @@ def _check_extras(config: Config, model: nn.Module) -> None:
     missing = allowed["head"] - {extra.name for extra in config.extras} if config.head else ()
     if missing:
         raise ArtifactError(f"the artifact has a new head, but not its {min(missing)}")
+    unset = set(_adapted(config)) - {extra.name for extra in config.extras} if config.base.source == "module" else ()
+    if unset:  # neither the digest nor the artifact would say what it holds
+        raise ArtifactError(f"the artifact does not bring {min(unset)}, which info.adapted names")
     for extra in config.extras:
         if extra.name not in allowed[extra.role] or tuple(state[extra.name].shape) != tuple(extra.shape):
             raise ArtifactError(

@@ -23,6 +23,7 @@ def base_from_module(
     mean: Sequence[float] = (0.485, 0.456, 0.406),
     std: Sequence[float] = (0.229, 0.224, 0.225),
     classifier: str | Sequence[str] = (),
+    new_head: bool = False,
 ) -> Base:
     """A pre-trained module of your own (torchvision's, or any other) as a base.
 
@@ -35,15 +36,22 @@ def base_from_module(
         input_size: channels, height and width of its images.
         mean, std: normalisation of each channel.
         classifier: name of its last layer (or layers), which stays dense: `fc`, `heads.head`.
+        new_head: the classifier was put in for other classes and has not been trained: a search trains it and stores
+            it. No look at its values can tell, so it has to be said.
 
     Raises:
-        BaseError: for a classifier that the module has not, or a name or sizes that no artifact could hold.
+        BaseError: for a classifier that the module has not, a new head that has no parameters, or a name or sizes
+            that no artifact could hold.
     """
     named = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     modules = dict(model.named_modules())
     missing = next((layer for layer in named if layer not in modules), None)
     if missing is not None:
         raise BaseError(f"the module has no layer {missing!r} that could be its classifier")
+    head = {id(parameter) for layer in named for parameter in modules[layer].parameters()}
+    if new_head and not head:
+        raise BaseError("new_head needs the name of the layer that is new, as classifier='fc'")
+    adapted = [name for name, p in model.named_parameters() if new_head and id(p) in head]
     ids = tensor_ids(model)
     try:
         ref = BaseRef(
@@ -56,7 +64,7 @@ def base_from_module(
             num_classes=num_classes,
             in_chans=input_size[0],
             img_size=None,
-            digest=base_digest(ids),
+            digest=base_digest(ids, adapted=adapted),
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -67,7 +75,8 @@ def base_from_module(
         "std": tuple(std),
         "num_classes": num_classes,
         "classifier": named,
+        "source": "module",
     }
     model.pretrained_cfg = described  # pyright: ignore[reportArgumentType]
     model.num_classes = num_classes  # pyright: ignore[reportArgumentType]
-    return Base(model.eval(), ref, ids, ())
+    return Base(model.eval(), ref, ids, tuple(adapted))

@@ -241,12 +241,21 @@ def _match_head(model: nn.Module, name: str, readers: dict[str, Reader]) -> dict
         if found != head:
             raise DataError(
                 f"split {split} of {name} has {found} classes, but the model's head has {head}: name other data, "
-                f"or give --num-classes {found} for a new head"
+                f"or {_way_to_a_new_head(model, found)}"
             )
         if reader.classes != classes:
             raise DataError(f"split {split} of {name} has other classes than split {known}")
         first = (known, classes)
     return matched
+
+
+def _way_to_a_new_head(model: nn.Module, classes: int) -> str:
+    if (getattr(model, "pretrained_cfg", None) or {}).get("source") != "module":
+        return f"give --num-classes {classes} for a new head"
+    return (
+        f"replace the module's last layer by one with {classes} outputs, and pass num_classes={classes} and "
+        "new_head=True to base_from_module"
+    )
 
 
 def _bind(

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from timm_jackpot.base import Base, Maskable, classifier_parameters, maskable_weights, norm_affine
+from timm_jackpot.data import ImageSource
 from timm_jackpot.errors import BaseError, ConfigError
+from timm_jackpot.processes import Shard
 from timm_jackpot.search.config import SearchConfig
 
 _LEAST_SHARE = 0.01  # of the parameters: below, a mask says nothing about the network
@@ -59,6 +61,25 @@ def divide(config: SearchConfig, base: Base, input_size: Sequence[int]) -> tuple
 def has_new_head(base: Base) -> bool:
     """Whether the classifier was initialised anew."""
     return any(name in base.adapted for name in classifier_parameters(base.model))
+
+
+@torch.no_grad()
+def idle_head_notice(base: Base, train: ImageSource, batch_size: int) -> str | None:
+    """A word where a module answers training images no better than their commonest class would.
+
+    Its head may be new, though nobody said so: it would be distilled from, and stay as it is.
+    """
+    batch = next(train.train_batches(seed=0, epoch=0, batch_size=min(batch_size, len(train)), shard=Shard()))
+    device = next(base.model.parameters()).device
+    answers = base.model.eval()(batch.images.to(device)).argmax(1).to(batch.labels.device)
+    n, hits = len(batch.labels), int((answers == batch.labels).sum())
+    commonest = int(batch.labels.bincount().max())
+    if hits > commonest + 2 * (commonest * (1 - commonest / n)) ** 0.5:  # two standard deviations of a guess
+        return None
+    return (
+        f"note: {base.ref.name} is right on {hits} of {n} training images, as a guess would be: if its last layer is "
+        "new, pass new_head=True to base_from_module, or it stays as it is"
+    )
 
 
 def _unfit(maskable: Maskable, config: SearchConfig) -> dict[str, str]:

@@ -45,7 +45,7 @@ from timm_jackpot.search.compare import Comparison, compare
 from timm_jackpot.search.config import SearchConfig
 from timm_jackpot.search.find import find_masks
 from timm_jackpot.search.life import Life
-from timm_jackpot.search.parts import coverage_notice, divide, has_new_head
+from timm_jackpot.search.parts import coverage_notice, divide, has_new_head, idle_head_notice
 from timm_jackpot.search.start import Start, start_of, starved_notice
 from timm_jackpot.training import (
     Record,
@@ -78,7 +78,7 @@ def search_jackpot(config: SearchConfig, base: Base | None = None) -> SearchResu
 
     Args:
         base: a base of your own (`base_from_module`) instead of the one that `config` names; its model is moved to
-            the device of the run and its norm statistics change.
+            the device of the run, and its norm statistics and whatever is trained beside the mask change.
 
     Raises:
         JackpotError: for anything wrong with model, data or flags, before any training.
@@ -130,6 +130,8 @@ def _search(
         data = open_data(config, base.model, device=accelerator.device, img_size=config.img_size)
     maskable, trained = divide(config, base, data.config["input_size"])
     say(coverage_notice(base, maskable), accelerator)
+    if base.ref.source == "module" and not has_new_head(base):  # of others it is known where their head is from
+        say(idle_head_notice(base, data.train, config.batch_size), accelerator)
     steps = steps_of(len(data.train))
     life.identify(
         {
@@ -218,8 +220,18 @@ def _without_base(config: SearchConfig, base: Base) -> SearchConfig:
     if not config.pretrained:
         raise ConfigError("a base was handed over, and the settings ask for random weights: leave one of them out")
     if twice:
-        raise ConfigError(f"a base was handed over, and the settings name one too ({twice[0]}): leave one of them out")
+        raise ConfigError(f"a base was handed over, and the settings name one too ({twice[0]}): {_settled_in(base)}")
     return config.model_copy(update={"model": base.ref.architecture})
+
+
+def _settled_in(base: Base) -> str:
+    """What to do instead of giving settings beside a base."""
+    if base.ref.source != "module":
+        return "leave it out here, and give it to load_base"
+    return (
+        "leave it out; base_from_module says what the module is, and for other classes takes one whose last layer was "
+        "replaced, with new_head=True"
+    )
 
 
 def random_base_of(output: Path) -> Path:
