@@ -245,7 +245,8 @@ def _judgement(judge: Judge, artifact: Artifact, tested: Tested, margin: float) 
         "shuffled_ahead": differences[shuffled],
         "similar_margin": margin,
     }
-    principles, verdict = judged(layers, models, tested, **figures)
+    controls = {name: models[name] for name in CONTROLS}
+    principles, verdict = judged(layers, controls, tested, **figures)
     return {
         **figures,
         "models": models,
