@@ -454,3 +454,46 @@ def test_initial_weights_are_not_drawn_where_a_checkpoint_replaces_them() -> Non
         assert torch.equal(torch.get_rng_state(), drawn)
         buffer = torch.zeros(8).normal_()  # may be one that no checkpoint holds
     assert buffer.abs().sum() > 0
+
+
+HOSTILE_CONFIGS = {
+    "deep": b"[" * 100_000,
+    "model_args": {"model_args": None},
+    "argument": {"model_args": {"img_size": [[1], [2]]}},
+    "size": {"model_args": {"in_chans": 10**12}},
+    "classes": {"num_classes": 10**12},
+    "pretrained_cfg": {"pretrained_cfg": [1]},
+    "input_size": {"pretrained_cfg": {"input_size": [3, [1], 2]}},
+    "mean": {"pretrained_cfg": {"mean": "x"}},
+    "other": {"architecture": "test_vit"},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_CONFIGS)
+def test_a_config_that_timm_never_wrote_is_refused(name: str, tmp_path: Path) -> None:
+    save_config_for_hf(load_base("digits_resnet").model, str(tmp_path / "config.json"))
+    write(tmp_path / "model.safetensors", digits_state())
+    assert load_base(f"local-dir:{tmp_path}").ref.architecture == "digits_resnet"
+    change = HOSTILE_CONFIGS[name]
+    if isinstance(change, dict):
+        config = json.loads((tmp_path / "config.json").read_text())
+        nested = {key: value for key, value in change.items() if isinstance(value, dict)}
+        inside = {key: {**config.get(key, {}), **value} for key, value in nested.items()}
+        change = json.dumps({**config, **change, **inside}).encode()
+    (tmp_path / "config.json").write_bytes(change)
+    with pytest.raises(BaseError):
+        load_base(f"local-dir:{tmp_path}")
+
+
+def test_a_config_without_end_is_not_read_to_it(tmp_path: Path) -> None:
+    with (tmp_path / "config.json").open("wb") as file:
+        file.truncate(10**11)
+    with pytest.raises(BaseError, match="names no architecture"):
+        load_base(f"local-dir:{tmp_path}")
+
+
+@pytest.mark.parametrize("shape", [(), (10**12, 0), (0, 80)])
+def test_a_head_of_no_number_of_classes_is_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    weights = write(tmp_path / "w.safetensors", {**digits_state(), "fc.weight": torch.zeros(shape)})
+    with pytest.raises(BaseMismatchError, match="classes: 1 to 200000 can be"):
+        load_base("digits_resnet", base_checkpoint=weights)

@@ -176,6 +176,40 @@ def test_a_lost_process_ends_the_other_one_with_a_reason(
     assert not list(tmp_path.glob(".*")), "the lock goes with the run"
 
 
+UNFORESEEN = """
+import os
+from timm_jackpot.cli import run_verb
+from timm_jackpot.search import __main__ as verb
+from timm_jackpot.search.life import Life
+
+after = Life.after_step
+
+def step(self, done, steps, state):
+    if done == 3 and os.environ["RANK"] == "1":
+        raise ZeroDivisionError("nobody foresaw this")
+    after(self, done, steps, state)
+
+Life.after_step = step
+run_verb(verb.main)
+"""
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+def test_one_process_that_fails_in_an_unforeseen_way_does_not_keep_the_others(tmp_path: Path) -> None:
+    with started(2, ["-c", UNFORESEEN, "--steps", "500", "--output", str(tmp_path / "j")]) as (main, other):
+        err = other.communicate(timeout=150)[1]
+        out, lost = main.communicate(timeout=60)
+    assert (main.returncode, other.returncode) == (2, 1)
+    assert err.splitlines()[-1].startswith(
+        "unexpected: ZeroDivisionError: nobody foresaw this; --traceback shows where"
+    )
+    assert "error: another process of this run was lost at step 3" in lost
+    assert "Traceback" not in err + lost
+    assert out == ""
+    assert not (tmp_path / "j" / "config.json").exists()
+
+
 DIFFER = """
 import os
 from timm_jackpot.cli import run_verb

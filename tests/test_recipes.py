@@ -225,3 +225,52 @@ def test_a_grid_that_is_none_is_refused_before_anything_runs(
     with pytest.raises(ConfigError, match=sentence):
         run_sweep(SweepConfig(sweep=recipe(tmp_path, text), grid=grid, output=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_of_more_searches_than_anybody_runs_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    text = "grid:\n" + "".join(f"  k{i}: [1, 2, 3, 4]\n" for i in range(40))
+    with pytest.raises(ConfigError, match=f"names {3 * 4**40} searches: a sweep takes 10000 at most"):
+        plan_cells(SweepConfig(sweep=recipe(tmp_path, text), output="x"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["cells: [{1: 2}]", "grid: {1: [2]}", "seeds: 5", "seeds: [a]", "seeds: [0, 0]", "grid: {steps: []}"],
+)
+def test_a_sweep_recipe_of_wrong_types_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        plan_cells(SweepConfig(sweep=recipe(tmp_path, text), output="x"))
+
+
+def test_a_cell_of_many_settings_is_a_folder_still(tmp_path: Path) -> None:
+    values = ", ".join(f'"{letter * 120}"' for letter in "ab")
+    cells = plan_cells(
+        SweepConfig(sweep=recipe(tmp_path, f"grid: {{model: [{values}], dataset: [{values}]}}"), output="x")
+    )
+    assert len({cell.name for cell in cells}) == 4
+    assert max(len(cell.name) for cell in cells) < 200
+
+
+# -- what is no recipe ------------------------------------------------------------------------------
+
+BOMB = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9 if i else ['lol'] * 9)}]\n" for i in range(9))
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("lr: " + "[" * 1000 + "]" * 1000, "nested deeper than settings ever are"),
+        ("lr: " + "[" * 40 + "]" * 40, "nested deeper than settings ever are"),
+        (BOMB, "larger or nested deeper"),
+        ("lr: &a [*a]", "larger or nested deeper"),
+        (MERGES, "not readable as YAML"),
+        ("x: " + "y" * 200_000, "longer than settings ever are"),
+        ("steps: " + "9" * 5000, "not readable as YAML"),
+        ("lr: 2020-13-45", "not readable as YAML"),
+        ("lr: {", "not readable as YAML"),
+    ],
+)
+def test_yaml_that_no_settings_are_like_is_refused(text: str, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        read_recipe(recipe(tmp_path, text))

@@ -257,7 +257,10 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
 
 def test_scores_that_overflow_stop_the_run(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="scores are not numbers any more: lower --lr"):
-        _search(tmp_path / "nan", lr=1e38)
+        # Beyond the flag's bound: what a long run comes to, in one step.
+        search_jackpot(
+            SearchConfig(steps=12, batch_size=64, output=str(tmp_path / "nan")).model_copy(update={"lr": 1e38})
+        )
 
 
 @pytest.mark.parametrize("allocation", ["erk", "2:4"])

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from timm_jackpot.cli import parse
+from timm_jackpot.cli import parse, run_verb
 from timm_jackpot.search import SearchConfig
+from timm_jackpot.search import __main__ as search_main
 
 VERBS = ["search", "evaluate", "inspect", "pretrain", "finetune", "sweep", "push", "bench"]
 
@@ -130,6 +131,37 @@ BAD = [
     (["search", "--lr", "inf"], "--lr inf"),
     (["evaluate", "--artifact", "nowhere"], "neither an artifact folder nor"),
     (["pretrain", "--model", "nonsense", "--output", "x"], "unknown architecture 'nonsense'"),
+    (["sweep", "--output", "x"], "--recipe is required"),
+    (["transfer", "--output", "x"], "--recipe is required"),
+    (["sweep", "--recipe", "digits", "--output", "x", "--grid", "lr={"], "--grid lr={ is not readable as YAML"),
+    (["search", "--model", "x" * 100_000], "unknown model"),
+    (["search", "--recipe", "x" * 300], "there is no recipe"),
+    (["search", "--model", "two\nlines"], "unknown model"),
+    (["search", "--model-kwargs", "act_layer=nothing"], "digits_resnet"),
+    (["search", "--model-kwargs", "output_stride=7"], "digits_resnet"),
+    (["pretrain", "--model", "digits_resnet", "--model-kwargs", "output_stride=7", "--output", "x"], "these arguments"),
+]
+ABSURD = [
+    ("search", "--steps", "1" + "0" * 400),
+    ("search", "--epochs", "1e300"),
+    ("search", "--lr", "5e-324"),
+    ("search", "--lr", "1e300"),
+    ("search", "--temperature", "1e-300"),
+    ("search", "--batch-size", "9223372036854775808"),
+    ("search", "--num-classes", "1000000000000"),
+    ("search", "--in-chans", "1000000000000"),
+    ("search", "--img-size", "1000000000000"),
+    ("search", "--crop-padding", "1000000"),
+    ("search", "--start-scale", "1e300"),
+    ("search", "--recalibrate-batches", "9" * 30),
+    ("search", "--workers", "1000000"),
+    ("search", "--weight-decay", "1e300"),
+    ("pretrain", "--num-classes", "1000000000000"),
+    ("pretrain", "--mixup", "1e300"),
+    ("finetune", "--lr", "1e300"),
+    ("bench", "--img-size", "1000000000000"),
+    ("bench", "--pairs", "1000000000000"),
+    ("audit", "--seeds", "1000000000000"),
 ]
 
 
@@ -142,6 +174,52 @@ def test_bad_input_is_one_sentence_and_exit_code_two(typed, tmp_path: Path, word
     assert err.count("\n") == 1
     assert out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+NEEDED = {"pretrain": ["--output", "x"], "finetune": ["--artifact", "a", "--output", "x"], "audit": ["--artifact", "a"]}
+
+
+@pytest.mark.parametrize(("verb", "flag", "value"), ABSURD)
+def test_a_number_near_the_end_of_its_type_is_refused_by_its_flag(typed, verb: str, flag: str, value: str) -> None:
+    code, out, err = typed(verb, flag, value, *NEEDED.get(verb, []))
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {flag} {value[:100]}: ")
+    assert err.count("\n") == 1
+
+
+def unforeseen(*_: object, **__: object) -> None:
+    raise ZeroDivisionError("of\ntwo lines")
+
+
+@pytest.mark.parametrize("words", [["--lr", "0.1"], ["--lr", "0.1", "--traceback"]])
+def test_what_nobody_foresaw_is_one_sentence_and_exit_code_one(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["search", *words])
+    monkeypatch.setattr(search_main, "search_jackpot", unforeseen)
+    with pytest.raises(SystemExit) as stopped:
+        run_verb(search_main.main)
+    out, err = capsys.readouterr()
+    assert (stopped.value.code, out) == (1, "")
+    last = err.splitlines()[-1]
+    assert last == "unexpected: ZeroDivisionError: of two lines; --traceback shows where; please report"
+    assert ("Traceback" in err) == ("--traceback" in words)
+    assert ("in unforeseen" in err) == ("--traceback" in words)
+    assert "--traceback" in words or err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_too_little_memory_is_no_fault_of_ours(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def too_much() -> dict[str, object]:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["search"])
+    with pytest.raises(SystemExit) as stopped:
+        run_verb(too_much)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("error: not enough memory: lower --batch-size")
 
 
 def test_a_process_of_its_own_says_no_more(tmp_path: Path) -> None:

@@ -10,11 +10,14 @@ import argparse
 import json
 import logging
 import sys
+import traceback
 import types
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
+import torch
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -23,6 +26,8 @@ from timm_jackpot.processes import launched_as_main, leave_process_group, lost_p
 from timm_jackpot.recipes import read_recipe
 
 C = TypeVar("C", bound=BaseModel)
+_TRACEBACK = "--traceback"
+_LONGEST_LINE = 1000  # of a sentence: names in it may be of any length
 
 
 def parse(
@@ -48,14 +53,16 @@ def parse(
         )
     for name, field in schema.model_fields.items():
         _add_flag(parser, name, field)
+    parser.add_argument(_TRACEBACK, action="store_true", help="Show where in the code an error arose.")
     flags = vars(parser.parse_args(argv))
+    flags.pop("traceback", None)  # run_verb looks for it: parsing may be what fails
     recipe = read_recipe(flags.pop("recipe")) if "recipe" in flags else {}
     if {"steps", "epochs"} & set(flags):  # either one overrides whichever of the two the recipe has
         recipe = {key: value for key, value in recipe.items() if key not in ("steps", "epochs")}
     try:
         return schema(**{**recipe, **flags})
     except ValidationError as error:
-        raise ConfigError(_sentence(error)) from error
+        raise ConfigError(_sentence(error, schema)) from error
 
 
 def run_verb(main: Callable[[], Mapping[str, Any]]) -> None:
@@ -65,17 +72,36 @@ def run_verb(main: Callable[[], Mapping[str, Any]]) -> None:
         with lost_process_named():
             result = main()
             leave_process_group()
+            last_line = json.dumps(result, allow_nan=False)
     except RunInterrupted as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        sys.exit(128 + error.signal)
+        _end(128 + error.signal, f"stopped: {error}")
     except JackpotError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(2, f"error: {error}")
     except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _end(130, "error: interrupted")
+    except Exception as error:
+        if _is_out_of_memory(error):
+            _end(2, "error: not enough memory: lower --batch-size or --img-size, or take a smaller model")
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        _end(1, f"unexpected: {what}; {_TRACEBACK} shows where; please report")
     if launched_as_main():
-        print(json.dumps(result, allow_nan=False), flush=True)
+        print(last_line, flush=True)
+
+
+def _end(code: int, sentence: str) -> NoReturn:
+    """Say on one line why, and leave; the other processes see the connection close."""
+    line = "".join(letter if letter.isprintable() else " " for letter in sentence)
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):  # closed meanwhile: the exit code still tells
+            if _TRACEBACK in sys.argv:
+                traceback.print_exc()
+            print(line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} …", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch has a class for a GPU's memory, and words for the host's.
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -85,7 +111,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    names = [*extra.get("flags", []), f"--{name.replace('_', '-')}"]  # pyright: ignore
+    short = [flag for flag in _aliases(field) if not flag.startswith("--")]
+    names = [*short, _flag(name, field)]
     kind = _without_none(field.annotation)
     text = (field.description or "").replace("\n", " ").replace("%", "%%")
     if get_origin(kind) is Literal:
@@ -102,6 +129,16 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> N
         parser.add_argument(*names, dest=name, metavar=name.upper(), help=text)
 
 
+def _aliases(field: FieldInfo) -> list[str]:
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    return list(extra.get("flags", []))  # pyright: ignore
+
+
+def _flag(name: str, field: FieldInfo) -> str:
+    """A setting's long flag: its own name, unless the schema gives it another."""
+    return next((flag for flag in _aliases(field) if flag.startswith("--")), f"--{name.replace('_', '-')}")
+
+
 def _without_none(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, types.UnionType):
         kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
@@ -109,17 +146,18 @@ def _without_none(annotation: Any) -> Any:
     return annotation
 
 
-def _sentence(error: ValidationError) -> str:
+def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
     first = error.errors()[0]
     reason = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:  # about several flags, which the reason names
         return reason
-    flag = "--" + str(first["loc"][0]).replace("_", "-")
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        return f"the recipe sets {name}, which is no setting of this command"
+    flag = _flag(name, schema.model_fields[name])
     if first["type"] == "missing":
         return f"{flag} is required"
-    if first["type"] == "extra_forbidden":
-        return f"the recipe sets {first['loc'][0]}, which is no setting of this command"
-    return f"{flag} {first['input']}: {reason[0].lower()}{reason[1:]}"
+    return f"{flag} {str(first['input'])[:100]}: {reason[0].lower()}{reason[1:]}"
 
 
 def _quieten() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from timm_jackpot.artifact import Artifact
@@ -12,7 +11,7 @@ from timm_jackpot.artifact.tensors_file import read_bytes
 from timm_jackpot.audit.config import AuditConfig
 from timm_jackpot.base import BaseFlags
 from timm_jackpot.data import DataFlags
-from timm_jackpot.errors import ArtifactError
+from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.recipes import read_yaml
 from timm_jackpot.search import SearchConfig
 
@@ -64,8 +63,8 @@ def _recorded(artifact: Artifact) -> dict[str, Any]:
     recipe = artifact.folder / _RECIPE
     if recipe.is_file() and not recipe.is_symlink():
         try:
-            found = read_yaml(read_bytes(recipe, _MAX_BYTES).decode("utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+            found = read_yaml(read_bytes(recipe, _MAX_BYTES).decode("utf-8"), _RECIPE)
+        except (ConfigError, UnicodeDecodeError) as error:
             raise ArtifactError(f"{_RECIPE} of the artifact is not readable as YAML") from error
     else:
         found = artifact.config.info.get("config")

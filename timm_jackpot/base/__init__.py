@@ -11,7 +11,7 @@ from timm_jackpot.base.load import (
 )
 from timm_jackpot.base.maskable import DenseWeight, Maskable, classifier_parameters, maskable_weights
 from timm_jackpot.base.module import base_from_module
-from timm_jackpot.base.ref import BaseRef
+from timm_jackpot.base.ref import MAX_CHANS, MAX_CLASSES, MAX_PIXELS, BaseRef
 from timm_jackpot.base.skip_init import SkipInit
 from timm_jackpot.base.tensors import (
     TensorId,
@@ -26,6 +26,9 @@ from timm_jackpot.base.tensors import (
 )
 
 __all__ = [
+    "MAX_CHANS",
+    "MAX_CLASSES",
+    "MAX_PIXELS",
     "Base",
     "BaseFlags",
     "BaseRef",

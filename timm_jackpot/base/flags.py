@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from timm_jackpot.base.load import Base, load_base, parse_model_kwargs
+from timm_jackpot.base.ref import MAX_CHANS, MAX_CLASSES, MAX_PIXELS
 
 
 class BaseFlags(BaseModel):
@@ -20,11 +21,11 @@ class BaseFlags(BaseModel):
     """A .safetensors file with the base's weights, instead of the published ones."""
     base_revision: str | None = None
     """Branch, tag or commit of the base's Hub repo."""
-    num_classes: int | None = Field(default=None, ge=1)
+    num_classes: int | None = Field(default=None, ge=1, le=MAX_CLASSES)
     """Classes of a new head, where the data's differ from the base's; a head with as many classes is kept."""
-    in_chans: int | None = Field(default=None, ge=1)
+    in_chans: int | None = Field(default=None, ge=1, le=MAX_CHANS)
     """Input channels, where they differ from the base's."""
-    img_size: int | None = Field(default=None, ge=1)
+    img_size: int | None = Field(default=None, ge=1, le=MAX_PIXELS)
     """Image size in pixels, where it differs from the base's."""
 
     def load(self) -> Base:

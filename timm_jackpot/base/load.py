@@ -19,7 +19,8 @@ from timm.models import get_pretrained_cfg, is_model, split_model_name_tag
 from torch import nn
 
 from timm_jackpot.base.hub_files import download
-from timm_jackpot.base.ref import MODEL_KWARGS, BaseRef, Scalar
+from timm_jackpot.base.ref import MAX_CLASSES, MODEL_KWARGS, BaseRef, Scalar
+from timm_jackpot.base.saved_config import read_saved_config
 from timm_jackpot.base.skip_init import SkipInit
 from timm_jackpot.base.tensors import TensorId, base_digest, tensor_ids
 from timm_jackpot.errors import BaseError, BaseMismatchError
@@ -106,7 +107,9 @@ def load_base(
         model = create_timm_model(source.name, requested, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
     except TypeError as error:
         raise BaseError(f"{source.architecture} does not take these arguments: {error}") from error
-    except (RuntimeError, SafetensorError, AssertionError, KeyError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # arguments and config may be a stranger's: anything can happen in a constructor
         raise _explain(source, native, error) from error
     # Every tensor of the checkpoint is in its place now (timm would load less strictly beside a new head).
     if num_classes is not None and num_classes != model.num_classes:
@@ -257,13 +260,13 @@ def _find_folder(name: str, folder: Path, checkpoint: Path | None) -> _Source:
     config = folder / "config.json"
     if not config.is_file():
         raise BaseError(f"{folder} holds no config.json: local-dir: takes a folder as timm saves it")
-    architecture, tag, args = _read_config(config, str(folder))
+    architecture, tag, args = read_saved_config(config, str(folder))
     return _Source("file", name, architecture, tag, _existing(checkpoint or folder / _WEIGHTS), model_args=args)
 
 
 def _find_repo(repo: str, revision: str | None, checkpoint: Path | None, hub: dict[str, Any]) -> _Source:
     config, commit = download(repo, ["config.json"], revision=revision, **hub)
-    architecture, tag, args = _read_config(config, repo)
+    architecture, tag, args = read_saved_config(config, repo)
     name = f"hf-hub:{repo}@{commit}"
     if checkpoint is not None:
         return _Source("file", name, architecture, tag, _existing(checkpoint), model_args=args)
@@ -300,21 +303,6 @@ def _recordable(source: _Source) -> dict[str, Any]:
             f"the config of {source.name} sets the model argument {odd[0]!r}, which an artifact cannot name"
         )
     return args
-
-
-def _read_config(path: Path, where: str) -> tuple[str, str | None, dict[str, Any]]:
-    """Architecture, tag and model arguments from a config.json as timm saves it."""
-    try:
-        cfg = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BaseError(f"{where} is not a timm model: its config.json is not readable") from error
-    pretrained = cfg.get("pretrained_cfg") if isinstance(cfg, dict) else None
-    architecture = cfg.get("architecture") if isinstance(cfg, dict) else None
-    if not isinstance(architecture, str) or not is_model(architecture):
-        raise BaseError(f"{where} is not a timm model: its config.json names no architecture that timm knows")
-    tag = pretrained.get("tag") if isinstance(pretrained, dict) else None
-    args = cfg.get("model_args")
-    return architecture, tag if isinstance(tag, str) else None, args if isinstance(args, dict) else {}
 
 
 def _existing(path: Path) -> Path:
@@ -356,9 +344,11 @@ def _classes_of(source: _Source) -> int | None:
         with safe_open(source.weights, framework="pt") as file:
             if f"{name}.weight" not in file.keys():  # noqa: SIM118
                 return None
-            classes = file.get_slice(f"{name}.weight").get_shape()[0]
-    except SafetensorError as error:
+            classes = next(iter(file.get_slice(f"{name}.weight").get_shape()), 0)
+    except (SafetensorError, OSError) as error:
         raise BaseError(f"{source.weights.name} is no readable safetensors file: {error}") from error
+    if not 1 <= classes <= MAX_CLASSES:
+        raise BaseMismatchError(f"{source.weights.name} has a head of {classes} classes: 1 to {MAX_CLASSES} can be")
     return None if cfg is None or classes == cfg.num_classes else classes
 
 

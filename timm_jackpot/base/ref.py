@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 MAX_CLASSES = 200_000  # timm's largest head has 115 217
+MAX_CHANS = 64
+MAX_PIXELS = 4096
 Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Scalar = bool | int | float | str
 
@@ -66,8 +68,8 @@ class BaseRef(BaseModel):
     hub_id: str | None = Field(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*/[A-Za-z0-9][A-Za-z0-9_.\-]*$")
     revision: str | None = Field(pattern=r"^[0-9a-f]{40}$")
     num_classes: int = Field(ge=0, le=MAX_CLASSES)
-    in_chans: int = Field(ge=1, le=64)
-    img_size: int | None = Field(ge=1, le=4096)
+    in_chans: int = Field(ge=1, le=MAX_CHANS)
+    img_size: int | None = Field(ge=1, le=MAX_PIXELS)
     digest: Hex64
 
     @field_validator("model_kwargs")

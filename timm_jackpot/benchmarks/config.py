@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from timm_jackpot.base import MAX_PIXELS
+
 
 class BenchConfig(BaseModel):
     """Cost of the package's work beside that of plain timm and torch, in turn in one process."""
@@ -31,15 +33,15 @@ class BenchConfig(BaseModel):
     ranks of the weights)."""
     models: tuple[str, ...] = ("resnet50",)
     """timm architectures, with random weights."""
-    batch_size: int = Field(default=16, ge=2, json_schema_extra={"flags": ["-b"]})
+    batch_size: int = Field(default=16, ge=2, le=2**16, json_schema_extra={"flags": ["-b"]})
     """Images per step."""
-    img_size: int = Field(default=96, ge=32)
+    img_size: int = Field(default=96, ge=32, le=MAX_PIXELS)
     """Image size of the steps, in pixels."""
     bf16: bool = False
     """Steps under bf16 autocast."""
     channels_last: bool = False
     """Steps in channels_last memory format."""
-    pairs: int = Field(default=7, ge=1)
+    pairs: int = Field(default=7, ge=1, le=10**4)
     """Counted pairs of each benchmark."""
 
     @property

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from timm_jackpot.base import MAX_CHANS
 
 _LONGEST_FILE_NAME = 255  # bytes, on every file system of today
 
@@ -34,19 +37,19 @@ class DataFlags(BaseModel):
     """Column of the images (hfds/… only). Default: image, else the only one that holds images."""
     target_key: str | None = None
     """Column of the labels (hfds/… only). Default: label, else the only one that holds classes."""
-    batch_size: int = Field(default=128, ge=1, json_schema_extra={"flags": ["-b"]})
+    batch_size: int = Field(default=128, ge=1, le=2**16, json_schema_extra={"flags": ["-b"]})
     """Images per process and forward pass."""
     strict: bool = False
     """Make an error of what would be left out with a notice: images that cannot be read."""
-    workers: int = Field(default=2, ge=0, json_schema_extra={"flags": ["-j"]})
+    workers: int = Field(default=2, ge=0, le=256, json_schema_extra={"flags": ["-j"]})
     """Loading processes (images larger than 64 px only; smaller ones stay in memory)."""
-    mean: tuple[float, ...] | None = None
+    mean: tuple[Annotated[float, Field(ge=-1e3, le=1e3)], ...] | None = Field(default=None, max_length=MAX_CHANS)
     """Normalisation of the images, one number for each channel (of [0, 1]), where it differs from the base's."""
-    std: tuple[float, ...] | None = None
+    std: tuple[Annotated[float, Field(ge=1e-6, le=1e3)], ...] | None = Field(default=None, max_length=MAX_CHANS)
     """As mean."""
     hflip: float | None = Field(default=None, ge=0, le=1)
     """Probability of a horizontal flip. Default: 0.5; digits: 0."""
-    crop_padding: int | None = Field(default=None, ge=0)
+    crop_padding: int | None = Field(default=None, ge=0, le=64)
     """Pixels of zero padding for the random crop of in-memory images. Default: an eighth of the image."""
 
     stratify: bool = False

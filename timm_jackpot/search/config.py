@@ -57,7 +57,7 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     """Search in the pre-trained weights; --no-pretrained: in random ones, saved beside the artifact (a control)."""
     criterion: Literal["magnitude", "snip", "grasp", "obd", "synflow", "random"] = "magnitude"
     """Where the search starts from; with --steps 0, what is kept."""
-    criterion_batches: int = Field(default=1, ge=1)
+    criterion_batches: int = Field(default=1, ge=1, le=10**6)
     """Batches of 256 images that snip, grasp and obd average over. On a trained network (ResNet-20) one is enough for
     obd: two draws of images put the weights in nearly the same order (Spearman 0.94). Not so with snip (0.63; 0.64
     for 16 batches) and grasp (−0.04; 0.20): the mean gradient of a trained network is noise."""
@@ -75,7 +75,7 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     """Shell patterns of weight names, as stages.3.*: mask these only."""
     exclude: tuple[str, ...] = ()
     """Shell patterns of weight names to leave dense."""
-    lr: float = Field(default=0.05, gt=0)
+    lr: float = Field(default=0.05, ge=1e-12, le=1e6)
     """Peak learning rate; cosine to zero over the run."""
     stratify: bool = True
     """Spread every class evenly over the training batches (of all processes together) of in-memory images."""
@@ -83,9 +83,9 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     """Mask the classifier too; by default it stays dense, as in the reference."""
     start: Literal["proportional", "two-level"] = "proportional"
     """Initial scores: proportional to the criterion within each layer, or 1 (kept) and start-low (pruned)."""
-    start_scale: float = Field(default=0.02, gt=0)
+    start_scale: float = Field(default=0.02, ge=1e-6, le=1e6)
     """Root mean square of each layer's initial scores (start=proportional)."""
-    start_low: float = Field(default=0.95, gt=0, lt=1)
+    start_low: float = Field(default=0.95, ge=1e-6, lt=1)
     """Initial score of pruned weights (start=two-level)."""
     schedule: Literal["cubic", "constant"] = "cubic"
     """Sparsity over time: a cubic ramp from dense, or the final one throughout."""
@@ -93,13 +93,13 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     """Part of the final sparsity that the cubic ramp starts from."""
     schedule_fraction: float = Field(default=0.6, ge=0, le=1)
     """Part of the run over which the cubic ramp reaches the final sparsity."""
-    refresh_interval: int = Field(default=1, ge=1)
+    refresh_interval: int = Field(default=1, ge=1, le=10**9)
     """Steps between two recomputations of the masks from the scores."""
     equalise_layers: bool = True
     """Give the score gradients of all layers the same root mean square, so that all move at one pace."""
     distill_weight: float = Field(default=0.7, ge=0, le=1)
     """Weight of self-distillation from the dense base; the rest is cross-entropy. Off beside a new head."""
-    temperature: float = Field(default=8.0, gt=0)
+    temperature: float = Field(default=8.0, ge=1e-2, le=1e3)
     """Temperature of the distillation."""
     train_norm: bool = False
     """Train scales and shifts of the normalisation layers too."""
@@ -107,7 +107,7 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     """Train the classifier too; always so for a new one."""
     freeze_norm_statistics: bool = False
     """Leave the running statistics of batch norm as they are in the base."""
-    recalibrate_batches: int = Field(default=0, ge=0)
+    recalibrate_batches: int = Field(default=0, ge=0, le=10**6)
     """Batches over which running statistics are re-estimated at the end; 0 keeps the moving averages of the run."""
     output: str | None = None
     """Folder for the artifact. Default: a fresh one under runs/."""
@@ -115,7 +115,7 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     """How the masks are stored: packed (one bit per weight), or compact (about a fifth of it, read beside the base)."""
     overwrite: bool = False
     """Replace an artifact that --output already holds."""
-    checkpoint_steps: int = Field(default=0, ge=0)
+    checkpoint_steps: int = Field(default=0, ge=0, le=10**9)
     """Steps between two checkpoints in the output folder; 0: only where a signal stops the run."""
     resume: str | None = None
     """Go on with a stopped run: auto (the newest checkpoint of --output, if there is one) or a checkpoint's path."""

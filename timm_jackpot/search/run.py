@@ -249,7 +249,7 @@ def _choose_output(config: SearchConfig, accelerator: Accelerator) -> Path:
         raise ConfigError("--resume auto needs --output, the folder of the run that was stopped")
     model = config.model.rpartition("/")[2].rpartition(":")[2]
     stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
-    fresh = Path("runs") / f"{model}-{config.sparsity}-{stamp}"
+    fresh = Path("runs") / f"{model[:100]}-{config.sparsity[:20]}-{stamp}"  # a file's name has 255 bytes
     while fresh.exists():
         fresh = fresh.with_name(fresh.name + "x")
     return Path(broadcast_object_list([str(fresh)])[0])

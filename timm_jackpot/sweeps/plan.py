@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -12,8 +13,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from timm_jackpot.errors import ConfigError
-from timm_jackpot.recipes import read_recipe, read_yaml
+from timm_jackpot.recipes import read_recipe, read_seeds, read_yaml
 from timm_jackpot.search import SearchConfig
+
+_MOST, _LONGEST = 10_000, 150  # searches of a sweep; characters of a cell's name
 
 
 class SweepConfig(BaseModel):
@@ -52,26 +55,29 @@ def plan_cells(config: SweepConfig) -> list[Cell]:
     recipe = read_recipe(config.sweep)
     cells = recipe.pop("cells", None) or [{}]
     grid = recipe.pop("grid", None) or {}
-    seeds = config.seeds or tuple(recipe.pop("seeds", None) or (0, 1, 2))
+    seeds = read_seeds(config.seeds or recipe.get("seeds") or (0, 1, 2))
     recipe.pop("seeds", None)
     if not isinstance(grid, dict) or not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
         raise ConfigError(f"in the recipe {config.sweep}, grid must map settings to lists, and cells list mappings")
     lists: dict[str, list[Any]] = {
-        key.replace("-", "_"): values if isinstance(values, list) else [values] for key, values in grid.items()
+        _setting(key): values if isinstance(values, list) else [values] for key, values in grid.items()
     }
     given = dict(map(_parse_axis, config.grid))
     # A setting that the flags name takes the place of the recipe's own; steps and epochs take each other's place too.
     replaced = {*given, *(("steps", "epochs") if {"steps", "epochs"} & given.keys() else ())}
     recipe = {key: value for key, value in recipe.items() if key not in replaced}
-    cells = [{key: value for key, value in cell.items() if key not in replaced} for cell in cells]
+    cells = [{_setting(key): value for key, value in cell.items() if _setting(key) not in replaced} for cell in cells]
     lists = {key: values for key, values in lists.items() if key not in replaced} | given
-    cells = [cell for i, cell in enumerate(cells) if cell not in cells[:i]]  # what differed may have been replaced
+    count = len(cells) * math.prod(map(len, lists.values())) * len(seeds)
+    if count > _MOST:
+        raise ConfigError(f"the grid of {config.sweep} names {count} searches: a sweep takes {_MOST} at most")
+    cells = _different(cells)  # what differed may have been replaced
     product = [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
-    points = [{**cell, **point} for cell in cells for point in product]
-    points = [point for i, point in enumerate(points) if point not in points[:i]]
+    points = _different([{**cell, **point} for cell in cells for point in product])
     if not points:
         raise ConfigError(f"the grid of {config.sweep} names no values: give each setting one at least")
-    varying = {key for point in points for key in point if len({repr(other.get(key)) for other in points}) > 1}
+    keys = {key for point in points for key in point}
+    varying = {key for key in keys if len({repr(point.get(key)) for point in points}) > 1}
     cells_found = [
         _cell({key: value for key, value in point.items() if key in varying}, {**recipe, **point}, seeds)
         for point in points
@@ -88,7 +94,7 @@ def _cell(axes: dict[str, Any], settings: Mapping[str, Any], seeds: tuple[int, .
     clash = sorted({"seed", "output", "overwrite"} & set(settings))
     if clash:
         raise ConfigError(f"a sweep sets {clash[0]} itself: leave it out of the recipe and the grid")
-    name = "_".join(f"{key}-{_word(value)}" for key, value in axes.items()) or "runs"
+    name = "_".join(f"{key}-{_word(value)}" for key, value in axes.items())[:_LONGEST] or "runs"
     try:
         return Cell(name, axes, {seed: SearchConfig(**settings, seed=seed) for seed in seeds})
     except ValidationError as error:
@@ -101,7 +107,15 @@ def _parse_axis(text: str) -> tuple[str, list[Any]]:
     key, separator, values = text.partition("=")
     if not separator or not values:
         raise ConfigError(f"--grid takes key=value or key=value,value, not {text!r}")
-    return key.replace("-", "_"), [read_yaml(value) for value in values.split(",")]
+    return _setting(key), [read_yaml(value, f"--grid {text}") for value in values.split(",")]
+
+
+def _different(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return list({repr(sorted(point.items())): point for point in points}.values())
+
+
+def _setting(key: object) -> str:
+    return str(key).replace("-", "_")
 
 
 def _word(value: object) -> str:

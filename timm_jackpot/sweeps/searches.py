@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from timm_jackpot.artifact.save import is_artifact
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.processes import launched_as_main
-from timm_jackpot.recipes import read_yaml
+from timm_jackpot.recipes import read_recipe
 from timm_jackpot.search import SearchConfig, search_jackpot
 from timm_jackpot.search.run import published_settings
 from timm_jackpot.sweeps.journal import Journal
@@ -55,7 +55,7 @@ def _is_done(planned: PlannedSearch, journal: Journal) -> bool:
     path, files = planned.path, journal.entry(str(planned.path))
     if not is_artifact(path):
         return False
-    theirs = read_yaml((path / "recipe.yaml").read_text(encoding="utf-8")) | files
+    theirs = read_recipe(str(path / "recipe.yaml")) | files
     ours = published_settings(planned.search) | (_made_from(planned.search) if files else {})
     odd = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
     if odd:

@@ -34,7 +34,7 @@ class FinetuneConfig(DenseFlags):
     """A .safetensors file with the base's weights, where the artifact's base came from a file."""
     trust_base: bool = False
     """Build a base that the artifact names outside timm's own repos."""
-    lr: float = Field(default=0.01, gt=0)
+    lr: float = Field(default=0.01, ge=1e-12, le=1e6)
     """Peak learning rate; cosine to zero over the run."""
 
 

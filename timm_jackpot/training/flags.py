@@ -19,23 +19,23 @@ class TrainFlags(BaseModel):
 
     opt: Literal["sgd", "adam"] = "sgd"
     """Optimizer: SGD with momentum, or Adam."""
-    lr: float = Field(default=0.1, gt=0)
+    lr: float = Field(default=0.1, ge=1e-12, le=1e6)
     """Peak learning rate; cosine to zero over the run."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD, β₁ of Adam."""
-    weight_decay: float = Field(default=5e-4, ge=0)
+    weight_decay: float = Field(default=5e-4, ge=0, le=1e3)
     """L2 penalty on what is trained."""
-    steps: int | None = Field(default=None, ge=0)
+    steps: int | None = Field(default=None, ge=0, le=10**9)
     """Optimizer steps; not together with epochs."""
-    epochs: float | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0, le=1e6)
     """Passes over the training split; not together with steps."""
-    grad_accum_steps: int = Field(default=1, ge=1)
+    grad_accum_steps: int = Field(default=1, ge=1, le=10**6)
     """Batches whose gradients are averaged for one optimizer step."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target that is spread over all classes."""
-    mixup: float = Field(default=0.0, ge=0)
+    mixup: float = Field(default=0.0, ge=0, le=100)
     """Alpha of Mixup (timm's); 0 is none."""
-    cutmix: float = Field(default=0.0, ge=0)
+    cutmix: float = Field(default=0.0, ge=0, le=100)
     """Alpha of CutMix (timm's); 0 is none."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of everything that is random."""

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from timm.models import is_model
 from torch import nn
 
-from timm_jackpot.base import create_timm_model, parse_model_kwargs
+from timm_jackpot.base import MAX_CLASSES, MAX_PIXELS, create_timm_model, parse_model_kwargs
 from timm_jackpot.data import default_data_notice, open_data, steps_per_epoch
 from timm_jackpot.errors import BaseError
 from timm_jackpot.processes import make_accelerator, say, shard_of
@@ -28,9 +28,9 @@ class PretrainConfig(DenseFlags):
     """A timm architecture, without tag."""
     model_kwargs: tuple[str, ...] = ()
     """Further arguments of the timm model, as key=value."""
-    num_classes: int | None = Field(default=None, ge=1)
+    num_classes: int | None = Field(default=None, ge=1, le=MAX_CLASSES)
     """Classes of the head. Default: the architecture's own."""
-    img_size: int | None = Field(default=None, ge=1)
+    img_size: int | None = Field(default=None, ge=1, le=MAX_PIXELS)
     """Image size in pixels, where it differs from the architecture's."""
 
 
@@ -66,8 +66,10 @@ def _build(config: PretrainConfig) -> nn.Module:
     requested: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
     try:
         model = create_timm_model(config.model, requested, pretrained=False, **parse_model_kwargs(config.model_kwargs))
-    except TypeError as error:
-        raise BaseError(f"{config.model} does not take these arguments: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # timm's constructors complain in every way
+        raise BaseError(f"{config.model} does not take these arguments: {error or type(error).__name__}") from error
     if config.img_size is not None:  # saved with the weights: what is searched in them later sees the same images
         channels = model.pretrained_cfg["input_size"][0]  # pyright: ignore
         model.pretrained_cfg["input_size"] = (channels, config.img_size, config.img_size)  # pyright: ignore

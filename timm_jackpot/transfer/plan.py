@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from timm_jackpot.base import BaseFlags
 from timm_jackpot.errors import ConfigError
-from timm_jackpot.recipes import read_recipe, read_yaml
+from timm_jackpot.recipes import read_recipe, read_seeds, read_yaml
 from timm_jackpot.search import SearchConfig
 
 CONTROLS = ("dense", "random", "magnitude")
@@ -53,8 +52,8 @@ class HeadRule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    steps: int = Field(default=100, ge=1)
-    lr: float = Field(default=0.1, gt=0)
+    steps: int = Field(default=100, ge=1, le=10**9)
+    lr: float = Field(default=0.1, ge=1e-12, le=1e6)
 
 
 @dataclass(frozen=True)
@@ -84,12 +83,12 @@ def plan_transfer(config: TransferConfig) -> TransferPlan:
     targets, sources = (_mappings(recipe.pop(key, None), key, config.transfer) for key in ("targets", "sources"))
     if not targets:
         raise ConfigError(f"the recipe {config.transfer} names no targets: give it targets, as name: settings")
-    seeds = _seeds(config.seeds or recipe.get("seeds", (0, 1, 2)))
+    seeds = read_seeds(config.seeds or recipe.get("seeds", (0, 1, 2)))
     recipe.pop("seeds", None)
-    flags = dict(_pair(text, "--set", read_yaml) for text in config.settings)
+    flags = dict(_pair(text, "--set") for text in config.settings)
     if config.base_checkpoint is not None:
         flags["base_checkpoint"] = config.base_checkpoint
-    folders = dict(_pair(text, "--data-dir", str) for text in config.data_dir)
+    folders = dict(_pair(text, "--data-dir") for text in config.data_dir)
     unknown = sorted(folders.keys() - targets.keys() - sources.keys())
     if unknown:
         known = ", ".join(dict.fromkeys((*targets, *sources)))
@@ -120,14 +119,6 @@ def plan_transfer(config: TransferConfig) -> TransferPlan:
                 raise ConfigError(f"source {name} is not the target {name}'s own search: give it another name")
             found[name] = own
     return TransferPlan(found, judged, head, seeds)
-
-
-def _seeds(value: object) -> tuple[int, ...]:
-    if not isinstance(value, (list, tuple)) or not value or not all(type(seed) is int for seed in value):
-        raise ConfigError(f"seeds is a list of whole numbers, as [0, 1, 2], not {value!r}")
-    if len(set(value)) != len(value):
-        raise ConfigError(f"seeds names one twice ({', '.join(map(str, value))}): the same run twice is no second one")
-    return tuple(value)
 
 
 def _merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,11 +179,8 @@ def _head_rule(given: Mapping[str, Any]) -> HeadRule:
         raise ConfigError(f"head_{first['loc'][0]}: {first['msg']}") from error
 
 
-def _pair(text: str, flag: str, read: Any) -> tuple[str, Any]:
+def _pair(text: str, flag: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     if not separator or not key or not value:
         raise ConfigError(f"{flag} takes name=value, not {text!r}")
-    try:
-        return (key if flag == "--data-dir" else key.replace("-", "_")), read(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{flag} {text}: the value is not readable as YAML") from error
+    return (key, value) if flag == "--data-dir" else (key.replace("-", "_"), read_yaml(value, f"{flag} {text}"))
