@@ -117,7 +117,7 @@ def test_a_merged_model_computes_what_the_attached_one_did(build: Callable[[], n
 def test_a_functional_reader_sees_the_mask() -> None:
     model = Reader()
     weight = model.qkv.weight.detach().clone()
-    mask = attach(model, {"qkv.weight": torch.rand(6, 12)}, {"qkv.weight": 20})["qkv.weight"].mask
+    mask = attach(model, {"qkv.weight": torch.rand(6, 12)}, {"qkv.weight": 20})["qkv.weight"].mask()
     assert torch.equal(model.qkv.weight, weight * mask)
     assert int(model.qkv.weight.count_nonzero()) == 20
 
@@ -144,7 +144,7 @@ def test_every_score_gets_the_gradient_of_its_effective_weight_times_the_weight(
     for (name, layer), grad in zip(adapter.items(), grads, strict=True):
         assert layer.scores.grad is not None
         torch.testing.assert_close(layer.scores.grad, grad * weights[name], rtol=1e-5, atol=1e-8)
-        assert layer.scores.grad[~layer.mask].abs().sum() > 0, f"pruned weights of {name} learn nothing"
+        assert layer.scores.grad[~layer.mask()].abs().sum() > 0, f"pruned weights of {name} learn nothing"
 
 
 def test_only_scores_and_what_was_not_masked_ask_for_gradients() -> None:
@@ -183,16 +183,46 @@ def test_weights_stay_and_counts_are_exact_over_steps(build: Callable[[], nn.Mod
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
-def test_refresh_counts_flips_and_follows_new_counts() -> None:
+def test_a_refresh_follows_scores_and_counts() -> None:
     model = Reader()
     adapter = attach(model, {"qkv.weight": torch.arange(72.0).reshape(6, 12)}, {"qkv.weight": 72})
-    assert int(adapter.refresh({"qkv.weight": 72})) == 0
-    assert int(adapter.refresh({"qkv.weight": 10})) == 62
-    assert adapter["qkv.weight"].mask.flatten().tolist() == [False] * 62 + [True] * 10
+    assert model.qkv.weight.all()
+    for kept in (0, 1, 10, 71, 72):
+        adapter.refresh({"qkv.weight": kept})
+        expected = [False] * (72 - kept) + [True] * kept
+        assert (model.qkv.weight != 0).flatten().tolist() == expected
+        assert adapter.masks()["qkv.weight"].flatten().tolist() == expected
+    adapter.refresh({"qkv.weight": 10})
     with torch.no_grad():
         adapter["qkv.weight"].scores.neg_()
-    assert int(adapter.refresh({"qkv.weight": 10})) == 20
+    adapter.refresh({"qkv.weight": 10})
     assert adapter.masks()["qkv.weight"].flatten().tolist() == [True] * 10 + [False] * 62
+
+
+def test_between_refreshes_scores_cross_the_threshold_and_masks_keep_their_counts() -> None:
+    model = Reader()
+    adapter = attach(model, {"qkv.weight": torch.arange(72.0).reshape(6, 12)}, {"qkv.weight": 10})
+    with torch.no_grad():
+        adapter["qkv.weight"].scores[0, :5] = 100.0
+    assert int(model.qkv.weight.count_nonzero()) == 15
+    kept = adapter.masks()["qkv.weight"].flatten()
+    assert kept.nonzero().flatten().tolist() == [*range(5), *range(67, 72)]
+
+
+@pytest.mark.parametrize("kept", [1, 30, 72])
+def test_of_equal_scores_training_keeps_all_and_a_mask_the_first(kept: int) -> None:
+    model = Reader()
+    adapter = attach(model, {"qkv.weight": torch.full((6, 12), 0.3)}, {"qkv.weight": kept})
+    assert model.qkv.weight.all()
+    assert adapter.masks()["qkv.weight"].flatten().tolist() == [True] * kept + [False] * (72 - kept)
+
+
+def test_scores_of_two_levels_stay_on_their_sides_while_they_move_less_than_half_the_distance() -> None:
+    model, strong = Reader(), torch.rand(6, 12) < 0.2
+    adapter = attach(model, {"qkv.weight": torch.where(strong, 1.0, 0.95)}, {"qkv.weight": int(strong.sum())})
+    with torch.no_grad():
+        adapter["qkv.weight"].scores += 0.02 * (torch.rand(6, 12) - torch.rand(6, 12))
+    assert torch.equal(model.qkv.weight != 0, strong)
 
 
 def test_masks_handed_out_are_copies() -> None:
@@ -249,7 +279,7 @@ def test_channels_last_models_are_really_masked(when: str) -> None:
 
 
 @pytest.mark.parametrize("when", ["before attach", "after attach"])
-def test_scores_and_masks_have_the_memory_format_of_their_weight(when: str) -> None:
+def test_scores_and_masked_weights_have_the_memory_format_of_the_weight(when: str) -> None:
     model = Grouped()
     if when == "before attach":
         model.to(memory_format=torch.channels_last)  # pyright: ignore
@@ -259,21 +289,25 @@ def test_scores_and_masks_have_the_memory_format_of_their_weight(when: str) -> N
     adapter.refresh(adapter.masks().kept_per_layer())
     for layer in (adapter["stem.weight"], adapter["group.weight"]):
         assert layer.scores.is_contiguous(memory_format=torch.channels_last)
-        assert layer.mask.stride() == layer.scores.stride()
     assert model.stem.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.gpu
-def test_scores_and_masks_follow_the_model_to_a_gpu() -> None:
+@pytest.mark.parametrize("n_of_m", [None, (1, 2)])
+def test_scores_and_thresholds_follow_the_model_to_a_gpu(n_of_m: tuple[int, int] | None) -> None:
     model = Grouped().eval()
-    adapter = attach_random(model)
+    weights = {name: w for name, w in maskable_weights(model).weights.items() if w.shape[1] % 2 == 0}
+    scores = {name: torch.rand(weight.shape) for name, weight in weights.items()}
+    adapter = attach(model, scores, {name: w.numel() // 2 for name, w in weights.items()}, n_of_m=n_of_m)
     x, masks = images(), adapter.masks()
     with torch.no_grad():
         expected = model(x)
         model.to("cuda")
-        assert {layer.mask.device.type for layer in adapter.values()} == {"cuda"}
+        assert {layer.threshold.device.type for layer in adapter.values()} == {"cuda"}
         torch.testing.assert_close(model(x.to("cuda")).cpu(), expected, rtol=1e-3, atol=1e-3)
-    assert int(adapter.refresh(masks.kept_per_layer())) == 0
+    before = [layer.threshold.clone() for layer in adapter.values()]
+    adapter.refresh(masks.kept_per_layer())
+    assert all(torch.equal(layer.threshold, then) for layer, then in zip(adapter.values(), before, strict=True))
     assert adapter.masks() == masks
 
 
@@ -384,14 +418,14 @@ def test_a_deep_copy_keeps_ties() -> None:
     assert type(twin.first) is nn.Linear
 
 
-def test_masks_are_neither_buffers_nor_state() -> None:
+def test_thresholds_are_neither_buffers_nor_state() -> None:
     model = load_base("digits_resnet").model
-    buffers = [name for name, _ in model.named_buffers()]
+    buffers, before = [name for name, _ in model.named_buffers()], model.state_dict().keys()
     attach_random(model)
     assert [name for name, _ in model.named_buffers()] == buffers
     state = model.state_dict()
-    assert not [name for name in state if "mask" in name]
-    assert not [name for name, tensor in state.items() if tensor.dtype == torch.bool]
+    assert not [name for name in state if "threshold" in name]
+    assert {name.rpartition(".")[2] for name in state.keys() - before} == {"original", "scores"}
 
 
 # -- what attach refuses ----------------------------------------------------------------------------

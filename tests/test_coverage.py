@@ -341,8 +341,8 @@ def check_gradients(model: nn.Module, adapter: ScoreAdapter, images: Tensor) -> 
         gradient = layer.scores.grad
         assert gradient is not None, f"no gradient reaches the scores of {name}"
         assert gradient.isfinite().all(), name
-        assert gradient[layer.mask].any(), f"no gradient reaches the kept weights of {name}"
-        assert layer.mask.all() or gradient[~layer.mask].any(), f"no gradient reaches the removed weights of {name}"
+        assert gradient[layer.mask()].any(), f"no gradient reaches the kept weights of {name}"
+        assert layer.mask().all() or gradient[~layer.mask()].any(), f"no gradient reaches the removed weights of {name}"
         layer.scores.grad = None
     model.eval()
     with torch.no_grad():

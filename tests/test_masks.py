@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from itertools import product
 from math import prod
 
 import pytest
@@ -17,10 +18,10 @@ from torch import Tensor
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.masks import (
     ALLOCATIONS,
-    LargestKept,
     MaskSet,
     allocate,
     chance_overlap,
+    group_thresholds,
     keep_largest,
     kept_count,
     layer_overlaps,
@@ -29,9 +30,9 @@ from timm_jackpot.masks import (
     packed_bytes,
     parse_sparsity,
     scale_counts,
+    threshold_of,
     unpack,
 )
-from timm_jackpot.masks.binarise import _threshold
 
 Shape = tuple[int, ...]
 
@@ -240,48 +241,58 @@ def test_a_gpu_keeps_the_same_weights(levels: int) -> None:
         assert torch.equal(last.cpu(), expected)
 
 
-@pytest.mark.parametrize("levels", [3, 10_000_000])
-def test_an_accelerators_threshold_is_the_same(levels: int) -> None:
-    flat = torch.randint(levels, (1000,)).float()
-    for kept in (1, 2, 499, 500, 501, 999):
-        assert _threshold(flat, kept) == flat.sort(descending=True).values[kept - 1]
-
-
 def test_infinite_scores_are_ordered_too() -> None:
     scores = torch.tensor([1.0, float("inf"), float("-inf"), float("inf")])
     assert keep_largest(scores, 1).tolist() == [False, True, False, False]
     assert keep_largest(scores, 3).tolist() == [True, True, False, True]
 
 
+# -- thresholds -------------------------------------------------------------------------------------
+
+a_float = st.floats(width=32, allow_nan=False)
+
+
+@given(values=st.lists(a_float, min_size=1, max_size=30), dtype=st.sampled_from([torch.float32, torch.bfloat16]))
+def test_a_threshold_is_reached_by_exactly_as_many_as_asked_for_and_equals_of_the_last(
+    values: list[float], dtype: torch.dtype
+) -> None:
+    scores = torch.tensor(values).to(dtype)
+    ordered = sorted(scores.tolist(), reverse=True)
+    for kept in range(len(values) + 1):
+        expected = [kept > 0 and score >= ordered[kept - 1] for score in scores.tolist()]
+        if kept or max(ordered) < torch.inf:  # infinity reaches every threshold
+            assert (scores >= threshold_of(scores, kept).to(dtype)).tolist() == expected
+
+
+def test_a_threshold_is_halfway_between_two_levels() -> None:
+    scores = torch.tensor([[1.0, 0.5, 1.0], [0.5, 0.5, 1.0]])
+    assert threshold_of(scores, 3) == 0.75
+    assert threshold_of(scores.t(), 3) == 0.75
+    assert threshold_of(scores, 2) == 1
+    assert threshold_of(scores, 5) == 0.5
+
+
+@given(seed=st.integers(0, 100), pattern=st.sampled_from([(1, 2), (2, 4), (3, 4), (5, 8)]))
+def test_thresholds_of_groups_are_those_of_every_group(seed: int, pattern: tuple[int, int]) -> None:
+    n, m = pattern
+    scores = torch.randint(9, (3, 2 * m, 2), generator=torch.Generator().manual_seed(seed)).float()
+    thresholds = group_thresholds(scores, n, m)
+    assert thresholds.shape == scores.shape
+    for out, first, kernel in product(range(3), (0, m), range(2)):
+        group = slice(first, first + m)
+        assert (thresholds[out, group, kernel] == threshold_of(scores[out, group, kernel], n)).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("levels", [3, 10_000_000])
+def test_a_gpu_finds_the_same_thresholds(levels: int) -> None:
+    scores = torch.randint(levels, (64, 32, 3, 3)).float()
+    for kept in (0, 1, 1843, 18431, 18432):
+        assert threshold_of(scores.to("cuda"), kept).cpu() == threshold_of(scores, kept)
+    assert torch.equal(group_thresholds(scores.to("cuda"), 2, 4).cpu(), group_thresholds(scores, 2, 4))
+
+
 # -- packing ----------------------------------------------------------------------------------------
-
-
-@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 1e-4, 0.1, 10.0]), st.sampled_from([3, 1000]))
-def test_a_remembered_threshold_changes_no_mask(seed: int, pace: float, levels: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    scores = torch.randint(levels, (7, 30), generator=generator) / levels  # few levels: many ties
-    remembering, mask = LargestKept(), torch.ones(7, 30, dtype=torch.bool)
-    for kept in (210, 190, 120, 21, 21, 21, 20, 150, 1, 0, 21):
-        at = remembering.flips(mask, scores, kept)
-        assert len(at.unique()) == len(at)
-        mask.view(-1)[at] = ~mask.view(-1)[at]
-        assert torch.equal(mask, keep_largest(scores, kept))
-        assert int(mask.count_nonzero()) == kept
-        scores = scores + pace * torch.randn(scores.shape, generator=generator)
-
-
-def test_a_remembered_threshold_is_used() -> None:
-    scores = torch.rand(64, 64, generator=torch.Generator().manual_seed(0))
-    remembering, mask = LargestKept(), keep_largest(scores, 400)
-    for _ in range(3):
-        remembering.flips(mask, scores, 400)
-        scores = scores + 1e-4
-    held, flat = torch.rand(4096, generator=torch.Generator().manual_seed(1)).numpy() < 0.5, scores.flatten().numpy()
-    found = remembering._near_the_last(held, flat, 400)
-    assert found is not None
-    expected = keep_largest(scores, 400).flatten().numpy()
-    assert sorted(found.at) == [i for i in range(4096) if held[i] != expected[i]]
-    assert remembering._near_the_last(held, flat + 1, 400) is None, "the threshold has gone far away"
 
 
 @given(shape=st.lists(st.integers(0, 9), max_size=4).map(tuple), seed=st.integers(0, 100))

@@ -230,13 +230,13 @@ run_verb(verb.main)
 
 @pytest.mark.multiprocess
 @pytest.mark.slow
-def test_masks_that_differ_stop_a_run_at_the_next_figures(tmp_path: Path) -> None:
+def test_scores_that_differ_stop_a_run_at_the_next_figures(tmp_path: Path) -> None:
     words = ["-c", DIFFER, "--steps", "500", "--batch-size", "16", "--output", str(tmp_path / "j")]
     with started(2, words) as processes:
         ended = [process.communicate(timeout=300) for process in processes]
         assert [process.returncode for process in processes] == [2, 2], ended
     for _, err in ended:
-        assert "error: the mask of rank 1 differs from rank 0's: the run is not usable" in err
+        assert "error: the sum of scores of rank 1 differs from rank 0's: the run is not usable" in err
     record = read_record(tmp_path / "j" / "record.partial.jsonl")
     assert [event["step"] for event in record.of("step")] == [0, 10]
     assert not (tmp_path / "j" / "config.json").exists()

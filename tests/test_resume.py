@@ -65,11 +65,11 @@ def same(one: SearchResult, other: SearchResult) -> bool:
     ("step", "settings"),
     [
         (7, {}),  # in the middle of an epoch and of the ramp
-        # With a mask older than the scores, and its churn reported after the stop.
+        # With thresholds older than the scores, and their counts reported after the stop.
         pytest.param(8, {"refresh_interval": 7}, marks=pytest.mark.slow),
         (9, {"opt": "adam", "train_norm": True, "mixup": 0.3, "grad_accum_steps": 2, "batch_size": 64}),
     ],
-    ids=["default", "old mask", "everything moves"],
+    ids=["default", "old thresholds", "everything moves"],
 )
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     step: int, settings: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -200,12 +200,12 @@ def test_digests_are_those_that_coreutils_check(accelerator: Accelerator, tmp_pa
 
 
 def test_a_state_of_another_search_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tensors = SearchState.tensors
-    monkeypatch.setattr(SearchState, "tensors", lambda self: {n: t for n, t in tensors(self).items() if n != "churn"})
+    tensors, lost = SearchState.tensors, "threshold.conv1.0.weight"
+    monkeypatch.setattr(SearchState, "tensors", lambda self: {n: t for n, t in tensors(self).items() if n != lost})
     stop_after(monkeypatch, 1)
     with pytest.raises(RunInterrupted):
         search(tmp_path / "j", steps=2)
-    with pytest.raises(ConfigError, match="the checkpoint lacks churn: it is another search's, or another version's"):
+    with pytest.raises(ConfigError, match=f"the checkpoint lacks {lost}: it is another search's, or another version's"):
         search(tmp_path / "j", steps=2, resume="auto")
 
 

@@ -32,24 +32,21 @@ class ScoreAdapter(Mapping[str, ScoreMask]):
     def __len__(self) -> int:
         return len(self._layers)
 
-    def refresh(self, kept: Mapping[str, int]) -> Tensor:
-        """Recompute every mask: exactly `kept[name]` weights in each.
+    def refresh(self, kept: Mapping[str, int]) -> None:
+        """Recompute every threshold: `kept[name]` weights reach it."""
+        for name, layer in self.items():
+            layer.refresh(kept[name])
 
-        Returns:
-            How many mask elements flipped, as a tensor on the scores' device (nothing waits for it here).
-        """
-        return torch.stack([layer.refresh(kept[name]) for name, layer in self.items()]).sum()
-
-    def any_nan(self) -> bool:
-        """Whether a score is no number, which masks need not show (one read of the scores)."""
-        return bool(torch.stack([layer.scores.detach().sum() for layer in self.values()]).isnan().any())
+    def score_sums(self) -> list[float]:
+        """Of each layer, in one read: no number where a score is none, another where a score is another."""
+        return torch.stack([layer.scores.detach().sum() for layer in self.values()]).tolist()
 
     def scores(self) -> list[nn.Parameter]:
         return [layer.scores for layer in self.values()]
 
     def masks(self) -> MaskSet:
-        """The current masks, copied."""
-        return MaskSet({name: layer.mask for name, layer in self.items()})
+        """The masks of the present scores, of exactly the counts of the last refresh."""
+        return MaskSet({name: layer.mask() for name, layer in self.items()})
 
 
 def attach(
@@ -58,18 +55,14 @@ def attach(
     kept: Mapping[str, int],
     *,
     n_of_m: tuple[int, int] | None = None,
-    reuse_memory: bool = False,
 ) -> ScoreAdapter:
     """Put one `ScoreMask` on each weight named in `scores`; the weights themselves are frozen.
 
     Args:
         model: any module; weights are named as in its state dict.
         scores: initial score per weight, same shape.
-        kept: exact number of weights that each mask keeps.
+        kept: number of weights that each mask keeps.
         n_of_m: keep n of every m consecutive weights along dim 1 of each layer; `kept` is that many, or more.
-        reuse_memory: on a CPU, let the gradient of scores take the memory of weight ⊙ mask once nobody else holds that,
-            and the next product that of a gradient that is gone, as the search does. Not for several threads, nor
-            for writes to weights or masks that torch does not count (see `Product`).
 
     Raises:
         BaseError: if a name is no parameter of the model, a shape differs, a mask is already attached, a tied weight
@@ -96,7 +89,7 @@ def attach(
         module, attribute = owners[name][0]
         weight = getattr(module, attribute)
         weight.requires_grad_(False)
-        layers[name] = ScoreMask(weight, initial, kept[name], n_of_m, reuse_memory=reuse_memory)
+        layers[name] = ScoreMask(weight, initial, kept[name], n_of_m)
         # Tied weights: one ScoreMask on every module that owns the same parameter.
         for module, attribute in owners[name]:
             places = list(module._parameters)

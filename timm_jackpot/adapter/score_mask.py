@@ -1,4 +1,4 @@
-"""One layer's scores and mask, as a parametrization."""
+"""One layer's scores, as a parametrization that masks its weight."""
 
 from __future__ import annotations
 
@@ -8,100 +8,79 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from timm_jackpot.adapter.product import Product, ReusedMemory
-from timm_jackpot.masks import LargestKept, keep_largest, keep_n_of_m
+from timm_jackpot.masks import group_thresholds, keep_largest, keep_n_of_m, threshold_of
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Forward h(s) ⊙ w; backward ∂L/∂s = ∂L/∂w_eff ⊙ w for *every* score, kept or not (Eqs. 4 and 6)."""
+    """Forward (s ≥ τ) ⊙ w; backward ∂L/∂s = ∂L/∂w_eff ⊙ w for *every* score, kept or not (Eqs. 4 and 6)."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, scores: Tensor, mask: Tensor, product: Product | None) -> Tensor:
-        ctx.save_for_backward(weight, mask)
-        ctx.product = product
-        return weight * mask if product is None else product.value.detach()
+    def forward(ctx: Any, weight: Tensor, scores: Tensor, threshold: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, scores >= threshold if ctx.needs_input_grad[0] else None)
+        # Zeros and ones of the weight's own type at once: a tensor of booleans costs a CPU several times as much.
+        return torch.ge(scores, threshold, out=torch.empty_like(weight, requires_grad=False)).mul_(weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         weight, mask = ctx.saved_tensors
-        grad_weight = grad * mask if ctx.needs_input_grad[0] else None
-        grad_scores = None
-        if ctx.needs_input_grad[1]:
-            memory = None if ctx.product is None else ctx.product.memory_for_gradient()
-            grad_scores = (grad * weight if memory is None else torch.mul(grad, weight, out=memory)).float()
-        return grad_weight, grad_scores, None, None
+        grad_weight = None if mask is None else grad * mask
+        grad_scores = (grad * weight).float() if ctx.needs_input_grad[1] else None
+        return grad_weight, grad_scores, None
 
 
 class ScoreMask(nn.Module):
-    """Scores (fp32, trained) and the current mask of one weight.
+    """Scores (fp32, trained) of one weight, and the threshold below which its weights are removed.
 
-    The mask is a plain attribute, not a buffer: DDP broadcasts buffers in every forward, and a state dict
-    of the attached model should hold nothing that can be derived from the scores. It keeps the weight's
-    memory format, so that masking is one pass over memory.
+    The threshold is exact when it is refreshed. Until the next time scores cross it, and the number kept drifts; where
+    scores are equal it keeps more. `mask` always has exact counts.
 
-    Args:
-        reuse_memory: see `attach`.
+    The threshold is a plain attribute, not a buffer: DDP broadcasts buffers in every forward, and a state dict of the
+    attached model should hold nothing that can be derived from the scores.
     """
 
-    mask: Tensor
+    threshold: Tensor
+    kept: int
 
-    def __init__(
-        self,
-        weight: Tensor,
-        scores: Tensor,
-        kept: int,
-        n_of_m: tuple[int, int] | None = None,
-        *,
-        reuse_memory: bool = False,
-    ) -> None:
+    def __init__(self, weight: Tensor, scores: Tensor, kept: int, n_of_m: tuple[int, int] | None = None) -> None:
         super().__init__()
-        self._n_of_m = n_of_m
-        self._largest_kept = LargestKept()
-        self._memory = ReusedMemory() if reuse_memory else None
         assert scores.shape == weight.shape
-        start = torch.empty_like(weight, dtype=torch.float32).copy_(scores)
-        self.scores = nn.Parameter(start)
-        self.mask = torch.ones_like(weight, dtype=torch.bool)
+        self._n_of_m = n_of_m
+        # In the weight's memory format, so that masking is one pass over memory.
+        self.scores = nn.Parameter(torch.empty_like(weight, dtype=torch.float32).copy_(scores))
+        of_all = self.scores.new_empty(())
+        self.threshold = of_all if n_of_m is None else torch.empty_like(self.scores, requires_grad=False)
         self.refresh(kept)
 
     def forward(self, weight: Tensor) -> Tensor:
-        product = None
-        if self._memory is not None and not torch.compiler.is_compiling() and _is_frozen_on_cpu(weight, self.mask):
-            product = self._memory.product(weight, self.mask)
-        return _StraightThrough.apply(weight, self.scores, self.mask, product)  # pyright: ignore[reportReturnType]
+        return _StraightThrough.apply(weight, self.scores, self.threshold)  # pyright: ignore[reportReturnType]
 
     @torch.no_grad()
-    def refresh(self, kept: int) -> Tensor:
-        """Recompute the mask from the scores: exactly `kept` weights. Returns how many elements flipped.
+    def refresh(self, kept: int) -> None:
+        """Put the threshold where exactly `kept` of the present scores reach it, or more where scores are equal.
 
-        An N:M pattern is kept first; a `kept` above it (a schedule on its way there) adds the largest of the others.
+        An N:M pattern has a threshold for each group, lowered where `kept` is above the pattern's count (a schedule on
+        its way there), for the largest of the others.
         """
-        scores = self.scores
+        self.kept = kept
+        threshold = threshold_of(self._pattern_first(), kept)
         if self._n_of_m is not None:
-            pattern = keep_n_of_m(scores, *self._n_of_m)
-            scores = scores.masked_fill(pattern & ~scores.isnan(), torch.inf)  # NaN must not pass for a score
-        if self.mask.device.type != "cpu":
-            mask = keep_largest(scores, kept)
-            flipped = (mask ^ self.mask).count_nonzero()
-            self.mask.copy_(mask)
-            return flipped
-        at = self._largest_kept.flips(self.mask, scores, kept)
-        flat = self.mask.reshape(-1)
-        flat.index_copy_(0, at, ~flat.index_select(0, at))
-        if not self.mask.is_contiguous():
-            self.mask.copy_(flat.view_as(self.mask))
-        return torch.tensor(len(at))
+            threshold = torch.minimum(threshold, group_thresholds(self.scores, *self._n_of_m))
+        self.threshold.copy_(threshold)
+
+    @torch.no_grad()
+    def mask(self) -> Tensor:
+        """What the present scores keep: exactly as many as the last refresh asked for, of equal ones the first."""
+        return keep_largest(self._pattern_first(), self.kept)
+
+    def _pattern_first(self) -> Tensor:
+        """The scores, infinite in an N:M pattern."""
+        scores = self.scores.detach()
+        if self._n_of_m is None:
+            return scores
+        pattern = keep_n_of_m(scores, *self._n_of_m)
+        return scores.masked_fill(pattern & ~scores.isnan(), torch.inf)  # NaN must not pass for a score
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ScoreMask:
         super()._apply(fn, recurse)
-        if self._memory is not None:
-            self._memory = ReusedMemory()  # the weight is about to be replaced
-        self.mask = fn(self.mask).bool()  # follows .to(device) and .to(memory_format=…) like a buffer would
+        self.threshold = fn(self.threshold)  # follows .to(device) and .to(memory_format=…) like a buffer would
         return self
-
-
-def _is_frozen_on_cpu(weight: Tensor, mask: Tensor) -> bool:
-    """Whether writes to both are rare and counted: neither a tensor put in the weight's place, nor one that is trained
-    (fused optimizers do not count), nor tensors of inference mode."""
-    ours = type(weight) is nn.Parameter and weight.device.type == "cpu" and not weight.requires_grad
-    return ours and not weight.is_inference() and not mask.is_inference()

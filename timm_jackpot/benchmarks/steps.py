@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,10 +23,11 @@ from timm_jackpot.training import Objective, frozen_teacher
 
 Step = Callable[[], None]
 _CLASSES = 100
+_REFRESH_INTERVAL = 10  # the default search's
 
 
 def search_step_ratio(name: str, config: BenchConfig) -> Ratio:
-    """The default search's step without distillation: masks recomputed, layers equalised."""
+    """The default search's step without distillation: thresholds recomputed, layers equalised."""
     return _over_dense(name, config, lambda model: search_step(model, config))
 
 
@@ -52,21 +54,24 @@ def dense_step(model: nn.Module, config: BenchConfig) -> Step:
 
 
 def search_step(model: nn.Module, config: BenchConfig, *, distill: bool = False) -> Step:
-    """A step of the search, at its final sparsity."""
+    """A step of the search, at its final sparsity; a tenth of the layers have their thresholds recomputed in each."""
     model.requires_grad_(False)
     teacher = frozen_teacher(model) if distill else None
     scores = magnitude(maskable_weights(model).weights)
     kept = allocate("global", scores, "0.9")
-    adapter = attach(model, scores, kept, reuse_memory=True)
+    adapter = attach(model, scores, kept)
     objective = Objective(teacher=teacher, distill_weight=0.5 if distill else 0.0)
     step, optimizer = _step(model, adapter.scores(), objective, config)
     equalise_gradients(optimizer, adapter.scores())
 
-    def refreshed() -> None:
-        adapter.refresh(kept)
+    layers, steps = list(adapter), itertools.count()
+
+    def with_its_share_of_refreshes() -> None:
+        for name in layers[next(steps) % _REFRESH_INTERVAL :: _REFRESH_INTERVAL]:
+            adapter[name].refresh(kept[name])
         step()
 
-    return refreshed
+    return with_its_share_of_refreshes
 
 
 class _SortedInForward(nn.Module):

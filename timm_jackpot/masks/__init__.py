@@ -8,14 +8,13 @@ from timm_jackpot.masks.allocation import (
     parse_sparsity,
     scale_counts,
 )
-from timm_jackpot.masks.binarise import LargestKept, is_n_of_m, keep_largest, keep_n_of_m
+from timm_jackpot.masks.binarise import group_thresholds, is_n_of_m, keep_largest, keep_n_of_m, threshold_of
 from timm_jackpot.masks.compact import RankedMasks, decode_compact, encode_compact, most_compact_bytes
 from timm_jackpot.masks.mask_set import LayerOverlap, MaskSet, chance_overlap, layer_overlaps, mask_overlap
 from timm_jackpot.masks.packing import pack, packed_bytes, unpack
 
 __all__ = [
     "ALLOCATIONS",
-    "LargestKept",
     "LayerOverlap",
     "MaskSet",
     "RankedMasks",
@@ -23,6 +22,7 @@ __all__ = [
     "chance_overlap",
     "decode_compact",
     "encode_compact",
+    "group_thresholds",
     "is_n_of_m",
     "keep_largest",
     "keep_n_of_m",
@@ -35,5 +35,6 @@ __all__ = [
     "parse_overrides",
     "parse_sparsity",
     "scale_counts",
+    "threshold_of",
     "unpack",
 ]

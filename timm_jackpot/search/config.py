@@ -93,8 +93,8 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     """Part of the final sparsity that the cubic ramp starts from."""
     schedule_fraction: float = Field(default=0.6, ge=0, le=1)
     """Part of the run over which the cubic ramp reaches the final sparsity."""
-    refresh_interval: int = Field(default=1, ge=1, le=10**9)
-    """Steps between two recomputations of the masks from the scores."""
+    refresh_interval: int = Field(default=10, ge=1, le=10**9)
+    """Steps between two recomputations of the thresholds that tell, in every step, which weights are kept."""
     equalise_layers: bool = True
     """Give the score gradients of all layers the same root mean square, so that all move at one pace."""
     distill_weight: float = Field(default=0.7, ge=0, le=1)

@@ -23,9 +23,10 @@ def equalise_gradients(optimizer: torch.optim.Optimizer, scores: Sequence[nn.Par
         gradients = [s.grad for s in scores if s.grad is not None]
         if not gradients:
             return
-        rms = torch.stack([torch.linalg.vector_norm(g) / g.numel() ** 0.5 for g in gradients])
+        norms = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage]
+        roots = [g.numel() ** 0.5 for g in gradients]
+        rms = torch.stack(torch._foreach_div(norms, roots))  # pyright: ignore[reportPrivateImportUsage]
         factors = torch.where(rms > 0, rms.mean() / rms, 1.0)
-        for gradient, factor in zip(gradients, factors.unbind(), strict=True):
-            gradient.mul_(factor)
+        torch._foreach_mul_(gradients, factors.unbind())  # pyright: ignore[reportPrivateImportUsage]
 
     optimizer.register_step_pre_hook(scale)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, isnan
 
-import torch
 from accelerate import Accelerator
 from torch import nn
 
@@ -61,39 +60,41 @@ def find_masks(
     """
     fraction = config.schedule_fraction if config.schedule == "cubic" else 0.0
     ramp_end = ceil(fraction * steps)  # from here on the final counts hold, whatever the interval
+    first_step = life.resumed.step if life is not None and life.resumed is not None else 0
 
     def counts(step: int) -> dict[str, int]:
         share = cubic_ramp(step, steps, fraction=fraction, start=config.schedule_start)
         return scale_counts(start.sizes, start.kept, share)
 
-    adapter = attach(model, first_scores(config, start), counts(0), n_of_m=start.n_of_m, reuse_memory=True)
-    churn = torch.zeros((), dtype=torch.int64, device=accelerator.device)
+    def last_refresh(step: int) -> int:
+        regular = step - step % config.refresh_interval
+        return ramp_end if regular < ramp_end <= step else regular
+
+    kept = counts(last_refresh(max(0, first_step - 1)))
+    adapter = attach(model, first_scores(config, start), kept, n_of_m=start.n_of_m)
 
     def before_step(step: int) -> None:
-        if step and (step % config.refresh_interval == 0 or step == ramp_end):
-            churn.copy_(adapter.refresh(counts(step)))
+        if step and step == last_refresh(step):
+            adapter.refresh(counts(step))
         if data.val is not None and step and step % max(1, steps // 4) == 0:
             _validate(model, data, config, accelerator, record, step)
 
-    def refuse_nan() -> None:
-        if adapter.any_nan():
+    def check_scores() -> None:
+        sums = adapter.score_sums()
+        if any(map(isnan, sums)):
             raise TrainingError(f"scores are not numbers any more: lower --lr (now {config.lr:g})")
+        if accelerator.num_processes > 1:
+            same_everywhere(str(sums), accelerator, "the sum of scores")
 
     def figures() -> dict[str, float]:
-        refuse_nan()
-        masks = adapter.masks()
-        if accelerator.num_processes > 1:
-            same_everywhere(masks.hash(), accelerator, "the mask")
-        total = sum(start.sizes.values())
-        return {"sparsity": 1 - masks.kept / total, "churn": int(churn) / total}
+        check_scores()
+        return {"sparsity": 1 - sum(layer.kept for layer in adapter.values()) / sum(start.sizes.values())}
 
     optimizer = make_optimizer(config, [*adapter.scores(), *trained])
     if config.equalise_layers:
         equalise_gradients(optimizer, adapter.scores())
-    state = SearchState(model, adapter, trained, optimizer, accelerator, churn)
-    first_step = 0
+    state = SearchState(model, adapter, trained, optimizer, accelerator)
     if life is not None and life.resumed is not None:
-        first_step = life.resumed.step
         state.restore(life.resumed.tensors)
     if steps > first_step:
         fit(
@@ -117,8 +118,12 @@ def find_masks(
             torchcompile=config.torchcompile,
             channels_last=config.channels_last,
         )
-    refuse_nan()
+    check_scores()
     adapter.refresh(start.kept)
+    masks = adapter.masks()
+    detach(model)
+    # For what is measured below: the final masks themselves, which a threshold is not where scores are equal.
+    attach(model, {name: mask.float() for name, mask in masks.items()}, start.kept)
     if config.recalibrate_batches and not config.freeze_norm_statistics:
         images = config.recalibrate_batches * config.batch_size * accelerator.num_processes
         calibrate(model, data, config.batch_size, accelerator, images=images)
@@ -126,7 +131,6 @@ def find_masks(
         average_norm_statistics(model, accelerator)
     if data.val is not None:
         _validate(model, data, config, accelerator, record, steps)
-    masks = adapter.masks()
     assert masks.kept_per_layer() == start.kept
     record.write("mask_hashes", by_rank=same_everywhere(masks.hash(), accelerator, "the mask"))
     detach(model)

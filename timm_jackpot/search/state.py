@@ -14,11 +14,7 @@ from timm_jackpot.training import optimizer_tensors, random_state, restore_optim
 
 
 class SearchState:
-    """Everything that a search changes: scores, masks, what is trained beside them, buffers, optimizer, generators.
-
-    Args:
-        churn: how many mask elements the last refresh flipped.
-    """
+    """What a search changes: scores, thresholds, what is trained beside them, buffers, optimizer, generators."""
 
     def __init__(
         self,
@@ -27,13 +23,11 @@ class SearchState:
         trained: Sequence[nn.Parameter],
         optimizer: torch.optim.Optimizer,
         accelerator: Accelerator,
-        churn: Tensor,
     ) -> None:
         self._optimizer, self._accelerator = optimizer, accelerator
         self._live: dict[str, Tensor] = {f"scores.{name}": layer.scores for name, layer in adapter.items()}
-        self._live |= {f"mask.{name}": layer.mask for name, layer in adapter.items()}
+        self._live |= {f"threshold.{name}": layer.threshold for name, layer in adapter.items()}
         self._live |= {f"trained.{i}": parameter for i, parameter in enumerate(trained)}
-        self._live["churn"] = churn
         self._live |= {f"buffer.{name}": buffer for name, buffer in model.named_buffers()}
 
     def tensors(self) -> dict[str, Tensor]:
