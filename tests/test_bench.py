@@ -38,13 +38,11 @@ def test_every_benchmark_has_a_row_with_its_spread(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.slow
-def test_memory_of_a_search_step_counts_every_byte_of_scores_and_masks() -> None:
+def test_memory_of_a_search_step_counts_every_byte_of_scores() -> None:
     row = run_benchmarks(
         BenchConfig.model_validate({**SMALL, "models": ["vit_small_patch16_224"], "what": ["search_memory"]})
     )[0]
-    assert 4.9 < row["ratio"] < 5.5, (
-        row
-    )  # four for the score, one for the mask; the product's four are a gradient's too
+    assert 3.7 < row["ratio"] < 4.3, row  # four for the score; nothing else adds to the peak
 
 
 def test_a_search_step_trains_scores_alone_and_renews_masks_of_exact_counts() -> None:
