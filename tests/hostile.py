@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ class Forged:
             layer["kept"] = int(bits[: prod(layer["shape"])].sum())
         kept, total = sum(layer["kept"] for layer in layers), sum(prod(layer["shape"]) for layer in layers)
         everything = config["sparsity"]["all_parameters"][1]
-        config["sparsity"]["maskable"] = [kept, total]
+        config["sparsity"].update(maskable=[kept, total], requested=_requested(kept, total))
         config["sparsity"]["all_parameters"] = [everything - (total - kept), everything]
         config["mask_hash"] = hashlib.sha256(b"".join(self.masks[layer["name"]] for layer in layers)).hexdigest()
         repeated = {"format": config["format"], "digest": config["base"]["digest"]}
@@ -119,6 +120,11 @@ class Forged:
             config["files"].pop(EXTRAS, None)
         (folder / CONFIG).write_text(json.dumps(config), "utf-8")
         reseal(folder)
+
+
+def _requested(kept: int, total: int) -> str:
+    """A sparsity that keeps `kept` of `total`."""
+    return f"{Decimal(total - kept) / max(total, 1):.25f}"
 
 
 def _file(tensors: Mapping[str, tuple[str, list[int], bytes]], metadata: dict[str, str]) -> bytes:
@@ -385,6 +391,7 @@ base/digest: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 base/file: "/etc/passwd"
 base/url: "https://example.org/weights.pth"
 base/pretrained_cfg: {"file": "/etc/passwd"}
+sparsity/requested: "0.5", "0.90001", "\u0660.\u0669", "-0", "+0.9", "0_0.9", "1e-999999999", "9e-1", "0.9 "
 sparsity/requested: 0.9, null, "", "NaN", "-1", "1e999", "0.9\n", "x"
 sparsity/requested: "99999999999999999999999999999999999999999", "0.9\u001b[2J"
 sparsity/maskable: [0, 0], [31454, 0], [314544, 314544], [31454.0, 314544], [31454], [31454, 314544, 0], [-1, 1]
@@ -424,9 +431,12 @@ head: {"names": [], "num_classes": 10, "labels": null}, {"names": ["../x"], "num
 head: {"names": null, "num_classes": 10}, {"names": ["fc.weight"], "num_classes": 10.0}
 data/input_size: [3, 32], [3, 32, 32, 1], [3, 32, 1000000000], [1000000000, 32, 32], [3, -32, 32], [0, 0, 0]
 data/input_size: [3, 32.0, 32], [3, <big>, <big>], null
+data/input_size: [1, 32, 32], [2, 32, 32], [64, 32, 32]
+data/mean: [0.5], [0.5, 0.5], [0.5, 0.5, 0.5, 0.5]
 data/mean: ["0.5"], null, 0.5, [null], {"0": 0.5}, []
 data/std: [0.0, 0.0, 0.0], [-1.0, 1.0, 1.0], [true], "0.5", []
 data/interpolation: "<bait>", "", null, 2, "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", "../x"
+data/crop_pct: 1e-3, 1e-300, 5e-324
 data/crop_pct: 0, -1.0, 1e+308, "1", null, true
 data/crop_mode: "<bait>", "", null, 0
 data/file: "/etc/passwd"
@@ -578,6 +588,8 @@ def _repeat(header: dict[str, Any], key: str, value: object) -> None:
     header["__metadata__"]["timm_jackpot"] = json.dumps(repeated)
 
 
+_header("metadata says that the format is true", MASKS, lambda header: _repeat(header, "format", True))
+_header("metadata says that the format is a float", MASKS, lambda header: _repeat(header, "format", 2.0))
 for _key, _value in {"format": 1, "digest": "0" * 64, "mask_hash": "0" * 64, "encoding": "compact"}.items():
     _header(f"metadata says another {_key}", MASKS, lambda header, key=_key, v=_value: _repeat(header, key, v))
     _header(f"metadata does not say {_key}", MASKS, lambda header, key=_key: _repeat(header, key, None))
@@ -910,6 +922,7 @@ def _giant_layer(shape: list[int]) -> Callable[[Path], None]:
             kept = sum(layer["kept"] for layer in config["layers"])
             total = sum(prod(layer["shape"]) for layer in config["layers"])
             config["sparsity"].update(maskable=[kept, total], all_parameters=[kept + 2794, total + 2794])
+            config["sparsity"]["requested"] = _requested(kept, total)
             config["files"][MASKS]["bytes"] = size
 
     return build
@@ -1018,7 +1031,7 @@ _compact_header("with a negative offset", lambda header: header["compact"].updat
 _compact_header("that say packed", lambda header: _repeat(header, "encoding", "packed"))
 
 
-def _giant_compact(shape: list[int], size: int) -> Callable[[Path], None]:
+def _giant_compact(shape: list[int], size: int, source: str = "timm") -> Callable[[Path], None]:
     """Masks for a layer of a size that only config.json claims, in a sparse file of `size` bytes more."""
 
     def build(folder: Path) -> None:
@@ -1031,7 +1044,9 @@ def _giant_compact(shape: list[int], size: int) -> Callable[[Path], None]:
             kept = sum(layer["kept"] for layer in config["layers"])
             total = sum(prod(layer["shape"]) for layer in config["layers"])
             config["sparsity"].update(maskable=[kept, total], all_parameters=[kept + 2794, total + 2794])
+            config["sparsity"]["requested"] = _requested(kept, total)
             config["files"][MASKS]["bytes"] = (folder / MASKS).stat().st_size
+            config["base"]["source"] = source
         if size < 10**9:
             reseal(folder, MASKS)
 
@@ -1041,6 +1056,15 @@ def _giant_compact(shape: list[int], size: int) -> Callable[[Path], None]:
 for _shape in ([2**29], [2**31, 2], [2**31, 256]):
     for _size in (0, 2**24, 10**10):
         _add(f"compact masks for shape {_shape} and {_size} bytes", _giant_compact(_shape, _size), good="compact")
+    _add(f"compact masks for shape {_shape} of a module", _giant_compact(_shape, 2**24, "module"), good="compact")
+    _foreign = {"hub_id": "timm/nowhere", "revision": None}
+
+    def _of_a_repo(folder: Path, shape: list[int] = _shape, foreign: dict[str, Any] = _foreign) -> None:
+        _giant_compact(shape, 2**24)(folder)
+        with edited(folder) as config:
+            config["base"].update(foreign)
+
+    _add(f"compact masks for shape {_shape} of a repo of its own", _of_a_repo, good="compact")
 for _kept in (0, 100, 432):
     _name = f"compact masks, {_kept} kept of the first layer"
 
@@ -1049,7 +1073,9 @@ for _kept in (0, 100, 432):
         total_kept = sum(layer["kept"] for layer in config["layers"])
         total, everything = config["sparsity"]["maskable"][1], config["sparsity"]["all_parameters"][1]
         config["sparsity"].update(
-            maskable=[total_kept, total], all_parameters=[everything - (total - total_kept), everything]
+            maskable=[total_kept, total],
+            all_parameters=[everything - (total - total_kept), everything],
+            requested=_requested(total_kept, total),
         )
 
     _config(_name, _count, good="compact")
@@ -1235,9 +1261,9 @@ class Tester:
         import huggingface_hub
         import torch
 
-        from timm_jackpot.artifact import from_pretrained
+        from timm_jackpot.artifact import from_pretrained, read_artifact
 
-        self._root, self._load = root, from_pretrained
+        self._root, self._load, self._read = root, from_pretrained, read_artifact
         for good in GOOD:
             self._load(root / "good" / good, **arguments(root, good))
         attempt(lambda: self._load(root / "nothing"))
@@ -1258,10 +1284,13 @@ class Tester:
             started = time.perf_counter()
             outcome, message = attempt(lambda: self._load(self._root / folder, **given))
             seconds = time.perf_counter() - started
+            alone, message_alone = attempt(lambda: self._read(self._root / folder))
+            seconds_alone = time.perf_counter() - started - seconds
         return {
             "outcome": outcome,
-            "message": message,
-            "seconds": seconds,
+            "message": message if alone != "crashed" else message_alone,
+            "alone": alone,
+            "seconds": max(seconds, seconds_alone),
             "grown": status("VmHWM") - self._baseline,
             "imported": sorted(set(sys.modules) - modules),
             "seen": seen,

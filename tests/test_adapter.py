@@ -457,3 +457,13 @@ def test_a_refused_attach_leaves_the_model_plain() -> None:
         )
     assert list(model.state_dict()) == names
     assert model.stem.weight.requires_grad
+
+
+def test_scores_with_nan_are_refused_and_nothing_is_attached() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 4))
+    before = list(model.state_dict())
+    scores = {"0.weight": torch.ones(5, 4), "1.weight": torch.ones(4, 5)}
+    scores["1.weight"][2, 3] = torch.nan
+    with pytest.raises(BaseError, match=r"scores of 1\.weight hold NaN"):
+        attach(model, scores, {"0.weight": 5, "1.weight": 5})
+    assert list(model.state_dict()) == before

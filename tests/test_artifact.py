@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from timm_jackpot.artifact import Extra, Jackpot, from_pretrained, read_artifact, save_pretrained
@@ -207,6 +209,13 @@ def test_extras_that_are_not_finite_are_refused(folder: Path) -> None:
         (lambda c: c.update(format=3), "upgrade timm-jackpot"),
         (lambda c: c.update(format="1"), "format"),
         (lambda c: c.update(surprise=1), "surprise"),
+        (lambda c: c["sparsity"].update(requested="0.5"), "a sparsity of 0.5 keeps 157272 of 314544 weights"),
+        (lambda c: c["sparsity"].update(requested="1e-999999999"), "in plain figures"),
+        (lambda c: c["sparsity"].update(requested="\u0660.\u0669"), "in plain figures"),
+        (lambda c: c["data"].update(mean=[0.5] * 64), "mean and std are not one number for each of 3 channels"),
+        (lambda c: c["data"].update(crop_pct=1e-3), "images would be resized to 3.2e\\+04 pixels"),
+        (lambda c: c["data"].update(crop_pct=1e-300), "images would be resized"),
+        (lambda c: c["data"].update(input_size=[1, 32, 32]), "images of 1 channels for a base that takes 3"),
         (lambda c: c["layers"][0].update(name="../evil"), "layers.0.name"),
         (lambda c: c["layers"][0].update(shape=[10**9, 10**9]), r"more weights than any network"),
         (lambda c: c["layers"].append(c["layers"][0]), "twice"),
@@ -221,6 +230,31 @@ def test_an_edited_config_is_refused_by_name(folder: Path, change, message: str)
     edit(folder, change)
     with pytest.raises(ArtifactError, match=message):
         read_artifact(folder)
+
+
+@pytest.mark.parametrize("value", [True, 1.0])
+def test_the_format_beside_the_masks_is_an_integer(folder: Path, value: object) -> None:
+    path = folder / "masks.safetensors"
+    with safe_open(path, framework="pt") as file:
+        repeated = {**json.loads(file.metadata()["timm_jackpot"]), "format": value}
+    save_file(load_file(path), path, {"timm_jackpot": json.dumps(repeated)})
+    reseal(folder, "masks.safetensors")
+    with pytest.raises(ArtifactError, match="do not belong together"):
+        read_artifact(folder)
+
+
+def test_another_architecture_is_refused_without_a_base(folder: Path) -> None:
+    edit(folder, lambda c: c["base"].update(architecture="resnet18", tag=None))
+    with pytest.raises(BaseMismatchError, match=r"the mask covers conv1\.0\.weight as"):
+        read_artifact(folder)
+
+
+def test_what_no_reader_would_take_is_not_written(jackpot: Jackpot, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"a sparsity of 0\.5 keeps"):
+        save_pretrained(replace(jackpot, sparsity="0.5"), tmp_path / "j")
+    with pytest.raises(ArtifactError, match="would be resized"):
+        save_pretrained(replace(jackpot, data={**jackpot.data, "crop_pct": 1e-3}), tmp_path / "j")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -85,10 +85,31 @@ def _edited(tmp_path: Path, **info: object):
 
 
 def test_what_was_not_measured_reads_as_a_dash(tmp_path: Path) -> None:
-    card = render_card(_edited(tmp_path))
+    card = render_card(_edited(tmp_path, results={"jackpot_top1": 91.5, "dataset": "digits"}))
     assert "| dense base | – |" in card
-    assert "| **jackpot** | **–** |" in card
+    assert "| **jackpot** | **91.50** |" in card
+    assert "those of one search" in card
+
+
+def test_where_nothing_was_measured_there_is_no_table_and_no_word_of_figures(tmp_path: Path) -> None:
+    card = render_card(_edited(tmp_path))
+    assert "Nothing here was measured" in card
+    for word in ("dense base |", "read once", "one search", "accuracy", "What it is worth"):
+        assert word not in card.split("## Citation")[0]
     assert "model-index" not in _metadata(card)
+
+
+@pytest.mark.parametrize("text", ["http://evil.example/x", "www.evil.example", "a@evil.example", "evil.example/x"])
+def test_an_address_in_free_text_is_no_link(tmp_path: Path, text: str) -> None:
+    results = {"dataset": text, "device": text, "jackpot_top1": 91.5}
+    artifact = _edited(tmp_path, results=results)
+    reasons = json.loads((artifact.folder / "config.json").read_text())
+    reasons["dense"][0]["reason"] = text
+    (artifact.folder / "config.json").write_text(json.dumps(reasons))
+    page = render_card(read_artifact(artifact.folder)).split("---\n", 2)[2]
+    assert page.count("evil.example") == 3
+    outside = re.sub(r"```.*?```|`[^`\n]*`", "", page, flags=re.DOTALL)
+    assert "evil" not in outside
 
 
 def test_free_text_of_an_artifact_cannot_write_into_the_card(tmp_path: Path) -> None:

@@ -73,7 +73,8 @@ def hostile_vit() -> torch.nn.Module:
 
 
 def odd_base() -> Base:
-    model = hostile.odd_module()
+    model: Any = hostile.odd_module()
+    model.pretrained_cfg = {"input_size": (1, 8, 8), "mean": (0.5,), "std": (0.5,)}
     ids = tensor_ids(model)
     ref = BaseRef(
         source="module",
@@ -141,6 +142,20 @@ def unlike(reports: dict[str, dict[str, Any]], key: str, expected: object) -> di
 def test_all_are_refused(reports: dict[str, dict[str, Any]]) -> None:
     assert len(reports) >= 200
     assert unlike(reports, "outcome", "refused") == {}
+
+
+def test_none_crashes_a_reader_without_a_base(reports: dict[str, dict[str, Any]]) -> None:
+    assert {name: r["message"] for name, r in reports.items() if r["alone"] == "crashed"} == {}
+
+
+def test_what_claims_a_giant_size_is_refused_by_a_reader_without_a_base_too(reports: dict[str, dict[str, Any]]) -> None:
+    giants = {
+        name: r["alone"] for name, r in reports.items() if "shape [2147483648" in name or "shape [536870912" in name
+    }
+    of_modules = {name: giants.pop(name) for name in list(giants) if name.endswith("of a module")}
+    assert len(giants) > 10
+    assert set(giants.values()) == {"refused"}
+    assert set(of_modules.values()) == {"accepted", "refused"}  # nothing to compare with: then nothing is unpacked
 
 
 def test_nothing_is_imported_unpickled_fetched_or_started(reports: dict[str, dict[str, Any]]) -> None:

@@ -296,13 +296,55 @@ def test_push_refuses_what_is_no_artifact_or_no_repo(hub: TestHub, home: Path, w
     for words, sentence in (
         (["--artifact", "images", "--repo-id", REPO], "has no config.json"),
         (["--artifact", "jackpot", "--repo-id", "nobody"], "expected user/name"),
-        (["--artifact", "jackpot", "--repo-id", "bob/forbidden"], "could not be"),
+        (["--artifact", "jackpot", "--repo-id", "bob/forbidden"], "your token may not write to bob/"),
     ):
         done = verb(hub, home, "timm_jackpot.push", *words, cwd=work, token="hf_alice")
         assert done.returncode == 2, (words, done.stderr)
         assert sentence in done.stderr, (words, done.stderr)
         assert "Traceback" not in done.stderr
         assert "hf_alice" not in done.stderr + done.stdout
+
+
+def test_a_push_without_a_token_says_what_to_do_and_asks_nobody(hub: TestHub, work: Path, tmp_path: Path) -> None:
+    before = len(hub.requests)
+    words = ["timm_jackpot.push", "--artifact", "jackpot", "--repo-id", "alice/never", "--merged"]
+    done = verb(hub, tmp_path, *words, cwd=work)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: not logged in: run `hf auth login`")
+    assert len(hub.requests) == before
+
+
+@pytest.mark.slow
+def test_a_push_that_fails_is_told_from_a_fetch(hub: TestHub, home: Path, work: Path, pushed: dict) -> None:
+    words = ["timm_jackpot.push", "--artifact", "jackpot", "--repo-id", REPO]
+    stale = verb(hub, home, *words, cwd=work, token="hf_nobody_that_is_known")
+    hub.fail("/api/repos/create", "500", times=None)
+    broken = verb(hub, home, *words, cwd=work, token="hf_alice")
+    hub.heal()
+    off = verb(hub, home, *words, cwd=work, token="hf_alice", HF_HUB_OFFLINE="1")
+    assert "does not know your token: log in anew" in stale.stderr
+    assert "could not be uploaded to the Hub" in broken.stderr
+    assert "could not be uploaded: the Hub is switched off" in off.stderr
+    for done in (stale, broken, off):
+        assert done.returncode == 2
+        assert "fetched" not in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["masks.safetensors", "extras.safetensors", "config.json"])
+def test_a_file_larger_than_declared_is_refused_before_it_is_fetched(
+    hub: TestHub, pushed: dict, ask_errors, name: str
+) -> None:
+    repo = f"alice/large-{name.partition('.')[0]}"
+    files = {path: data for path, data in hub.files(REPO).items() if path != ".gitattributes"}
+    hub.add_repo(repo, {**files, name: files[name] + b" " * 5_000_000})
+    answers = ask_errors({"large": f"from_pretrained({repo!r})"})
+    assert answers["large"][0] == "HubError"
+    assert f"{name} of {repo} has {len(files[name]) + 5_000_000} bytes" in answers["large"][1]
+    assert hub.requests_to(f"{repo}/resolve", "HEAD")
+    fetched = [request.path.rpartition("/")[2] for request in hub.requests_to(f"{repo}/resolve", "GET")]
+    assert name not in fetched
+    assert len(set(fetched)) == len(fetched)  # nothing twice
 
 
 @pytest.mark.slow

@@ -91,6 +91,43 @@ def test_a_sparsity_outside_zero_to_one_is_refused(text: str) -> None:
         parse_sparsity(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["1e-999999999", "1e-5", "9E-1", "-0", "-0.0", "+0.5", "\u0660.\u0669", "\uff10.\uff19",
+     "0_0.9", " 0.9", "0.9\n", ".", "0.5.", "0." + "9" * 39],
+)  # fmt: skip
+def test_a_sparsity_is_plain_figures(text: str) -> None:
+    with pytest.raises(ConfigError, match="in plain figures"):
+        parse_sparsity(text)
+
+
+@pytest.mark.parametrize("value", [Decimal("1e-999999999"), Decimal("1e999999999"), 5e-324, float("nan")])
+def test_a_number_of_very_many_figures_is_refused_without_writing_them_out(value: Decimal | float) -> None:
+    with pytest.raises(ConfigError, match="not a number in"):
+        parse_sparsity(value)
+
+
+@given(text=st.text(st.sampled_from("0159.-+eE_ \u0661"), max_size=44) | st.text(max_size=44))
+def test_whatever_is_read_as_a_sparsity_is_read_alike_by_everybody(text: str) -> None:
+    try:
+        found = parse_sparsity(text)
+    except ConfigError:
+        return
+    assert text.isascii()
+    assert set(text) <= set("0123456789.")
+    assert 0 <= found < 1
+    assert Decimal(text) == found
+    assert kept_count(10**9, text) <= 10**9
+
+
+@given(value=st.floats(0, 1, exclude_max=True))
+def test_a_float_is_read_exactly_or_refused(value: float) -> None:
+    try:
+        assert parse_sparsity(value) == Decimal(str(value))
+    except ConfigError:
+        assert len(f"{Decimal(str(value)):f}") > 40
+
+
 # -- allocation -------------------------------------------------------------------------------------
 
 

@@ -804,3 +804,10 @@ def test_a_criterion_of_second_order_takes_attention(vit: Path, tmp_path: Path) 
     assert masks.kept == kept_count(masks.total, "0.9")
     assert result.summary["overlap_start"] == 1
     assert read_artifact(tmp_path / "v").config.info["config"]["criterion"] == "grasp"
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [(0.9, "0.9"), (1e-05, "0.00001"), (0, "0"), ("0.90", "0.90"), (".5", "0.5")]
+)
+def test_a_sparsity_is_a_float_or_a_text_and_kept_in_plain_figures(given: float | str, kept: str) -> None:
+    assert SearchConfig(sparsity=given).sparsity == kept  # pyright: ignore[reportArgumentType]

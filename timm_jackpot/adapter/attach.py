@@ -65,8 +65,8 @@ def attach(
         n_of_m: keep n of every m consecutive weights along dim 1 of each layer; `kept` is that many, or more.
 
     Raises:
-        BaseError: if a name is no parameter of the model, a shape differs, a mask is already attached, a tied weight
-            is named twice, or a count is missing; nothing is attached then.
+        BaseError: if a name is no parameter of the model, a shape differs, a score is NaN, a mask is already attached,
+            a tied weight is named twice, or a count is missing; nothing is attached then.
     """
     owners = _owners(model)
     taken: dict[tuple[nn.Module, str], str] = {}
@@ -79,6 +79,8 @@ def attach(
         weight = getattr(module, attribute)
         if weight.shape != initial.shape:
             raise BaseError(f"scores of {name} have shape {tuple(initial.shape)}, expected {tuple(weight.shape)}")
+        if bool(initial.isnan().any()):
+            raise BaseError(f"scores of {name} hold NaN, which no count of kept weights can rank: give numbers")
         if name not in kept:
             raise BaseError(f"no count says how many weights of {name} to keep")
         if (module, attribute) in taken:

@@ -1,10 +1,10 @@
 """The artifact: its format on disk (hubcards/FORMAT.md); written atomically, read with suspicion."""
 
+from timm_jackpot.artifact.fit import check_magnitude, check_skeleton
 from timm_jackpot.artifact.jackpot import Extra, Jackpot
 from timm_jackpot.artifact.load import (
     apply_artifact,
     check_base,
-    check_skeleton,
     from_pretrained,
     load_base_of,
     load_dense_base,
@@ -27,6 +27,7 @@ __all__ = [
     "artifact_digest",
     "artifact_report",
     "check_base",
+    "check_magnitude",
     "check_skeleton",
     "check_target",
     "from_pretrained",

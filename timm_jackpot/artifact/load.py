@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from timm.data.config import resolve_model_data_config
 from timm.data.transforms_factory import create_transform
-from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from timm_jackpot.adapter import merge
+from timm_jackpot.artifact.fit import adapted_in, check_shapes, check_skeleton, source_of
 from timm_jackpot.artifact.locate import locate_artifact
 from timm_jackpot.artifact.read import Artifact, read_artifact
 from timm_jackpot.artifact.schema import Config
@@ -21,14 +21,10 @@ from timm_jackpot.base import (
     Base,
     SkipInit,
     base_digest,
-    build_skeleton,
-    classifier_parameters,
     load_base,
-    maskable_weights,
-    norm_statistics,
     tensor_ids,
 )
-from timm_jackpot.errors import ArtifactError, BaseMismatchError
+from timm_jackpot.errors import BaseMismatchError
 from timm_jackpot.masks import MaskSet
 
 
@@ -98,7 +94,7 @@ def open_artifact(
         if base is None:
             check_skeleton(config, base_checkpoint, trust_base)
         else:
-            _check_shapes(config, base)
+            check_shapes(config, base)
 
     artifact = read_artifact(locate_artifact(name, revision=revision, check=check, **hub), check=check)
     return artifact, load_base_of(artifact, base_checkpoint=base_checkpoint, base=base, trust_base=trust_base, **hub)
@@ -138,17 +134,6 @@ def load_dense_base(
     return _build_base(config, base_checkpoint, trust_base, hub, own_head=True)
 
 
-def check_skeleton(config: Config, base_checkpoint: str | Path | None, trust_base: bool) -> None:
-    """Refuse what can be refused without the base's weights, before an artifact's own tensors are read.
-
-    Raises:
-        ArtifactError, BaseError, BaseMismatchError: as `from_pretrained`.
-    """
-    model = _skeleton(config, base_checkpoint, trust_base)
-    if model is not None:
-        _check_shapes(config, model)
-
-
 def check_base(config: Config, base: Base, *, built: bool) -> None:
     """Refuse a base that is not the artifact's.
 
@@ -160,7 +145,7 @@ def check_base(config: Config, base: Base, *, built: bool) -> None:
     """
     if built:
         _check_built(config, base)
-    _check_shapes(config, base.model)
+    check_shapes(config, base.model)
     _check_digest(config, base)
 
 
@@ -181,61 +166,19 @@ def apply_artifact(model: nn.Module, artifact: Artifact, masks: MaskSet) -> nn.M
     return model
 
 
-def _skeleton(config: Config, checkpoint: str | Path | None, trust_base: bool) -> nn.Module | None:
-    """The base without weights; None for a Hub repo that timm has no entry for, which may alter the architecture."""
-    name, ref = _source(config, checkpoint, trust_base), config.base
-    if name.startswith("hf-hub:"):
-        return None
-    in_chans = ref.in_chans if _adapted(config) else None
-    return build_skeleton(name, ref.model_kwargs, num_classes=ref.num_classes, in_chans=in_chans, img_size=ref.img_size)
-
-
-def _source(config: Config, checkpoint: str | Path | None, trust_base: bool) -> str:
-    """The name to load the base by.
-
-    Raises:
-        ArtifactError: if the caller has to bring the base, or to trust it first.
-    """
-    ref = config.base
-    if ref.source == "module":
-        raise ArtifactError(f"the base {ref.architecture} is a module of its author's own: pass it as base=module")
-    if ref.source == "file" and checkpoint is None:
-        raise ArtifactError(
-            f"the base {ref.name} was loaded from a file: give the same file with --base-checkpoint "
-            "(base_checkpoint=… in Python)"
-        )
-    if checkpoint is not None:
-        return ref.architecture
-    if ref.hub_id is None or ref.hub_id == _registered_hub_id(ref.name):
-        return ref.name
-    if not (trust_base or ref.hub_id.startswith("timm/")):
-        raise ArtifactError(
-            f"the artifact names a base outside timm's own repos ({ref.hub_id}): say trust_base=True to build it"
-        )
-    return f"hf-hub:{ref.hub_id}"  # at the recorded revision, which goes by itself
-
-
-def _registered_hub_id(name: str) -> str | None:
-    try:
-        cfg = get_pretrained_cfg(name)
-    except RuntimeError:  # an unknown tag; `load_base` says so
-        return None
-    return cfg.hf_hub_id if cfg else None
-
-
 def _build_base(
     config: Config, checkpoint: str | Path | None, trust_base: bool, hub: dict[str, Any], *, own_head: bool = False
 ) -> Base:
     ref = config.base
     # Where nothing was adapted the digest covers every tensor: what a loader left out could not pass for a weight.
-    unadapted = not _adapted(config) and ref.img_size is None
+    unadapted = not adapted_in(config) and ref.img_size is None
     with torch.random.fork_rng(devices=[]), SkipInit() if unadapted else nullcontext():
         return load_base(
-            _source(config, checkpoint, trust_base),
+            source_of(config, checkpoint, trust_base),
             model_kwargs=ref.model_kwargs,
             base_checkpoint=checkpoint,
             num_classes=ref.num_classes if config.head and not own_head else None,
-            in_chans=ref.in_chans if _adapted(config) else None,
+            in_chans=ref.in_chans if adapted_in(config) else None,
             img_size=ref.img_size,
             revision=ref.revision,
             **hub,
@@ -248,83 +191,8 @@ def _check_built(config: Config, base: Base) -> None:
         said, found = getattr(config.base, what), getattr(base.ref, what)
         if said != found:
             raise BaseMismatchError(f"the artifact says {what} {said}, but the base {base.ref.name} has {found}")
-    if set(_adapted(config)) != set(base.adapted):
+    if set(adapted_in(config)) != set(base.adapted):
         raise BaseMismatchError("info.adapted does not name the tensors of the base that had to be adapted")
-
-
-def _check_shapes(config: Config, model: nn.Module) -> None:
-    """Names, order and shapes must be those of the base, with or without weights.
-
-    Any weight that could be masked may have been left dense instead; it is listed then.
-    """
-    _check_head_shapes(config, model)
-    maskable = maskable_weights(model, mask_classifier=True)
-    name = config.base.name
-    shapes = {layer.name: tuple(layer.shape) for layer in config.layers}
-    odd = next((n for n, shape in shapes.items() if maskable.shapes.get(n) != shape), None)
-    if odd is not None:
-        raise BaseMismatchError(
-            f"the mask covers {odd} as {shapes[odd]}, but the base {name} built here has it as "
-            f"{maskable.shapes.get(odd)}"
-        )
-    if [n for n in maskable.shapes if n in shapes] != list(shapes):
-        raise BaseMismatchError(f"the artifact lists the layers of {name} in another order")
-    tied = {second: first for second, first in maskable.aliases.items() if first in shapes}
-    if tied != config.aliases:
-        raise BaseMismatchError(f"the base {name} built here ties other weights than the artifact says")
-    dense = {weight.name for weight in maskable.dense} | (set(maskable.aliases) - set(tied))
-    dense |= set(maskable.shapes) - set(shapes)
-    if dense != {weight.name for weight in config.dense}:
-        odd = min(dense ^ {weight.name for weight in config.dense})
-        raise BaseMismatchError(
-            f"the base {name} built here has other weights beside the masked ones than the artifact says: {odd}"
-        )
-    if config.sparsity.all_parameters[1] != sum(parameter.numel() for parameter in model.parameters()):
-        raise BaseMismatchError(f"the base {name} built here has another number of parameters")
-    _check_extras(config, model)
-
-
-def _check_head_shapes(config: Config, model: nn.Module) -> None:
-    """A module brings its head's shapes, and its reader has to make them: before any other difference that follows."""
-    state = model.state_dict()
-    for extra in config.extras:
-        if extra.role == "head" and extra.name in state and tuple(state[extra.name].shape) != tuple(extra.shape):
-            raise BaseMismatchError(
-                f"the artifact's head has {extra.name} of shape {tuple(extra.shape)}, the base "
-                f"{tuple(state[extra.name].shape)}: give it a last layer of that shape first, with any values"
-            )
-
-
-def _head_of(config: Config, model: nn.Module) -> set[str]:
-    """Parameters of the classifier; of a module that does not say where that is, those that the artifact names."""
-    head = set(classifier_parameters(model))
-    if head or config.base.source != "module" or config.head is None:
-        return head
-    return set(config.head.names) & {name for name, _ in model.named_parameters()}
-
-
-def _check_extras(config: Config, model: nn.Module) -> None:
-    """An extra may replace what its role says, and nothing else: no mask reaches past it."""
-    weights = {layer.name for layer in config.layers} | {weight.name for weight in config.dense}
-    head = _head_of(config, model)
-    vectors = {name for name, parameter in model.named_parameters() if parameter.dim() <= 1}
-    allowed = {
-        "norm_statistics": set(norm_statistics(model)),
-        "norm_affine": vectors - weights - head,
-        "head": head - {layer.name for layer in config.layers},
-    }
-    state = model.state_dict()
-    missing = allowed["head"] - {extra.name for extra in config.extras} if config.head else ()
-    if missing:
-        raise ArtifactError(f"the artifact has a new head, but not its {min(missing)}")
-    unset = set(_adapted(config)) - {extra.name for extra in config.extras} if config.base.source == "module" else ()
-    if unset:  # neither the digest nor the artifact would say what it holds
-        raise ArtifactError(f"the artifact does not bring {min(unset)}, which info.adapted names")
-    for extra in config.extras:
-        if extra.name not in allowed[extra.role] or tuple(state[extra.name].shape) != tuple(extra.shape):
-            raise ArtifactError(
-                f"extra tensor {extra.name} of shape {tuple(extra.shape)} does not fit the base as {extra.role}"
-            )
 
 
 def _check_digest(config: Config, base: Base) -> None:
@@ -332,14 +200,10 @@ def _check_digest(config: Config, base: Base) -> None:
 
     Of a module that was handed over nobody knows what was adapted, so all its masked layers must agree.
     """
-    found = base_digest(base.tensors, adapted=_adapted(config))
+    found = base_digest(base.tensors, adapted=adapted_in(config))
     unlike = [n.name for n in config.layers if n.name not in base.adapted and base.tensors[n.name].sha256 != n.sha256]
     if found != config.base.digest or unlike:
         raise BaseMismatchError(_first_difference(config, base, found))
-
-
-def _adapted(config: Config) -> list[str]:
-    return config.info.get("adapted", [])
 
 
 def _first_difference(config: Config, base: Base, found: str) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from timm_jackpot.artifact.read import read_artifact, read_config
-from timm_jackpot.artifact.schema import CONFIG, Config
+from timm_jackpot.artifact.read import check_size, read_artifact, read_config
+from timm_jackpot.artifact.schema import CONFIG, MAX_CONFIG_BYTES, Config
 from timm_jackpot.base.hub_files import download
 from timm_jackpot.errors import ArtifactError
 
@@ -29,7 +29,8 @@ def locate_artifact(
     Raises:
         ArtifactError: if it is neither a folder nor a name that a Hub repo can have, or the repo holds no sound
             artifact.
-        HubError: if the repo or a file of it could not be fetched.
+        BaseError, BaseMismatchError: as `read_artifact`.
+        HubError: if the repo or a file of it could not be fetched, or is larger than the config says.
     """
     folder = Path(name)
     if folder.is_dir():
@@ -47,11 +48,10 @@ def locate_artifact(
 
 
 def _fetch(repo_id: str, revision: str | None, hub: dict[str, Any], check: Callable[[Config], object] | None) -> Path:
-    path, commit = download(repo_id, [CONFIG], revision=revision, **hub)
+    path, commit = download(repo_id, [CONFIG], revision=revision, max_bytes=MAX_CONFIG_BYTES, **hub)
     config = read_config(path.parent)
-    if check:
-        check(config)
-    for file in config.files:
-        download(repo_id, [file], revision=commit, **hub)
-    read_artifact(path.parent)
+    check_size(config, check)
+    for file, entry in config.files.items():
+        download(repo_id, [file], revision=commit, max_bytes=entry.bytes, **hub)
+    read_artifact(path.parent, check=check)
     return path.parent

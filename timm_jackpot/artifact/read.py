@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from timm_jackpot.artifact.compact import check_layers
+from timm_jackpot.artifact.fit import check_alone
 from timm_jackpot.artifact.schema import (
     COMPACT,
     CONFIG,
@@ -21,6 +23,7 @@ from timm_jackpot.artifact.schema import (
     MASKS,
     MAX_CONFIG_BYTES,
     MAX_EXTRAS,
+    MAX_PIXELS,
     MAX_WEIGHTS,
     PACKED_ONLY_FORMAT,
     Config,
@@ -40,9 +43,9 @@ from timm_jackpot.masks import (
     RankedMasks,
     decode_compact,
     is_n_of_m,
+    kept_count,
     most_compact_bytes,
     packed_bytes,
-    parse_sparsity,
     unpack,
 )
 
@@ -57,8 +60,17 @@ class Artifact:
 
     folder: Path
     config: Config
-    stored: MaskSet | RankedMasks
     extras: dict[str, Tensor]
+    sized: bool  # the base's own shapes bear the config out
+
+    @cached_property
+    def stored(self) -> MaskSet | RankedMasks:
+        """The masks as they are in the file, read when first asked for.
+
+        Raises:
+            ArtifactError: as `read_artifact`.
+        """
+        return (_read_compact if self.config.encoding == COMPACT else _read_packed)(self.folder, self.config)
 
     @property
     def masks(self) -> MaskSet:
@@ -92,24 +104,43 @@ def read_artifact(folder: str | Path, *, check: Callable[[Config], object] | Non
     """Read config, masks and extras.
 
     Args:
-        check: called with the config before anything else is read; it may refuse by raising.
+        check: called with the config before anything else is read; it refuses, by raising, what is not of its base.
+            Default: the architecture that the config names is the measure. Of a module of its author's own there is
+            none here: then masks are not unpacked before somebody asks for them.
 
     Raises:
         ArtifactError: if anything is missing, damaged, contradictory or of a newer format.
+        BaseError, BaseMismatchError: if the architecture cannot be built, or is another one.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ArtifactError(f"there is no artifact folder {folder}")
     config = read_config(folder)
-    if check:
-        check(config)
-    stored = (_read_compact if config.encoding == COMPACT else _read_packed)(folder, config)
+    sized = check_size(config, check)
     extras: dict[str, Tensor] = {}
     if config.extras:
         shapes = {extra.name: extra.shape for extra in config.extras}
-        extras, _ = _checked_tensors(folder, config, EXTRAS, "F32", shapes)
+        body = body_bytes("F32", shapes)
+        extras, _ = read_tensors(_checked_bytes(folder, config, EXTRAS, body, body), EXTRAS, "F32", shapes)
         _check_values(extras)
-    return Artifact(folder, config, stored, extras)
+    artifact = Artifact(folder, config, extras, sized)
+    if sized:
+        assert artifact.stored is not None  # read, and so checked
+    else:
+        _mask_bytes(folder, config)
+    return artifact
+
+
+def check_size(config: Config, check: Callable[[Config], object] | None) -> bool:
+    """Run `check`, or the one for readers without a base; whether the config was compared with a base.
+
+    Raises:
+        JackpotError: as `read_artifact`.
+    """
+    if check is None:
+        return check_alone(config)
+    check(config)
+    return True
 
 
 def read_config(folder: Path) -> Config:
@@ -118,10 +149,18 @@ def read_config(folder: Path) -> Config:
     Raises:
         ArtifactError: as `read_artifact`.
     """
-    text = read_bytes(folder / CONFIG, MAX_CONFIG_BYTES)
+    return parse_config(read_bytes(folder / CONFIG, MAX_CONFIG_BYTES))
+
+
+def parse_config(text: bytes) -> Config:
+    """Validate the bytes of config.json.
+
+    Raises:
+        ArtifactError: as `read_artifact`.
+    """
     version = parse_strict(text, CONFIG, max_bytes=MAX_CONFIG_BYTES).get("format")
     if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT:
-        raise ArtifactError(f"{folder} is in format {version}, newer than {FORMAT}: upgrade timm-jackpot")
+        raise ArtifactError(f"the artifact is in format {version}, newer than {FORMAT}: upgrade timm-jackpot")
     try:
         config = Config.model_validate_json(text)
     except ValidationError as error:
@@ -130,12 +169,13 @@ def read_config(folder: Path) -> Config:
         raise ArtifactError(f"{CONFIG} is not valid at {where[:100] or 'its top'}: {first['msg']}") from error
     if config.format == PACKED_ONLY_FORMAT and config.encoding != "packed":
         raise ArtifactError(
-            f"{folder} holds compact masks of format {config.format}, which are no longer read: with the version of "
-            "timm-jackpot that wrote them, store them packed"
+            f"the artifact holds compact masks of format {config.format}, which are no longer read: with the version "
+            "of timm-jackpot that wrote them, store them packed"
         )
     _check_names(config)
     _check_counts(config)
     _check_head(config)
+    _check_data(config)
     return config
 
 
@@ -170,9 +210,14 @@ def _check_counts(config: Config) -> None:
     if all_parameters < max(total, 1) or all_parameters - kept_of_all != total - kept:
         raise ArtifactError(f"{CONFIG}: the two sparsities, of the maskable weights and of all, do not agree")
     try:
-        parse_sparsity(config.sparsity.requested)
+        expected = kept_count(total, config.sparsity.requested)
     except ConfigError as error:
         raise ArtifactError(f"{CONFIG}: {error}") from error
+    if kept != expected:
+        raise ArtifactError(
+            f"{CONFIG}: a sparsity of {config.sparsity.requested} keeps {expected} of {total} weights, but the layers "
+            f"keep {kept}"
+        )
     pattern = config.allocation.name == "n:m"
     if any((number is not None) != pattern for number in (config.allocation.n, config.allocation.m)):
         raise ArtifactError(f"{CONFIG}: n and m go with the allocation n:m, and with no other")
@@ -188,9 +233,19 @@ def _check_head(config: Config) -> None:
         raise ArtifactError(f"{CONFIG}: {len(head.labels)} labels for {head.num_classes} classes")
 
 
+def _check_data(config: Config) -> None:
+    channels = config.data.input_size[0]
+    if channels != config.base.in_chans:
+        raise ArtifactError(f"{CONFIG}: images of {channels} channels for a base that takes {config.base.in_chans}")
+    side = max(config.data.input_size[1:]) / config.data.crop_pct
+    if side > MAX_PIXELS:
+        raise ArtifactError(f"{CONFIG}: images would be resized to {side:.4g} pixels, more than {MAX_PIXELS}")
+    if not len(config.data.mean) == len(config.data.std) == channels:
+        raise ArtifactError(f"{CONFIG}: mean and std are not one number for each of {channels} channels")
+
+
 def _read_packed(folder: Path, config: Config) -> MaskSet:
-    shapes = {layer.name: (packed_bytes(layer.total),) for layer in config.layers}
-    packed, metadata = _checked_tensors(folder, config, MASKS, "U8", shapes)
+    packed, metadata = read_tensors(_mask_bytes(folder, config), MASKS, "U8", _packed_shapes(config))
     _check_metadata(config, metadata)
     masks = {}
     for layer in config.layers:
@@ -204,8 +259,7 @@ def _read_packed(folder: Path, config: Config) -> MaskSet:
 
 
 def _read_compact(folder: Path, config: Config) -> RankedMasks:
-    most = most_compact_bytes(layer.total for layer in config.layers)
-    data = _checked_bytes(folder, config, MASKS, 1, most)
+    data = _mask_bytes(folder, config)
     tensors, metadata = read_tensors(data, MASKS, "U8", {COMPACT: (bytes_after_header(data, MASKS),)})
     _check_metadata(config, metadata)
     try:
@@ -214,11 +268,16 @@ def _read_compact(folder: Path, config: Config) -> RankedMasks:
         raise ArtifactError(f"{MASKS} holds no sound compact masks: {error}") from error
 
 
-def _checked_tensors(
-    folder: Path, config: Config, name: str, dtype: str, shapes: Mapping[str, Sequence[int]]
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    body = body_bytes(dtype, shapes)
-    return read_tensors(_checked_bytes(folder, config, name, body, body), name, dtype, shapes)
+def _mask_bytes(folder: Path, config: Config) -> bytes:
+    if config.encoding == COMPACT:
+        least, most = 1, most_compact_bytes(layer.total for layer in config.layers)
+    else:
+        least = most = body_bytes("U8", _packed_shapes(config))
+    return _checked_bytes(folder, config, MASKS, least, most)
+
+
+def _packed_shapes(config: Config) -> dict[str, tuple[int]]:
+    return {layer.name: (packed_bytes(layer.total),) for layer in config.layers}
 
 
 def _checked_bytes(folder: Path, config: Config, name: str, least: int, most: int) -> bytes:
@@ -244,7 +303,7 @@ def _check_metadata(config: Config, metadata: dict[str, str]) -> None:
     }
     text = metadata.get("timm_jackpot") if isinstance(metadata, dict) else None
     found = parse_strict(text.encode(), f"the metadata of {MASKS}", max_bytes=65536) if isinstance(text, str) else None
-    if found != expected:
+    if json.dumps(found, sort_keys=True) != json.dumps(expected, sort_keys=True):  # where true is not 1, nor is 1.0
         raise ArtifactError(f"{MASKS} and {CONFIG} do not belong together: {json.dumps(found)[:200]}")
 
 

@@ -46,7 +46,7 @@ def artifact_report(artifact: Artifact, base: Base | None = None) -> dict[str, A
         "sparsity": 1 - kept / total if total else 0.0,
         "sparsity_all_parameters": 1 - kept_all / all_parameters,
         "encoding": config.encoding,
-        "mask_hash_checked": base is not None or config.encoding != COMPACT,
+        "mask_hash_checked": base is not None or (artifact.sized and config.encoding != COMPACT),
         "bytes": {name: file_bytes(artifact.folder / name) for name in (CONFIG, MASKS, EXTRAS)},
         "packed_bytes": sum(packed_bytes(layer.total) for layer in config.layers),
         "dense_bytes": 4 * all_parameters,
@@ -80,7 +80,7 @@ def report_table(report: dict[str, Any]) -> str:
     if report["encoding"] == COMPACT:
         lines[-1] += f" (packed they would take {report['packed_bytes']} bytes)"
     if not report["mask_hash_checked"]:
-        lines.append("which weights are kept can only be checked beside the base (--verify); their numbers were")
+        lines.append("which weights are kept can only be checked beside the base (--verify)")
     return "\n".join(lines)
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from timm_jackpot.artifact.compact import compact_on
 from timm_jackpot.artifact.jackpot import Jackpot
-from timm_jackpot.artifact.read import Artifact
-from timm_jackpot.artifact.schema import COMPACT, CONFIG, EXTRAS, FORMAT, MASKS, MAX_CONFIG_BYTES, Config, Encoding
+from timm_jackpot.artifact.read import Artifact, parse_config
+from timm_jackpot.artifact.schema import COMPACT, CONFIG, EXTRAS, FORMAT, MASKS, MAX_CONFIG_BYTES, Encoding
 from timm_jackpot.artifact.strict_json import parse_strict
 from timm_jackpot.artifact.tensors_file import read_bytes
 from timm_jackpot.base import Base
@@ -58,7 +58,8 @@ def save_pretrained(
         overwrite: replace an artifact that is already there.
 
     Raises:
-        ArtifactError: if `folder` already holds an artifact, or cannot be written.
+        ArtifactError: if `folder` already holds an artifact, or cannot be written; if no reader could take what the
+            jackpot says of itself.
         ConfigError: for an encoding that there is not.
         BaseMismatchError: compact, if the base's weights are no longer those that it was loaded with.
     """
@@ -160,7 +161,7 @@ def _encoded(masks: MaskSet, base: Base, encoding: Encoding) -> dict[str, Tensor
 
 def _json(config: Mapping[str, Any]) -> bytes:
     text = json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    Config.model_validate_json(text)  # what we write, we can read
+    parse_config(text.encode())  # what we write, we can read
     return text.encode()
 
 

@@ -21,6 +21,8 @@ COMPACT = "compact"  # the only tensor of masks.safetensors in that encoding
 # The largest networks that timm knows have 7·10⁹ weights: beyond this a number is no size, but an attack.
 MAX_WEIGHTS, MAX_EXTRAS = 2**33, 2**28
 
+MAX_PIXELS = 2 * 4096  # of a side, before the crop
+
 Count = Annotated[int, Field(ge=0, le=2**53)]
 _PRINTABLE = r"^\P{Cc}*$"  # nothing that moves a terminal's cursor
 Text = Annotated[str, Field(max_length=500, pattern=_PRINTABLE)]

@@ -21,7 +21,7 @@ from timm_jackpot.evidence.verdict import (
 
 # Of methods and criteria, which may be later ones than this version knows.
 MethodName = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[a-z][a-z0-9_]*$")]
-# What may stand in a card: nothing of Markdown or HTML.
+# What may stand in a card, between backticks: there not even an address becomes a link.
 Plain = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w ./:()+@-]*$")]
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 _ROUNDING = 1e-6

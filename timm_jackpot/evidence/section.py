@@ -53,7 +53,7 @@ def audit_section(report: AuditReport, *, pictures: Mapping[str, str] | None = N
     first = ("dense", "dense_recalibrated", "jackpot", "jackpot_recalibrated", "second_search", *report.controls)
     rows = [*first, *(name for name in report.models if name not in first)]
     lines = [
-        f"Top-1 accuracy (%) on the test split of {data.dataset}, n = {data.test_images}, read once for every model; "
+        f"Top-1 accuracy (%) on the test split of `{data.dataset}`, n = {data.test_images}, read once for every model; "
         f"mean ± standard deviation over {_seeds(report)} where something is drawn or searched. In brackets: 95 % "
         "intervals (bootstrap over test images and seeds, paired). All rows but the first two keep as many weights. "
         f"{_statistics(data.calibration_images)} Ahead by: the jackpot with its statistics re-estimated minus the row. "

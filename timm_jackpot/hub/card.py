@@ -50,6 +50,7 @@ def render_card(
     audit_pictures = {file: text for file, text in AUDIT_PICTURES.items() if file in pictures}
     licence = licence or _registered_licence(config.base)
     results = _mapping(config.info.get("results"))
+    cells = {key: _cell(results.get(key)) for key in _RESULTS}
     settings = _mapping(config.info.get("config"))
     report = artifact_report(artifact)
     template = Environment(
@@ -65,7 +66,8 @@ def render_card(
         base=config.base,
         report=report,
         dense=_left_dense(report["dense"]),
-        results={key: _cell(results.get(key)) for key in _RESULTS},
+        results=cells,
+        measured=any(cell != "–" for cell in cells.values()),
         n=_whole(results.get("test_images")),
         dataset=_text(results.get("dataset")) or "–",
         steps=_whole(results.get("steps")),
@@ -133,7 +135,7 @@ def _left_dense(dense: list[dict[str, str]]) -> str:
     for weight in dense:
         by_reason.setdefault(_text(weight["reason"]), []).append(f"`{weight['name']}`")
     groups = [
-        f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''} ({reason})"
+        f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''} (`{reason}`)"
         for reason, names in by_reason.items()
     ]
     return "; ".join(groups) or "nothing"
@@ -173,7 +175,7 @@ def _whole(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    """Free text of an artifact, made harmless for Markdown and HTML."""
+    """Free text of an artifact, made harmless for HTML, and, between backticks, for Markdown: no address is a link."""
     return re.sub(r"[^\w ./:()+-]", "", value)[:200] if isinstance(value, str) else ""
 
 

@@ -62,6 +62,7 @@ def push_to_hub(
         repo_id += default_repo_name(found)
     if repo_id.count("/") != 1:
         raise ConfigError(f"--repo-id {repo_id!r} is no name of a Hub repo: expected user/name")
+    _check_login(token)
     with tempfile.TemporaryDirectory() as temporary:
         if encoding not in (None, found.config.encoding):
             found = _recoded(found, encoding, base_checkpoint, Path(temporary))
@@ -71,7 +72,18 @@ def push_to_hub(
         except (HubError, ArtifactError):
             raise
         except Exception as error:
-            raise explain_hub_error(error, repo_id, revision) from error
+            raise explain_hub_error(error, repo_id, revision, uploading=True) from error
+
+
+def _check_login(token: str | bool | None) -> None:
+    """
+    Raises:
+        HubError: without a token, which the commonest first push is.
+    """
+    from huggingface_hub import get_token
+
+    if not (isinstance(token, str) or (token is not False and get_token())):
+        raise HubError("not logged in: run `hf auth login` once, with a token that may write, then push again")
 
 
 def _recoded(artifact: Artifact, encoding: Encoding, base_checkpoint: str | Path | None, folder: Path) -> Artifact:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from fractions import Fraction
 from math import ceil, floor, prod
 
@@ -14,24 +15,28 @@ from timm_jackpot.errors import ConfigError
 from timm_jackpot.masks.binarise import keep_largest
 from timm_jackpot.patterns import matching, nearest
 
+_MAX_FIGURES = 40  # of a sparsity: beyond the weights that there are
 ALLOCATIONS = ("global", "uniform", "erk")
 
 
 def parse_sparsity(text: str | float | Decimal) -> Decimal:
-    """A sparsity as an exact decimal in [0, 1).
+    """A sparsity as an exact decimal in [0, 1): plain figures, as 0.9, without sign or exponent.
 
     Raises:
         ConfigError: if it is no such number.
     """
-    try:
-        value = Decimal(str(text))
-    except InvalidOperation:
-        value = Decimal("NaN")
-    if not (value.is_finite() and 0 <= value < 1):
+    plain = text if isinstance(text, str) else _in_figures(Decimal(str(text)))
+    if len(plain) > _MAX_FIGURES or not re.fullmatch(r"0*\.?[0-9]+|0+\.", plain) or Decimal(plain) >= 1:
         raise ConfigError(
-            f"sparsity {text!r} is not a number in [0, 1): give the fraction of weights to remove, e.g. 0.9"
+            f"sparsity {str(text)[:60]!r} is not a number in [0, 1), in plain figures: give the fraction of weights to "
+            "remove, e.g. 0.9"
         )
-    return value
+    return Decimal(plain)
+
+
+def _in_figures(value: Decimal) -> str:
+    """`value` without an exponent; nothing for one that would take very many figures."""
+    return f"{value:f}" if abs(value.adjusted()) < _MAX_FIGURES else ""
 
 
 def kept_count(n: int, sparsity: Decimal | str) -> int:

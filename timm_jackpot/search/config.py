@@ -157,6 +157,5 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     @classmethod
     def _exact_decimal(cls, value: object) -> str:
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-            parse_sparsity(value)
-            return str(value)
+            return f"{parse_sparsity(value):f}"
         return value  # pyright: ignore[reportReturnType]  # pydantic says what is wrong with it

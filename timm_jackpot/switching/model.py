@@ -11,7 +11,15 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from timm_jackpot.artifact import Artifact, Config, check_skeleton, load_dense_base, locate_artifact, read_artifact
+from timm_jackpot.artifact import (
+    Artifact,
+    Config,
+    check_magnitude,
+    check_skeleton,
+    load_dense_base,
+    locate_artifact,
+    read_artifact,
+)
 from timm_jackpot.base import Base, tensor_ids
 from timm_jackpot.errors import BaseMismatchError, SwitchError
 from timm_jackpot.patterns import nearest
@@ -93,6 +101,8 @@ class JackpotModel(nn.Module):
         def check(config: Config) -> None:
             if base is None:
                 check_skeleton(config, base_checkpoint, trust_base)
+            else:
+                check_magnitude(config, base)
 
         artifact = read_artifact(locate_artifact(first, revision=revision, check=check, **hub), check=check)
         if base is None:
