@@ -14,6 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -68,12 +69,13 @@ def random_jackpot(
         for role in moved
         for name in names[role]
     }
+    masks = MaskSet({n: torch.rand(s, generator=generator) < density for n, s in maskable.shapes.items()})
     return Jackpot(
         base=base,
         maskable=maskable,
-        masks=MaskSet({n: torch.rand(s, generator=generator) < density for n, s in maskable.shapes.items()}),
+        masks=masks,
         extras=extras,
-        sparsity="0.7",
+        sparsity=f"{Decimal(masks.total - masks.kept) / masks.total:.25f}",
         allocation="global",
         data=data_config(base.model, img_size, mean=mean),
     )
