@@ -234,6 +234,7 @@ def test_an_edited_config_is_refused_by_name(folder: Path, change, message: str)
 
 @pytest.mark.parametrize("value", [True, 1.0])
 def test_the_format_beside_the_masks_is_an_integer(folder: Path, value: object) -> None:
+    edit(folder, lambda c: c.update(format=1))  # which true and 1.0 equal in Python
     path = folder / "masks.safetensors"
     with safe_open(path, framework="pt") as file:
         repeated = {**json.loads(file.metadata()["timm_jackpot"]), "format": value}
