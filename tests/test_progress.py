@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from itertools import pairwise
 
 import pytest
 from tqdm import tqdm
@@ -38,10 +39,11 @@ def test_lines_tell_the_time_left_and_the_latest_figures(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = lines(clock, capsys, enabled=True)
-    assert len(said) == 10
-    assert said[0] == "search: step 10/100, 04:30 left, loss 0, sparsity 0.9, validation 98.33"
-    assert said[1] == "search: step 20/100, 04:00 left, loss 0.1, sparsity 0.9, validation 98.33"
-    assert said[9] == "search: step 100/100, 00:00 left, loss 0.9, sparsity 0.9, validation 98.33"
+    assert len(said) == 11
+    assert said[0] == "search: step 3/100, 04:51 left, loss 0, sparsity 0.9, validation 98.33"
+    assert said[1] == "search: step 10/100, 04:30 left, loss 0, sparsity 0.9, validation 98.33"
+    assert said[2] == "search: step 20/100, 04:00 left, loss 0.1, sparsity 0.9, validation 98.33"
+    assert said[10] == "search: step 100/100, 00:00 left, loss 0.9, sparsity 0.9, validation 98.33"
 
 
 def test_a_run_that_goes_on_reads_as_if_it_had_not_stopped(
@@ -51,7 +53,31 @@ def test_a_run_that_goes_on_reads_as_if_it_had_not_stopped(
     before = lines(clock, capsys, enabled=True)
     clock[0] += 10_000
     figures = {"loss": 0.4, "sparsity": 0.9, "validation": 98.333}
-    assert lines(clock, capsys, enabled=True, done=45, figures=figures) == before[4:]
+    assert lines(clock, capsys, enabled=True, done=45, figures=figures)[1:] == before[5:]
+
+
+@pytest.mark.parametrize("seconds", [0.1, 3, 9.9, 25])
+def test_the_first_line_comes_within_ten_seconds_and_then_one_a_minute(
+    seconds: float, clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or with the step, where steps are longer."""
+    times = [0.0]
+    with Progress(5000, "search", enabled=True) as progress:
+        for _ in range(5000):
+            clock[0] += seconds
+            progress.advance()
+            times += [clock[0]] * len(capsys.readouterr().err.splitlines())
+    assert 0 < times[1] <= max(10, seconds)
+    assert max(after - before for before, after in pairwise(times)) <= 60.001
+    assert len(times) - 1 <= 11 + times[-1] / (60 - seconds)
+
+
+def test_a_short_run_says_no_more_than_its_tenths(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(20, "search", enabled=True) as progress:
+        for _ in range(20):
+            clock[0] += 0.1
+            progress.advance()
+    assert len(capsys.readouterr().err.splitlines()) == 10
 
 
 def test_other_processes_say_nothing(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:

@@ -262,7 +262,7 @@ def test_a_full_disk_at_the_end_leaves_no_half_artifact(tmp_path: Path, monkeypa
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("timm_jackpot.artifact.save._write_synced", full)
+    monkeypatch.setattr("timm_jackpot.artifact.save.write_synced", full)
     with pytest.raises(ArtifactError, match="could not be written: No space left on device"):
         search(tmp_path / "j", steps=1)
     assert not (tmp_path / "j" / "config.json").exists()

@@ -17,6 +17,8 @@ FLOORS = {
     "processes": 0.1,
     "interruption": 0.1,
     "lock": 0.1,
+    "outputs": 0.1,
+    "streams": 0.1,
     "masks": 0.1,
     "recipes": 0.1,
     "patterns": 0.05,

@@ -24,6 +24,7 @@ from pydantic.fields import FieldInfo
 from timm_jackpot.errors import ConfigError, JackpotError, RunInterrupted
 from timm_jackpot.processes import launched_as_main, leave_process_group, lost_process_named
 from timm_jackpot.recipes import read_recipe
+from timm_jackpot.streams import harmless_streams
 
 C = TypeVar("C", bound=BaseModel)
 _TRACEBACK = "--traceback"
@@ -65,6 +66,7 @@ def parse(
         raise ConfigError(_sentence(error, schema)) from error
 
 
+@harmless_streams()
 def run_verb(main: Callable[[], Mapping[str, Any]]) -> None:
     """Run a verb; print its result as the last line of stdout (main process only)."""
     _quieten()

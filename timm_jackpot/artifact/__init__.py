@@ -14,7 +14,15 @@ from timm_jackpot.artifact.load import (
 from timm_jackpot.artifact.locate import locate_artifact
 from timm_jackpot.artifact.read import Artifact, read_artifact
 from timm_jackpot.artifact.report import artifact_report, report_table
-from timm_jackpot.artifact.save import artifact_digest, check_target, recode, replace_folder, save_pretrained
+from timm_jackpot.artifact.save import (
+    artifact_digest,
+    check_target,
+    is_artifact,
+    recode,
+    recover_folder,
+    replace_folder,
+    save_pretrained,
+)
 from timm_jackpot.artifact.schema import Config, Encoding
 
 __all__ = [
@@ -31,12 +39,14 @@ __all__ = [
     "check_skeleton",
     "check_target",
     "from_pretrained",
+    "is_artifact",
     "load_base_of",
     "load_dense_base",
     "locate_artifact",
     "open_artifact",
     "read_artifact",
     "recode",
+    "recover_folder",
     "replace_folder",
     "report_table",
     "save_pretrained",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -23,6 +23,7 @@ from timm_jackpot.artifact.tensors_file import read_bytes
 from timm_jackpot.base import Base
 from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.masks import MaskSet, pack
+from timm_jackpot.outputs import sync, write_synced
 
 # Everything that an artifact folder may hold; a folder with anything else in it is somebody's own.
 _OURS = {
@@ -121,13 +122,14 @@ def replace_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        temporary = _beside(folder, "new")
         temporary.chmod(0o755)
         for name, content in files.items():
-            _write_synced(temporary / name, content)
-        _sync_folder(temporary)
+            (temporary / name).parent.mkdir(exist_ok=True)
+            write_synced(temporary / name, content)
+        sync(temporary)
         _swap(temporary, folder)
-        _sync_folder(folder.parent)
+        sync(folder.parent)
     except OSError as error:
         raise ArtifactError(f"{folder} could not be written: {error.strerror or error}") from error
     finally:
@@ -222,28 +224,15 @@ def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     return save(tensors, metadata=metadata)
 
 
-def _write_synced(path: Path, content: bytes) -> None:
-    path.parent.mkdir(exist_ok=True)
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _swap(new: Path, folder: Path) -> None:
-    """Put `new` in the place of `folder`. The old content is moved aside, and deleted only when the new is there."""
+    """Put `new` in the place of `folder`. The old content is moved aside, and deleted only when the new is there.
+
+    A kill between the two renames leaves no `folder`: `recover_folder` puts the old content back.
+    """
     if not folder.exists():
         new.rename(folder)
         return
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    aside = _beside(folder, "old")
     old = aside / folder.name
     try:
         folder.rename(old)
@@ -254,3 +243,28 @@ def _swap(new: Path, folder: Path) -> None:
         aside.rmdir()  # empty, or else an error that leaves the old content where it is
         raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _beside(folder: Path, kind: str) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=f".{kind}", dir=folder.parent))
+
+
+def recover_folder(folder: Path) -> None:
+    """Undo what a kill left of `replace_folder`: old content goes back to its place, the rest goes away.
+
+    To be called by whoever holds `folder` against others.
+
+    Raises:
+        ArtifactError: if it cannot be written.
+    """
+    random_part = 8 * "?"  # mkdtemp's: a folder of a longer name beside this one does not match
+    name = glob.escape(folder.name)
+    try:
+        for aside in folder.parent.glob(f".{name}.{random_part}.old"):
+            if (aside / folder.name).exists() and not folder.exists():
+                (aside / folder.name).rename(folder)
+            shutil.rmtree(aside)
+        for aside in folder.parent.glob(f".{name}.{random_part}.new"):
+            shutil.rmtree(aside)
+    except OSError as error:
+        raise ArtifactError(f"{folder} could not be recovered: {error.strerror or error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +12,7 @@ from timm_jackpot.audit.config import AuditConfig
 from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.evidence import AUDIT, AuditReport, audit_section, verdict_line
 from timm_jackpot.hub import render_card
+from timm_jackpot.outputs import check_output, write_atomically
 from timm_jackpot.plots import AUDIT_PICTURES, audit_figures
 
 _CARD, _PAGE = "README.md", "audit.md"
@@ -32,10 +32,8 @@ def choose_target(config: AuditConfig) -> Target:
     artifact = Path(config.artifact)
     if config.output is None and not artifact.is_dir():
         raise ConfigError(f"{config.artifact} is no folder of this machine: say --output FOLDER for the report")
-    folder = artifact if config.output is None else Path(config.output)
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ConfigError(f"the report cannot be written to {folder}: name another folder with --output")
+    folder = artifact if config.output is None else check_output(config.output)
+    check_output(folder.resolve())  # --artifact . is a folder with a name
     return Target(folder, artifact.is_dir() and folder.resolve() == artifact.resolve())
 
 
@@ -87,12 +85,5 @@ def _page(report: AuditReport, pictures: tuple[str, ...]) -> str:
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    try:
-        for name, content in files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.part")
-            temporary.write_bytes(content)
-            temporary.replace(path)
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be written: {error.strerror or error}") from error
+    for name, content in files.items():
+        write_atomically(folder / name, content)

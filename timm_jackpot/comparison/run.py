@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,6 +11,7 @@ from timm_jackpot.comparison.entries import Entry, artifact_entries, criterion_e
 from timm_jackpot.comparison.pairs import Pair, pairs_of
 from timm_jackpot.comparison.table import as_csv, as_markdown, as_text, sections_of
 from timm_jackpot.errors import ConfigError
+from timm_jackpot.outputs import check_output, write_atomically
 from timm_jackpot.plots import overlap_figure
 
 
@@ -52,12 +52,13 @@ def compare_masks(config: CompareConfig) -> MaskComparison:
     """
     if not config.artifacts or len(config.artifacts) + len(config.criteria) < 2:
         raise ConfigError("name two artifacts to compare, or one and --criteria magnitude, random or synflow")
+    folder = None if config.output is None else check_output(config.output)
     where = {"base_checkpoint": config.base_checkpoint, "trust_base": config.trust_base}
     entries, artifacts = artifact_entries(config.artifacts, **where)
     entries += criterion_entries(config.criteria, entries, artifacts[0], seed=config.seed, **where)
     pairs = pairs_of(entries)
     sections = sections_of(entries, pairs)
-    if config.output is not None:
+    if folder is not None:
         files = {
             "comparison.md": as_markdown(sections).encode(),
             "layers.csv": as_csv(entries, pairs).encode(),
@@ -65,17 +66,9 @@ def compare_masks(config: CompareConfig) -> MaskComparison:
         beside = {pair.b: pair.layers for pair in pairs if pair.a == entries[0].name and pair.layers}
         if beside and find_spec("matplotlib"):
             files["overlap.png"] = overlap_figure(entries[0].name, beside)
-        _write(Path(config.output), files)
-    return MaskComparison(as_text(sections), _summary(entries, pairs))
-
-
-def _write(folder: Path, files: dict[str, bytes]) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            (folder / name).write_bytes(content)
-    except OSError as error:
-        raise ConfigError(f"--output {folder} cannot be written: {error.strerror}") from error
+            write_atomically(folder / name, content)
+    return MaskComparison(as_text(sections), _summary(entries, pairs))
 
 
 def _summary(entries: list[Entry], pairs: list[Pair]) -> dict[str, Any]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from timm_jackpot.cli import parse, run_verb
 from timm_jackpot.search import SearchConfig, search_jackpot
+from timm_jackpot.search.finished import finished_summary
 from timm_jackpot.search.table import comparison_table
 
 
 def main() -> dict[str, object]:
     config = parse(SearchConfig, recipes=True)
+    if (summary := finished_summary(config)) is not None:
+        return summary
     result = search_jackpot(config)
     if "artifact" in result.summary:  # the main process
         print(comparison_table(result, config))

@@ -116,7 +116,7 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     overwrite: bool = False
     """Replace an artifact that --output already holds."""
     checkpoint_steps: int = Field(default=0, ge=0, le=10**9)
-    """Steps between two checkpoints in the output folder; 0: only where a signal stops the run."""
+    """Steps between two checkpoints in the output folder; 0: only after the last step, or where a signal stops it."""
     resume: str | None = None
     """Go on with a stopped run: auto (the newest checkpoint of --output, if there is one) or a checkpoint's path."""
 

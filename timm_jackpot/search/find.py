@@ -118,6 +118,8 @@ def find_masks(
             torchcompile=config.torchcompile,
             channels_last=config.channels_last,
         )
+    if life is not None:
+        life.after_all_steps()
     check_scores()
     adapter.refresh(start.kept)
     masks = adapter.masks()

@@ -15,7 +15,7 @@ from timm_jackpot.errors import ConfigError, RunInterrupted
 from timm_jackpot.interruption import Interruption
 from timm_jackpot.processes import say
 from timm_jackpot.search.state import SearchState
-from timm_jackpot.training import Checkpoints, Record, State
+from timm_jackpot.training import Checkpoints, Record, State, follow_with_tracker
 
 CHECKPOINTS = "checkpoints"
 
@@ -26,7 +26,7 @@ class Life:
     Args:
         output: folder of the run; checkpoints lie in it until the artifact takes their place.
         resume: "auto" (the newest checkpoint of `output`, if there is one), the path of one, or None.
-        every: steps between two checkpoints; 0 keeps none but the one of an interruption.
+        every: steps between two checkpoints; 0 keeps none but those of an interruption and of the last step.
         overwrite: discard an unfinished run, and replace an artifact. A checkpoint remembers which one it may replace,
             so that a run that goes on need not say it again (the attribute `overwrite`).
         settings: what fixes the result; a checkpoint made with others is refused.
@@ -46,7 +46,7 @@ class Life:
         settings: dict[str, Any],
     ) -> None:
         self._output, self._accelerator = output, accelerator
-        self.interruption = Interruption(accelerator)  # to be entered while there are steps
+        self.interruption = Interruption(accelerator)  # to be entered from the first step to the end
         self._every, self._settings = every, settings
         self._identity: dict[str, Any] = {}
         self._started = time.monotonic()
@@ -58,6 +58,7 @@ class Life:
         self.overwrite = overwrite or (occupant is not None and occupant == allowed)
         self._replaces = occupant if self.overwrite else None
         self.record = Record()
+        self._all_steps_are_kept = False
 
     @property
     def seconds(self) -> float:
@@ -80,22 +81,22 @@ class Life:
         Args:
             tracker: settings to begin the accelerator's tracker with, where there is one.
         """
-        if tracker is not None:
-            self._accelerator.init_trackers("timm_jackpot", config=tracker)
-        self.record = Record(path, self._track if tracker is not None else None)
+        follow = follow_with_tracker(self._accelerator, tracker) if tracker is not None else None
+        self.record = Record(path, follow)
         for event in self.resumed.about["events"] if self.resumed else ():
             self.record.write(**event)
         return self.record
 
     def after_step(self, step: int, steps: int, state: SearchState) -> None:
-        """Called with the number of steps done; `steps` are all there are.
+        """Called with the number of steps done; `steps` are all there are, and the state after the last is always kept:
+        what comes then (evaluation, the artifact) can fail, and costs no step again.
 
         Raises:
             RunInterrupted: after the state was saved.
             TrainingError: if it could not be saved.
         """
-        number = self.interruption.requested(step)
-        if step == steps or not (number or (self._every and step % self._every == 0)):
+        number = self.interruption.requested(step, last=step == steps)
+        if not (number or step == steps or (self._every and step % self._every == 0)):
             return
         about = {
             "settings": self._settings,
@@ -106,19 +107,32 @@ class Life:
         }
         self._checkpoints.save(State(step, state.tensors(), about))
         if number:
-            name = signal.Signals(number).name
-            raise RunInterrupted(
-                f"by {name} after step {step} of {steps}; go on with --resume auto --output {self._output}", number
-            )
+            raise self._stopped(f"after step {step} of {steps}", number)
+
+    def after_all_steps(self) -> None:
+        """Called before anything is evaluated: the state is kept, and a signal need not wait from here on.
+
+        Raises:
+            RunInterrupted: now, or when a signal comes.
+        """
+        self._all_steps_are_kept = self._checkpoints.newest() is not None
+        self.interruption.stop_at_once(lambda number: self._stopped("after its last step, before its end", number))
+
+    def kept_notice(self) -> str | None:
+        """What to tell people when something fails after the last step."""
+        if not self._all_steps_are_kept:
+            return None
+        return f"note: no step is lost: --resume auto --output {self._output} goes on after the last one"
+
+    def _stopped(self, when: str, number: int) -> RunInterrupted:
+        name = signal.Signals(number).name
+        return RunInterrupted(f"by {name} {when}; go on with --resume auto --output {self._output}", number)
 
     def _refuse_other(self, verb: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
         odd = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
         if odd:
             what = ", ".join(f"{key} {theirs.get(key)!r}, not {ours.get(key)!r}" for key in odd)
             raise ConfigError(f"the checkpoint {verb} other settings ({what}): resume with the same ones")
-
-    def _track(self, figures: dict[str, float], step: int) -> None:
-        self._accelerator.log(figures, step=step)
 
     def _find(self, resume: str | None, *, overwrite: bool) -> State | None:
         newest = self._checkpoints.newest()

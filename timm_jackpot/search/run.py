@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.util import find_spec
@@ -23,6 +24,7 @@ from timm_jackpot.artifact import (
     artifact_report,
     check_target,
     read_artifact,
+    recover_folder,
     save_pretrained,
 )
 from timm_jackpot.base import (
@@ -34,11 +36,12 @@ from timm_jackpot.base import (
     save_random_weights,
 )
 from timm_jackpot.data import Data, default_data_notice, open_data, steps_per_epoch
-from timm_jackpot.errors import ConfigError
+from timm_jackpot.errors import ConfigError, RunInterrupted
 from timm_jackpot.evaluation import Accuracy
 from timm_jackpot.hub import render_card
 from timm_jackpot.lock import locked
 from timm_jackpot.masks import chance_overlap, mask_overlap
+from timm_jackpot.outputs import check_output, write_atomically
 from timm_jackpot.plots import search_figure
 from timm_jackpot.processes import make_accelerator, say, shard_of
 from timm_jackpot.search.compare import Comparison, compare
@@ -56,8 +59,8 @@ from timm_jackpot.training import (
 )
 
 _DEFAULT_EPOCHS = 30
+CARD, PICTURE = "README.md", "plots/search.png"
 _RECORD, _RUNNING = "record.jsonl", "record.partial.jsonl"
-_PICTURE = "plots/search.png"
 _DETERMINISTIC = "the same seed gives the same mask on this machine, bit for bit"
 _NOT_QUITE = "cuDNN's deterministic kernels; others (scatter, interpolation, attention backward) may round differently"
 # Paths of one machine, which are never published, and what does not bear on the result.
@@ -95,6 +98,9 @@ def search_jackpot(config: SearchConfig, base: Base | None = None) -> SearchResu
     )
     output = _choose_output(config, accelerator)
     with locked(output) if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            recover_folder(output)
+        accelerator.wait_for_everyone()
         life = Life(
             output,
             accelerator,
@@ -104,7 +110,7 @@ def search_jackpot(config: SearchConfig, base: Base | None = None) -> SearchResu
             settings=published_settings(config),
         )
         config = config.model_copy(update={"overwrite": life.overwrite})
-        _check_output(config)
+        _check_output(config, resumed=life.resumed is not None)
         return _search(config, base, output, life, accelerator)
 
 
@@ -156,22 +162,21 @@ def _search(
         say(starved_notice(start), accelerator)
     mix = make_mixer(config, data.num_classes, config.batch_size)
     record = _open_record(output, life, config, accelerator, steps)
-    try:
-        with life.interruption:
-            masks = find_masks(
-                model,
-                start,
-                data,
-                config,
-                steps=steps,
-                trained=[extra.parameter for extra in trained.values()],
-                # Beside a new head, or in random weights, the base has no logits worth imitating.
-                teacher=dense if config.distill_weight and config.pretrained and not new_head else None,
-                mix=mix,
-                life=life,
-                accelerator=accelerator,
-                record=record,
-            )
+    with life.interruption, _ended(record, life, accelerator):
+        masks = find_masks(
+            model,
+            start,
+            data,
+            config,
+            steps=steps,
+            trained=[extra.parameter for extra in trained.values()],
+            # Beside a new head, or in random weights, the base has no logits worth imitating.
+            teacher=dense if config.distill_weight and config.pretrained and not new_head else None,
+            mix=mix,
+            life=life,
+            accelerator=accelerator,
+            record=record,
+        )
         kept = masks.kept_per_layer()
         record.write("layers", names=list(kept), kept=list(kept.values()), total=[m.numel() for m in masks.values()])
         roles = dict.fromkeys(() if config.freeze_norm_statistics else norm_statistics(model), "norm_statistics")
@@ -192,13 +197,25 @@ def _search(
         summary = _summary(jackpot, comparison, start, data, config, accelerator, steps, life.seconds)
         record.write("result", **summary)
         if random_weights is not None and accelerator.is_main_process:
-            random_base_of(output).write_bytes(random_weights)
+            write_atomically(random_base_of(output), random_weights)
         summary |= _save(jackpot, summary, output, record, config, accelerator)
+    return SearchResult(jackpot, comparison, summary)
+
+
+@contextmanager
+def _ended(record: Record, life: Life, accelerator: Accelerator) -> Iterator[None]:
+    """However a run ends: its record and trackers are closed, and people hear of what is kept."""
+    try:
+        yield
+    except RunInterrupted:  # says so itself
+        raise
+    except Exception:
+        say(life.kept_notice(), accelerator)
+        raise
     finally:
         record.close()
         for tracker in accelerator.trackers:  # `end_training` would end the process group too, and with it a sweep
             tracker.finish()
-    return SearchResult(jackpot, comparison, summary)
 
 
 def _load_random_base(config: SearchConfig) -> tuple[Base, bytes]:
@@ -242,6 +259,7 @@ def random_base_of(output: Path) -> Path:
 def _choose_output(config: SearchConfig, accelerator: Accelerator) -> Path:
     """The output folder, the same on every rank; refused before anything is loaded if it may not be used."""
     if config.output:
+        check_output(config.output)
         if config.resume is None:  # or else a checkpoint may know what may be replaced
             _check_output(config)
         return Path(config.output)
@@ -255,17 +273,17 @@ def _choose_output(config: SearchConfig, accelerator: Accelerator) -> Path:
     return Path(broadcast_object_list([str(fresh)])[0])
 
 
-def _check_output(config: SearchConfig) -> None:
+def _check_output(config: SearchConfig, *, resumed: bool = False) -> None:
     if not config.output:  # a fresh one
         return
     check_target(Path(config.output), overwrite=config.overwrite)
     beside = random_base_of(Path(config.output))
-    if not config.pretrained and beside.exists() and not config.overwrite:
+    if not config.pretrained and beside.exists() and not (config.overwrite or resumed):
         raise ConfigError(f"{beside} exists, where the random weights would go: name another --output")
 
 
 def _open_record(output: Path, life: Life, config: SearchConfig, accelerator: Accelerator, steps: int) -> Record:
-    tracker = _tracked(config) if config.report_to else None
+    tracker = published_settings(config) if config.report_to else None
     if not accelerator.is_main_process:
         return life.keep_record(None, tracker)
     try:
@@ -328,12 +346,6 @@ def _summary(
     }
 
 
-def _tracked(config: SearchConfig) -> dict[str, Any]:
-    """The settings as trackers take them: plain values only."""
-    settings = published_settings(config)
-    return {key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in settings.items()}
-
-
 def published_settings(config: SearchConfig, *, exclude_defaults: bool = False) -> dict[str, Any]:
     """The settings without this machine's paths, as an artifact's recipe.yaml has them."""
     settings = config.model_dump(mode="json", exclude=_PRIVATE, exclude_defaults=exclude_defaults)
@@ -360,12 +372,12 @@ def _save(
         "recipe.yaml": yaml.safe_dump(published_settings(config), sort_keys=False).encode(),
     }
     if find_spec("matplotlib"):
-        attachments[_PICTURE] = search_figure(record)
+        attachments[PICTURE] = search_figure(record)
     save_pretrained(jackpot, output, encoding=config.encoding, attachments=attachments, overwrite=config.overwrite)
     artifact = read_artifact(output)  # what was written, read back
     artifact.masks_on(jackpot.base)
-    pictures = (_PICTURE,) if _PICTURE in attachments else ()
-    (output / "README.md").write_text(render_card(artifact, pictures=pictures), encoding="utf-8")
+    pictures = (PICTURE,) if PICTURE in attachments else ()
+    write_atomically(output / CARD, render_card(artifact, pictures=pictures).encode())
     report = artifact_report(artifact)
     return {
         "artifact": str(output),

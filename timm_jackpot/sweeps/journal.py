@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from timm_jackpot.errors import ConfigError
+from timm_jackpot.outputs import write_atomically
 
 
 class Journal:
@@ -28,10 +29,7 @@ class Journal:
 
     def note(self, key: str, entry: dict[str, Any]) -> None:
         self._entries[key] = entry
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self._path.with_name(f".{self._path.name}")
-        aside.write_text(json.dumps(self._entries, indent=1), encoding="utf-8")
-        aside.replace(self._path)  # another process may be reading it, and a kill may come at any instant
+        write_atomically(self._path, json.dumps(self._entries, indent=1).encode())  # others may be reading it
 
     def entry(self, key: str) -> dict[str, Any]:
         """What was noted under `key`; empty where nothing was."""

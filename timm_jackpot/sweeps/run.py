@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from timm_jackpot.artifact import read_artifact
+from timm_jackpot.outputs import check_output, write_atomically
 from timm_jackpot.plots import convergence_figure, sweep_figure
 from timm_jackpot.processes import launched_as_main
 from timm_jackpot.sweeps.journal import Journal
@@ -29,7 +30,7 @@ def run_sweep(config: SweepConfig) -> dict[str, Any]:
         ConfigError: for settings that no search takes, or a folder that holds other runs; nothing is run then.
         JackpotError: whatever a search raises; the runs before it are kept.
     """
-    folder = Path(config.output)
+    folder = check_output(config.output)
     cells = plan_cells(config)
     runs = [(cell, seed, folder / cell.name / f"seed{seed}") for cell in cells for seed in cell.searches]
     searches = [PlannedSearch(f"{cell.name}, seed {seed}", path, cell.searches[seed]) for cell, seed, path in runs]
@@ -47,10 +48,10 @@ def _tabulate(folder: Path, cells: list[Cell], runs: list[tuple[Cell, int, Path]
     records: dict[str, list[Record]] = {}
     for cell, _, path in runs:
         records.setdefault(cell.name, []).append(read_record(path / "record.jsonl"))
-    (folder / "table.csv").write_text(csv_table(rows), encoding="utf-8")
-    (folder / "table.md").write_text(markdown_table(cells, rows), encoding="utf-8")
+    write_atomically(folder / "table.csv", csv_table(rows).encode())
+    write_atomically(folder / "table.md", markdown_table(cells, rows).encode())
     if find_spec("matplotlib"):
         axes = list(dict.fromkeys(axis for cell in cells for axis in cell.axes))
-        (folder / "picture.png").write_bytes(sweep_figure(rows, axes))
+        write_atomically(folder / "picture.png", sweep_figure(rows, axes))
         if convergence := convergence_figure(records):
-            (folder / "convergence.png").write_bytes(convergence)
+            write_atomically(folder / "convergence.png", convergence)

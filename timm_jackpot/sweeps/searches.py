@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from timm_jackpot.artifact.save import is_artifact
+from timm_jackpot.artifact import is_artifact
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.processes import launched_as_main
 from timm_jackpot.recipes import read_recipe
 from timm_jackpot.search import SearchConfig, search_jackpot
+from timm_jackpot.search.finished import write_missing_card
 from timm_jackpot.search.run import published_settings
 from timm_jackpot.sweeps.journal import Journal
 
@@ -38,7 +39,10 @@ def run_missing(searches: Sequence[PlannedSearch], journal: Journal, title: str)
     """
     done = {planned.path for planned in searches if _is_done(planned, journal)}
     for number, planned in enumerate(searches, 1):
-        if planned.path not in done:
+        if planned.path in done:
+            if launched_as_main():
+                write_missing_card(planned.path)
+        else:
             if launched_as_main():
                 print(f"{title}: run {number} of {len(searches)}: {planned.name}", file=sys.stderr, flush=True)
                 journal.note(str(planned.path), _made_from(planned.search))

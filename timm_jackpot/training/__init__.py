@@ -13,7 +13,7 @@ from timm_jackpot.training.loop import fit
 from timm_jackpot.training.mixing import Mixer, make_mixer
 from timm_jackpot.training.norm_statistics import average_norm_statistics, reestimate_norm_statistics
 from timm_jackpot.training.objective import Objective, frozen_teacher
-from timm_jackpot.training.record import Record, read_record
+from timm_jackpot.training.record import Record, follow_with_tracker, read_record
 from timm_jackpot.training.schedule import cosine, cubic_ramp
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "cosine",
     "cubic_ramp",
     "fit",
+    "follow_with_tracker",
     "frozen_teacher",
     "make_mixer",
     "make_optimizer",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from timm_jackpot.errors import ConfigError, TrainingError
+from timm_jackpot.outputs import sync
 from timm_jackpot.processes import say
 
 _KEEP = 2
@@ -60,7 +60,7 @@ class Checkpoints:
                 {n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in state.tensors.items()},
                 file,
             )
-            _sync(file)
+            sync(file)
             digest = _sha256(file)
         except (OSError, RuntimeError, SafetensorError) as error:
             fault = str(error)
@@ -128,14 +128,14 @@ class Checkpoints:
         about = aside / _ABOUT
         text = json.dumps({"step": state.step, "ranks": self._accelerator.num_processes, **state.about})
         about.write_text(text, encoding="utf-8")
-        _sync(about)
+        sync(about)
         sums = aside / _SUMS
         files[_ABOUT] = _sha256(about)
         sums.write_text("".join(f"{digest}  {name}\n" for name, digest in files.items()), encoding="utf-8")
-        _sync(sums)
+        sync(sums)
         shutil.rmtree(final, ignore_errors=True)
         aside.rename(final)
-        _sync(self.folder)
+        sync(self.folder)
         for path in self._all()[:-_KEEP]:
             if path != final:
                 shutil.rmtree(path, ignore_errors=True)
@@ -217,11 +217,3 @@ def _sha256(file: Path) -> str:
         while part := stream.read(1 << 22):
             digest.update(part)
     return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from accelerate import Accelerator
-from safetensors.torch import save_file
+from safetensors.torch import save
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
+from timm_jackpot.artifact import recover_folder, replace_folder
 from timm_jackpot.data import Data, DataFlags
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.evaluation import evaluate_accuracy
+from timm_jackpot.lock import locked
+from timm_jackpot.outputs import check_output
+from timm_jackpot.processes import launched_as_main
 from timm_jackpot.training.flags import TrainFlags, make_optimizer
 from timm_jackpot.training.loop import fit
 from timm_jackpot.training.mixing import make_mixer
 from timm_jackpot.training.norm_statistics import average_norm_statistics
 from timm_jackpot.training.objective import Objective
-from timm_jackpot.training.record import Record
+from timm_jackpot.training.record import Record, follow_with_tracker
 from timm_jackpot.training.schedule import cosine
+
+_RUNNING = "record.partial.jsonl"
 
 
 class DenseFlags(DataFlags, TrainFlags):
@@ -50,12 +58,13 @@ class DenseRun:
             summarise: from this run's figures to the summary that is recorded and returned.
 
         Raises:
-            ConfigError: if the folder cannot be written.
+            ConfigError, ArtifactError: if the folder cannot be written.
             TrainingError: as `fit`.
         """
         folder, config, accelerator = Path(self.config.output), self.config, self.accelerator
         mix = make_mixer(config, self.data.num_classes, config.batch_size)
-        record = Record(_fresh_record(folder) if accelerator.is_main_process else None)
+        follow = follow_with_tracker(accelerator, _settings(config)) if config.report_to else None
+        record = Record(_fresh_record(folder) if accelerator.is_main_process else None, follow)
         try:
             fit(
                 accelerator=accelerator,
@@ -87,8 +96,10 @@ class DenseRun:
             record.write("result", **summary)
         finally:
             record.close()
+            for tracker in accelerator.trackers:
+                tracker.finish()
         if accelerator.is_main_process:
-            _save(self.model, folder, config.model_dump(mode="json", exclude={"output", "data_dir", "base_checkpoint"}))
+            replace_folder(folder.resolve(), {**_model_files(self.model), **_notes(record, config)})
         return summary
 
     def _accuracy(self, split: str) -> float | None:
@@ -100,16 +111,45 @@ class DenseRun:
         ).top1
 
 
+@contextmanager
+def dense_output(config: DenseFlags) -> Iterator[None]:
+    """Hold the output folder for a run; refused before anything is loaded if it is not to be written to.
+
+    Raises:
+        ConfigError: if it cannot be written, another run holds it, or it holds more than an unfinished run leaves.
+    """
+    folder = check_output(config.output)
+    with locked(folder) if launched_as_main() else nullcontext():
+        if launched_as_main():
+            recover_folder(folder)
+            there = sorted(path.name for path in folder.iterdir() if path.name != _RUNNING) if folder.exists() else []
+            if there:
+                raise ConfigError(f"--output {folder} holds {there[0]} already: name a fresh folder")
+        yield
+
+
 def _fresh_record(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--output {folder} cannot be written: {error.strerror}") from error
-    return folder / "record.jsonl"
+    return folder / _RUNNING
 
 
-def _save(model: nn.Module, folder: Path, settings: Mapping[str, Any]) -> None:
+def _settings(config: DenseFlags) -> dict[str, Any]:
+    """Without this machine's paths."""
+    return config.model_dump(mode="json", exclude={"output", "data_dir", "base_checkpoint"})
+
+
+def _model_files(model: nn.Module) -> dict[str, bytes]:
+    """As timm reads them from a folder (`local-dir:FOLDER`)."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    save_config_for_hf(model, str(folder / "config.json"))
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(dict(settings), sort_keys=False), encoding="utf-8")
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "config.json"
+        save_config_for_hf(model, str(path))
+        return {"model.safetensors": save(state, metadata={"format": "pt"}), path.name: path.read_bytes()}
+
+
+def _notes(record: Record, config: DenseFlags) -> dict[str, bytes]:
+    recipe = yaml.safe_dump(_settings(config), sort_keys=False)
+    return {"record.jsonl": record.lines().encode(), "recipe.yaml": recipe.encode()}

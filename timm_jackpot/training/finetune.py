@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, Field
@@ -15,7 +16,7 @@ from timm_jackpot.errors import BaseError
 from timm_jackpot.evaluation import evaluate_accuracy
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.processes import make_accelerator, say, shard_of
-from timm_jackpot.training.dense import DenseFlags, DenseRun
+from timm_jackpot.training.dense import DenseFlags, DenseRun, dense_output
 from timm_jackpot.training.flags import prepare_model, total_steps
 
 
@@ -47,8 +48,19 @@ def finetune_jackpot(config: FinetuneConfig) -> dict[str, Any]:
     Raises:
         JackpotError: for anything wrong with artifact, data or flags, before any training.
     """
+    with dense_output(config):
+        return _finetune(config)
+
+
+def _finetune(config: FinetuneConfig) -> dict[str, Any]:
     started = time.monotonic()
-    accelerator = make_accelerator(seed=config.seed, grad_accum_steps=config.grad_accum_steps, timeout=config.timeout)
+    accelerator = make_accelerator(
+        seed=config.seed,
+        grad_accum_steps=config.grad_accum_steps,
+        report_to=config.report_to,
+        logs=Path(f"{config.output}-logs") if config.report_to else None,
+        timeout=config.timeout,
+    )
     shard = shard_of(accelerator)
 
     def steps_of(images: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, Field
@@ -13,7 +14,7 @@ from timm_jackpot.base import MAX_CLASSES, MAX_PIXELS, create_timm_model, parse_
 from timm_jackpot.data import default_data_notice, open_data, steps_per_epoch
 from timm_jackpot.errors import BaseError
 from timm_jackpot.processes import make_accelerator, say, shard_of
-from timm_jackpot.training.dense import DenseFlags, DenseRun
+from timm_jackpot.training.dense import DenseFlags, DenseRun, dense_output
 from timm_jackpot.training.flags import prepare_model, total_steps
 
 
@@ -40,8 +41,19 @@ def pretrain_base(config: PretrainConfig) -> dict[str, Any]:
     Raises:
         JackpotError: for anything wrong with model, data or flags, before any training.
     """
+    with dense_output(config):
+        return _pretrain(config)
+
+
+def _pretrain(config: PretrainConfig) -> dict[str, Any]:
     started = time.monotonic()
-    accelerator = make_accelerator(seed=config.seed, grad_accum_steps=config.grad_accum_steps, timeout=config.timeout)
+    accelerator = make_accelerator(
+        seed=config.seed,
+        grad_accum_steps=config.grad_accum_steps,
+        report_to=config.report_to,
+        logs=Path(f"{config.output}-logs") if config.report_to else None,
+        timeout=config.timeout,
+    )
     model = _build(config)
     shard = shard_of(accelerator)
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from accelerate import Accelerator
+
+from timm_jackpot.errors import TrainingError
 
 
 class Record:
@@ -26,8 +31,11 @@ class Record:
         if self._follow and "step" in values:
             self._follow({f"{kind}/{key}": value for key, value in values.items() if key != "step"}, values["step"])
         if self._file:
-            self._file.write(json.dumps(event, allow_nan=False) + "\n")
-            self._file.flush()
+            try:
+                self._file.write(json.dumps(event, allow_nan=False) + "\n")
+                self._file.flush()
+            except OSError as error:
+                raise TrainingError(f"the record of the run could not be written: {error.strerror or error}") from error
 
     def of(self, kind: str) -> Iterator[dict[str, Any]]:
         return (event for event in self.events if event["kind"] == kind)
@@ -41,7 +49,19 @@ class Record:
 
     def close(self) -> None:
         if self._file:
-            self._file.close()
+            with suppress(OSError):  # a line that did not go to the disk, and was reported when it was written
+                self._file.close()
+
+
+def follow_with_tracker(
+    accelerator: Accelerator, settings: Mapping[str, Any]
+) -> Callable[[dict[str, float], int], None]:
+    """Begin the accelerator's tracker with a run's settings; what returns is a record's `follow`."""
+    plain = {
+        key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in settings.items()
+    }
+    accelerator.init_trackers("timm_jackpot", config=plain)
+    return lambda figures, step: accelerator.log(figures, step=step)
 
 
 def read_record(path: Path) -> Record:

@@ -15,6 +15,7 @@ from timm_jackpot.data import DataFlags
 from timm_jackpot.errors import ConfigError, JackpotError, TrainingError
 from timm_jackpot.lock import locked
 from timm_jackpot.masks import MaskSet
+from timm_jackpot.outputs import check_output, write_atomically
 from timm_jackpot.plots import transfer_figure
 from timm_jackpot.processes import make_accelerator, say
 from timm_jackpot.sweeps.journal import Journal
@@ -47,7 +48,7 @@ def transfer_masks(config: TransferConfig) -> TransferResult:
         JackpotError: whatever a search raises; the runs before it are kept.
         TrainingError: after the matrix was written, if cells failed; the next run tries them again.
     """
-    plan, folder = plan_transfer(config), Path(config.output)
+    plan, folder = plan_transfer(config), check_output(config.output)
     accelerator = make_accelerator(seed=0)
     if accelerator.num_processes > 1:  # each search ends its process group, and the next one finds none
         raise ConfigError("a transfer is many short runs, one after the other, in one process: start it with python -m")
@@ -82,10 +83,10 @@ def _transfer(plan: TransferPlan, folder: Path, accelerator: Accelerator) -> Tra
         "table": str(folder / "matrix.md"),
     }
     if cells:
-        (folder / "matrix.csv").write_text(csv_table(cells), encoding="utf-8")
-        (folder / "matrix.md").write_text(table, encoding="utf-8")
+        write_atomically(folder / "matrix.csv", csv_table(cells).encode())
+        write_atomically(folder / "matrix.md", table.encode())
         if find_spec("matplotlib"):
-            (folder / "matrix.png").write_bytes(transfer_figure(cells))
+            write_atomically(folder / "matrix.png", transfer_figure(cells))
     if failures:
         raise TrainingError(
             f"{len(failures)} of {len(failures) + len(cells)} cells failed, first {failures[0]}; {folder} holds the "

@@ -1,0 +1,231 @@
+"""Where results go: unusable targets are refused before the first step, and what is there is not destroyed."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from timm_jackpot.artifact import read_artifact
+from timm_jackpot.audit import AuditConfig, audit_jackpot
+from timm_jackpot.comparison import CompareConfig, compare_masks
+from timm_jackpot.errors import ConfigError, JackpotError
+from timm_jackpot.lock import locked
+from timm_jackpot.outputs import check_output, write_atomically
+from timm_jackpot.search import SearchConfig, search_jackpot
+from timm_jackpot.sweeps import SweepConfig, run_sweep
+from timm_jackpot.training import read_record
+from timm_jackpot.training.finetune import FinetuneConfig, finetune_jackpot
+from timm_jackpot.training.pretrain import PretrainConfig, pretrain_base
+from timm_jackpot.transfer import TransferConfig, transfer_masks
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def jackpot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("outputs") / "j"
+    search_jackpot(SearchConfig(steps=1, output=str(folder)))
+    return folder
+
+
+def pretrain(folder: Path | str, **settings: object) -> dict[str, object]:
+    flags = {"model": "digits_resnet", "steps": 1, "batch_size": 32, "output": str(folder), **settings}
+    return pretrain_base(PretrainConfig(**flags))  # pyright: ignore
+
+
+def finetune(artifact: Path, folder: Path | str, **settings: object) -> dict[str, object]:
+    flags = {"artifact": str(artifact), "steps": 1, "output": str(folder), **settings}
+    return finetune_jackpot(FinetuneConfig(**flags))  # pyright: ignore
+
+
+# -- targets ----------------------------------------------------------------------------------------
+
+VERBS: dict[str, Callable[[str, str], object]] = {
+    "search": lambda output, _: search_jackpot(SearchConfig(steps=1, output=output)),
+    "pretrain": lambda output, _: pretrain(output),
+    "finetune": lambda output, artifact: finetune(Path(artifact), output),
+    "sweep": lambda output, _: run_sweep(SweepConfig(sweep="cifar10_resnet20_sweep", output=output)),
+    "transfer": lambda output, _: transfer_masks(TransferConfig(transfer="transfer_small", output=output)),
+    "audit": lambda output, artifact: audit_jackpot(AuditConfig(artifact=artifact, output=output)),
+    "compare": lambda output, artifact: compare_masks(CompareConfig(artifacts=(artifact, artifact), output=output)),
+}
+TARGETS = {
+    "/dev/null": "is not a folder",
+    "/dev/null/j": "is not a folder",
+    "file": "is not a folder",
+    "file/j": "is not a folder",
+    "dangling": "is not a folder",
+    "n" * 249: "is too long",
+    "n" * 5000: "is too long",
+    "a" * 260 + "/j": "is too long",
+    "ü" * 125: "is too long",
+    ".": "names no folder",
+    "..": "names no folder",
+    "a\0b": "names no folder",
+}
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: repr(target[:12]))
+def test_an_unusable_target_is_told_by_a_sentence(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    with pytest.raises(ConfigError, match=f"^--output .*{TARGETS[target]}"):
+        check_output(target)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "file"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_refuses_it_before_anything_is_loaded(
+    verb: str, jackpot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("something was loaded")
+
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "base.load.load_base",
+        "training.pretrain._build",
+        "training.finetune.open_artifact",
+        "audit.run.open_artifact",
+        "comparison.run.artifact_entries",
+        "transfer.run.open_target",
+    ):
+        monkeypatch.setattr(f"timm_jackpot.{name}", never)
+    for target in ("/dev/null", "n" * 249, "."):
+        with pytest.raises(ConfigError, match=r"^--output "):
+            VERBS[verb](target, str(jackpot))
+    if verb != "search":  # where "" is the default, a fresh folder
+        with pytest.raises(ConfigError, match=r"^--output '' names no folder: name one"):
+            VERBS[verb]("", str(jackpot))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_unusable(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(ConfigError, match="cannot be written: Permission denied"):
+        check_output(tmp_path / "locked" / "j")
+
+
+def test_a_usable_one_is_left_as_it_is(tmp_path: Path) -> None:
+    assert check_output(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert check_output(tmp_path / ("n" * 230)).name == "n" * 230
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_longest_name_that_is_accepted_holds_an_artifact(tmp_path: Path) -> None:
+    folder = tmp_path / ("n" * 230)
+    search_jackpot(SearchConfig(steps=1, pretrained=False, output=str(folder)))
+    search_jackpot(SearchConfig(steps=1, pretrained=False, output=str(folder), overwrite=True))
+    read_artifact(folder)
+
+
+# -- files ------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new" / "file"
+    write_atomically(path, b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("timm_jackpot.outputs.os.fsync", full)
+    with pytest.raises(ConfigError, match="file cannot be written: No space left on device"):
+        write_atomically(path, b"newer")
+    monkeypatch.undo()
+    assert content(tmp_path) == {"new/file": b"old"}
+    write_atomically(path, b"newest")
+    assert content(tmp_path) == {"new/file": b"newest"}
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_atomically(path / "below", b"")
+
+
+# -- pretrain and finetune --------------------------------------------------------------------------
+
+
+def test_neither_destroys_a_jackpot(jackpot: Path) -> None:
+    before = content(jackpot)
+    with pytest.raises(ConfigError, match=r"--output .* holds README\.md already: name a fresh folder"):
+        finetune(jackpot, jackpot)
+    with pytest.raises(ConfigError, match="already: name a fresh folder"):
+        pretrain(jackpot)
+    assert content(jackpot) == before
+    read_artifact(jackpot)
+
+
+def test_neither_writes_over_a_model_or_what_is_not_theirs(tmp_path: Path) -> None:
+    pretrain(tmp_path / "base")
+    before = content(tmp_path)
+    with pytest.raises(ConfigError, match=r"holds config\.json already"):
+        pretrain(tmp_path / "base")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds notes\.txt already"):
+        pretrain(tmp_path / "mine")
+    assert content(tmp_path) == {**before, "mine/notes.txt": b"mine"}
+
+
+def test_what_an_unfinished_one_left_is_not_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("timm_jackpot.training.dense.evaluate_accuracy", stop)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(tmp_path / "base")
+    assert list(content(tmp_path)) == ["base/record.partial.jsonl"]
+    monkeypatch.undo()
+    pretrain(tmp_path / "base")
+    assert list(content(tmp_path)) == [
+        f"base/{name}" for name in ("config.json", "model.safetensors", "recipe.yaml", "record.jsonl")
+    ]
+
+
+def test_a_full_disk_leaves_no_half_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, _: bytes) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("timm_jackpot.artifact.save.write_synced", full)
+    with pytest.raises(JackpotError, match="could not be written: No space left on device"):
+        pretrain(tmp_path / "base")
+    assert list(content(tmp_path)) == ["base/record.partial.jsonl"]
+
+
+def test_two_do_not_share_a_folder(jackpot: Path, tmp_path: Path) -> None:
+    with locked(tmp_path / "base"):
+        for run in (lambda: pretrain(tmp_path / "base"), lambda: finetune(jackpot, tmp_path / "base")):
+            with pytest.raises(ConfigError, match=rf"another run \(process {os.getpid()}\) is writing to"):
+                run()
+
+
+def test_everybody_may_read_what_they_write_as_the_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        pretrain(tmp_path / "base")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "base").iterdir()}
+    assert set(modes.values()) == {0o644}, modes
+
+
+def test_they_follow_the_tracker_that_is_named_or_refuse_it(jackpot: Path, tmp_path: Path) -> None:
+    for run in (
+        lambda: pretrain(tmp_path / "base", report_to="nonsense"),
+        lambda: finetune(jackpot, tmp_path / "base", report_to="nonsense"),
+    ):
+        with pytest.raises(ConfigError, match="--report-to nonsense: Accelerate knows no such tracker"):
+            run()
+    pretrain(tmp_path / "base", report_to="tensorboard")
+    events = list((tmp_path / "base-logs").rglob("events.out.tfevents*"))
+    assert any(b"step/loss" in path.read_bytes() for path in events)
+    assert json.loads((tmp_path / "base" / "record.jsonl").read_text().splitlines()[-1])["kind"] == "result"
+    assert [event["step"] for event in read_record(tmp_path / "base" / "record.jsonl").of("step")] == [0]

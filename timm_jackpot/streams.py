@@ -1,0 +1,79 @@
+"""stdout and stderr that cannot end a run: whoever read them may have gone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
+
+
+@contextmanager
+def harmless_streams() -> Iterator[None]:
+    """Within, what cannot be written to stdout or stderr is dropped, and raises nothing.
+
+    Ctrl-C in `2>&1 | tee log` ends `tee` first; `| head -3` reads three lines and goes; `2>&-` has no stderr at all.
+
+    Raises:
+        SystemExit: at the end, where stdout was lost otherwise than by a reader that went (a full disk).
+    """
+    before = sys.stdout, sys.stderr
+    out, err = _Outlet(sys.stdout, 1), _Outlet(sys.stderr, 2)
+    sys.stdout, sys.stderr = out, err  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+        out.flush()
+        if out.fault is not None and not isinstance(out.fault, BrokenPipeError):
+            err.write(f"error: the result could not be written to stdout: {out.fault.strerror or out.fault}\n")
+            sys.exit(2)
+    finally:
+        out.flush()
+        err.flush()
+        sys.stdout, sys.stderr = before
+
+
+class _Outlet:
+    """A stream that goes nowhere from its first fault on.
+
+    Args:
+        stream: None where the process was started without it.
+        descriptor: its number, which the next file to be opened would get if it were left free.
+    """
+
+    def __init__(self, stream: TextIO | None, descriptor: int) -> None:
+        if stream is None:
+            try:
+                os.fstat(descriptor)
+            except OSError:
+                _lead_nowhere(descriptor)
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # as long-lived as the process
+        self._stream = stream
+        self.fault: OSError | None = None
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError as error:
+            self.fault = self.fault or error
+            with suppress(OSError):
+                _lead_nowhere(self._stream.fileno())  # what is still in its buffer too
+        except (ValueError, RuntimeError):  # closed; or a signal's handler interrupted the writing of a line
+            pass
+
+
+def _lead_nowhere(descriptor: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    if nowhere != descriptor:
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
