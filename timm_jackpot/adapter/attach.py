@@ -79,7 +79,7 @@ def attach(
         weight = getattr(module, attribute)
         if weight.shape != initial.shape:
             raise BaseError(f"scores of {name} have shape {tuple(initial.shape)}, expected {tuple(weight.shape)}")
-        if bool(initial.isnan().any()):
+        if not initial.is_meta and bool(initial.isnan().any()):
             raise BaseError(f"scores of {name} hold NaN, which no count of kept weights can rank: give numbers")
         if name not in kept:
             raise BaseError(f"no count says how many weights of {name} to keep")
