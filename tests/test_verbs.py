@@ -263,7 +263,7 @@ def test_an_unknown_setting_in_a_recipe_is_named(typed, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("sparsty: 0.8\n")
     code, _, err = typed("search", "--recipe", "r.yaml")
     assert code == 2
-    assert "the recipe sets sparsty, which is no setting" in err
+    assert "there is no setting sparsty here: did you mean sparsity?" in err
 
 
 @pytest.mark.multiprocess

@@ -7,41 +7,51 @@ a flag, a recipe and a preset are checked by the same rules.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import sys
 import traceback
-import types
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import torch
-from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from timm_jackpot.errors import ConfigError, JackpotError, RunInterrupted
 from timm_jackpot.processes import launched_as_main, leave_process_group, lost_process_named
 from timm_jackpot.recipes import read_recipe
+from timm_jackpot.schema import Settings, aliases_of, choices_of, flag_of, kind_of
 from timm_jackpot.streams import harmless_streams
 
-C = TypeVar("C", bound=BaseModel)
+S = TypeVar("S", bound=Settings)
 _TRACEBACK = "--traceback"
 _LONGEST_LINE = 1000  # of a sentence: names in it may be of any length
 
 
 def parse(
-    schema: type[C],
+    schema: type[S],
     *,
     recipes: bool = False,
     argv: list[str] | None = None,
-) -> C:
+    schema_of: Callable[[str], type[S]] | None = None,
+) -> S:
     """Flags → `schema`. Precedence: default < preset (the schema's own) < recipe < flag.
+
+    Args:
+        schema_of: the schema that goes with a --method, which a flag or a recipe names.
 
     Raises:
         ConfigError: for an unknown flag or recipe, or a value outside its bounds.
     """
+    words = sys.argv[1:] if argv is None else argv
+    if schema_of is not None:
+        name = _last_given(words, "--method")
+        if name is None and (recipe_name := _last_given(words, "--recipe")) is not None:
+            name = read_recipe(recipe_name).get("method")
+        schema = schema if name is None else schema_of(str(name))
     parser = _Parser(
         description=schema.__doc__,
         argument_default=argparse.SUPPRESS,
@@ -55,15 +65,18 @@ def parse(
     for name, field in schema.model_fields.items():
         _add_flag(parser, name, field)
     parser.add_argument(_TRACEBACK, action="store_true", help="Show where in the code an error arose.")
-    flags = vars(parser.parse_args(argv))
+    flags = vars(parser.parse_args(words))
     flags.pop("traceback", None)  # run_verb looks for it: parsing may be what fails
     recipe = read_recipe(flags.pop("recipe")) if "recipe" in flags else {}
     if {"steps", "epochs"} & set(flags):  # either one overrides whichever of the two the recipe has
         recipe = {key: value for key, value in recipe.items() if key not in ("steps", "epochs")}
-    try:
-        return schema(**{**recipe, **flags})
-    except ValidationError as error:
-        raise ConfigError(_sentence(error, schema)) from error
+    return schema(**{**recipe, **flags})
+
+
+def _last_given(words: list[str], flag: str) -> str | None:
+    values = [after for word, after in itertools.pairwise(words) if word == flag]
+    values += [word.partition("=")[2] for word in words if word.startswith(f"{flag}=")]
+    return values[-1] if values else None
 
 
 @harmless_streams()
@@ -113,12 +126,12 @@ class _Parser(argparse.ArgumentParser):
 
 def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    short = [flag for flag in _aliases(field) if not flag.startswith("--")]
-    names = [*short, _flag(name, field)]
-    kind = _without_none(field.annotation)
+    names = [*(flag for flag in aliases_of(field) if not flag.startswith("--")), flag_of(name, field)]
+    kind = kind_of(field.annotation)
     text = (field.description or "").replace("\n", " ").replace("%", "%%")
-    if get_origin(kind) is Literal:
-        text += f" One of: {', '.join(map(str, get_args(kind)))}."
+    choices = get_args(kind) if get_origin(kind) is Literal else choices_of(field)
+    if choices:
+        text += f" One of: {', '.join(map(str, choices))}."
     if not field.is_required() and field.default not in (None, (), False):
         text += f" [{field.default}]"
     if extra.get("positional"):
@@ -129,37 +142,6 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> N
         parser.add_argument(*names, dest=name, nargs="*", metavar="…", help=text)
     else:
         parser.add_argument(*names, dest=name, metavar=name.upper(), help=text)
-
-
-def _aliases(field: FieldInfo) -> list[str]:
-    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    return list(extra.get("flags", []))  # pyright: ignore
-
-
-def _flag(name: str, field: FieldInfo) -> str:
-    """A setting's long flag: its own name, unless the schema gives it another."""
-    return next((flag for flag in _aliases(field) if flag.startswith("--")), f"--{name.replace('_', '-')}")
-
-
-def _without_none(annotation: Any) -> Any:
-    if get_origin(annotation) in (Union, types.UnionType):
-        kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
-        return kinds[0] if len(kinds) == 1 else annotation
-    return annotation
-
-
-def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
-    first = error.errors()[0]
-    reason = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:  # about several flags, which the reason names
-        return reason
-    name = str(first["loc"][0])
-    if first["type"] == "extra_forbidden":
-        return f"the recipe sets {name}, which is no setting of this command"
-    flag = _flag(name, schema.model_fields[name])
-    if first["type"] == "missing":
-        return f"{flag} is required"
-    return f"{flag} {str(first['input'])[:100]}: {reason[0].lower()}{reason[1:]}"
 
 
 def _quieten() -> None:

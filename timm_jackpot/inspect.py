@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from timm_jackpot.artifact import artifact_report, locate_artifact, open_artifact, read_artifact, report_table
 from timm_jackpot.cli import parse, run_verb
 from timm_jackpot.errors import ConfigError
+from timm_jackpot.schema import Settings
 
 
-class InspectConfig(BaseModel):
+class InspectConfig(Settings):
     """What is in an artifact: layers, sparsity, bytes."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
-    )
 
     artifact: str
     """An artifact folder, or the name of a Hub repo."""

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
-
 from timm_jackpot.artifact import Encoding
 from timm_jackpot.cli import parse, run_verb
 from timm_jackpot.hub import push_to_hub
+from timm_jackpot.schema import Settings
 
 
-class PushConfig(BaseModel):
+class PushConfig(Settings):
     """Publish an artifact on the Hugging Face Hub, with its card. Log in first: `hf auth login`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     artifact: str
     """The artifact folder."""

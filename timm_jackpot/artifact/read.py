@@ -48,6 +48,7 @@ from timm_jackpot.masks import (
     packed_bytes,
     unpack,
 )
+from timm_jackpot.schema import fault_of
 
 
 @dataclass(frozen=True)
@@ -164,9 +165,7 @@ def parse_config(text: bytes) -> Config:
     try:
         config = Config.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = repr(".".join(map(str, first["loc"])))[1:-1]  # a name from a stranger: no control characters
-        raise ArtifactError(f"{CONFIG} is not valid at {where[:100] or 'its top'}: {first['msg']}") from error
+        raise ArtifactError(f"{CONFIG} is not valid {fault_of(error)}") from error
     if config.format == PACKED_ONLY_FORMAT and config.encoding != "packed":
         raise ArtifactError(
             f"the artifact holds compact masks of format {config.format}, which are no longer read: with the version "

@@ -5,10 +5,11 @@ from __future__ import annotations
 from math import prod
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from timm_jackpot.base import BaseRef
 from timm_jackpot.base.ref import MAX_CLASSES, Hex64
+from timm_jackpot.schema import Document
 
 FORMAT = 2  # of what is written
 PACKED_ONLY_FORMAT = 1  # read as well; its compact masks were coded otherwise
@@ -32,22 +33,18 @@ Shape = Annotated[list[Annotated[int, Field(ge=1, le=2**31)]], Field(max_length=
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
-
-
-class Producer(_Strict):
+class Producer(Document):
     name: str = Field(max_length=100, pattern=_PRINTABLE)
     version: str = Field(max_length=100, pattern=_PRINTABLE)
 
 
-class Sparsity(_Strict):
+class Sparsity(Document):
     requested: str = Field(max_length=40, pattern=_PRINTABLE)
     maskable: tuple[Count, Count]  # kept, total
     all_parameters: tuple[Count, Count]
 
 
-class Allocation(_Strict):
+class Allocation(Document):
     name: Literal["global", "uniform", "erk", "n:m"]
     n: int | None = Field(default=None, ge=1, le=1024)  # of n:m alone
     m: int | None = Field(default=None, ge=1, le=1024)
@@ -58,7 +55,7 @@ class Allocation(_Strict):
         return f"{self.n}:{self.m}" if self.name == "n:m" else self.name
 
 
-class Layer(_Strict):
+class Layer(Document):
     name: Name
     shape: Shape
     kept: Count
@@ -69,24 +66,24 @@ class Layer(_Strict):
         return prod(self.shape)
 
 
-class Dense(_Strict):
+class Dense(Document):
     name: Name
     reason: Annotated[Text, Field(min_length=1)]
 
 
-class ExtraEntry(_Strict):
+class ExtraEntry(Document):
     name: Name
     shape: Shape
     role: Literal["norm_statistics", "norm_affine", "head"]
 
 
-class Head(_Strict):
+class Head(Document):
     names: Annotated[list[Name], Field(min_length=1, max_length=16, fail_fast=True)]
     num_classes: int = Field(ge=1, le=MAX_CLASSES)
     labels: Annotated[list[Text], Field(max_length=MAX_CLASSES, fail_fast=True)] | None = None
 
 
-class DataConfig(_Strict):
+class DataConfig(Document):
     """timm's data config: what brings an image to the model."""
 
     input_size: tuple[Pixels, Pixels, Pixels]
@@ -97,12 +94,12 @@ class DataConfig(_Strict):
     crop_mode: Literal["center", "squash", "border"]
 
 
-class FileEntry(_Strict):
+class FileEntry(Document):
     sha256: Hex64
     bytes: Count
 
 
-class Config(_Strict):
+class Config(Document):
     format: int = Field(ge=PACKED_ONLY_FORMAT, le=FORMAT)  # a Literal would take 1.0 and true
     producer: Producer
     base: BaseRef

@@ -1,17 +1,17 @@
 from __future__ import annotations
 
-from pydantic import ConfigDict, Field
+from typing import Annotated
+
+from pydantic import Field
 
 from timm_jackpot.data import DataFlags
+from timm_jackpot.methods import method_names
+from timm_jackpot.schema import OneOf
 
 
 class AuditConfig(DataFlags):
     """A jackpot beside its controls: is the mask worth what its card says? Data flags that are not given are the
     search's own; which data and splits are meant is never taken from the artifact."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
-    )
 
     artifact: str
     """An artifact folder, or the name of a Hub repo."""
@@ -23,6 +23,8 @@ class AuditConfig(DataFlags):
     """Build a base that the artifact names outside timm's own repos."""
     seeds: int = Field(default=3, ge=1, le=100)
     """Seeds of every control that is drawn, and of both kinds of searches (each costs two searches)."""
+    beside: tuple[Annotated[str, OneOf(method_names)], ...] = ()
+    """Further methods to show beside the controls, with their default settings; the verdict does not hang on them."""
     similar_margin: float | None = Field(default=None, ge=0, le=100)
     """Points behind the dense base that still count as similar. Default: 0.5 (CIFAR-10 and data without a margin of
     their own), 1 (CIFAR-100, Tiny-ImageNet), 1.5 (ImageNet)."""

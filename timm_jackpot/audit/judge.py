@@ -1,84 +1,80 @@
-"""Every model that is judged: made, brought to the same statistics, asked once for each test image."""
+"""Every network that is judged: brought to the same statistics, asked once for each test image."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from timm_jackpot.adapter import merge
-from timm_jackpot.data import Data
 from timm_jackpot.errors import TrainingError
 from timm_jackpot.evaluation import Predictions, predict
-from timm_jackpot.evidence.section import TITLES
+from timm_jackpot.evidence import title_of
 from timm_jackpot.masks import MaskSet
+from timm_jackpot.methods import Outcome, Task, build_network
 from timm_jackpot.processes import say
-from timm_jackpot.search.compare import CALIBRATION_IMAGES, calibrate
+from timm_jackpot.training import CALIBRATION_IMAGES, recalibrate
+
+
+class Row(NamedTuple):
+    """One network of an audit."""
+
+    name: str
+    make: Callable[[], Outcome]
+    recalibrated: bool = True  # its norm statistics re-estimated, in the same way for every network
+    seed: int | None = None
+
+
+class Answers(NamedTuple):
+    """What a row gave: its answers to the test images, and its masks."""
+
+    predictions: Predictions
+    masks: MaskSet | None
 
 
 class Judge:
-    """Asks models for their answers, and keeps these by the model's name, one for each seed.
+    """Makes the networks of a task one by one, and keeps their answers by name, one for each seed."""
 
-    Args:
-        dense: the base on its device, frozen, in eval mode; every model is made from a copy of it.
-        expected: how many models there will be, for the lines on stderr.
-    """
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self.answers: dict[str, list[Answers]] = {}
 
-    def __init__(
-        self, dense: nn.Module, data: Data, *, batch_size: int, accelerator: Accelerator, expected: int
-    ) -> None:
-        self._dense, self._data, self._batch_size, self._accelerator = dense, data, batch_size, accelerator
-        self._expected, self._done = expected, 0
-        self.answers: dict[str, list[Predictions]] = {}
-
-    def announce(self, name: str, seed: int | None = None) -> None:
-        """Say which model comes next."""
-        suffix = "" if seed is None else f", seed {seed}"
-        say(f"audit: {self._done + 1} of {self._expected}: {TITLES[name]}{suffix}", self._accelerator)
-
-    def ask(
-        self,
-        name: str,
-        masks: MaskSet | None = None,
-        *,
-        tensors: Mapping[str, Tensor] | None = None,
-        recalibrate: bool = True,
-    ) -> Predictions:
-        """Answers of the base with `masks` (none: dense) and `tensors` of the state dict in the place of its own.
-
-        Args:
-            recalibrate: re-estimate norm statistics, in the same way for every model.
-
-        Raises:
-            TrainingError: if the test split did not give the same images as before.
-        """
-        model = copy.deepcopy(self._dense)
-        state = model.state_dict()
-        with torch.no_grad():
-            for key, tensor in (tensors or {}).items():
-                state[key].copy_(tensor)
-        if masks is not None:
-            merge(model, masks)
-        if recalibrate:
-            calibrate(model, self._data, self._batch_size, self._accelerator, images=CALIBRATION_IMAGES)
-        found = predict(model, self._data.test, batch_size=self._batch_size, accelerator=self._accelerator)
-        first = next(iter(self.answers.values()), [found])[0]
-        if not torch.equal(first.labels, found.labels) or not len(found.labels):
-            raise TrainingError("the test split did not give the same images twice: can all of them be read?")
-        self.answers.setdefault(name, []).append(found)
-        self._done += 1
-        return found
+    def ask_all(self, rows: list[Row]) -> None:
+        """Raises: TrainingError: if the test split did not give the same images twice."""
+        for number, row in enumerate(rows, 1):
+            seed = "" if row.seed is None else f", seed {row.seed}"
+            title = title_of(row.name)
+            say(f"audit: {number} of {len(rows)}: {title}{seed}", self._task.accelerator)
+            self.answers.setdefault(row.name, []).append(self._ask(row))
 
     def correct(self) -> dict[str, NDArray[np.bool_]]:
-        """Model → [seeds, images], whether each answer was right."""
-        return {name: np.stack([found.correct.numpy() for found in several]) for name, several in self.answers.items()}
+        """Network → [seeds, images], whether each answer was right."""
+        return {
+            name: np.stack([found.predictions.correct.numpy() for found in several])
+            for name, several in self.answers.items()
+        }
+
+    def masks(self, name: str) -> list[MaskSet]:
+        return [found.masks for found in self.answers[name] if found.masks is not None]
 
     def agreement(self, a: str, b: str) -> float:
-        """Fraction of the test images to which two models answer the same, on average over their seeds."""
-        pairs = [(one, two) for one in self.answers[a] for two in self.answers[b]]
+        """Fraction of the test images to which two networks answer the same, on average over their seeds."""
+        pairs = [(one.predictions, two.predictions) for one in self.answers[a] for two in self.answers[b]]
         return float(np.mean([(one.predicted == two.predicted).float().mean().item() for one, two in pairs]))
+
+    def _ask(self, row: Row) -> Answers:
+        task, outcome = self._task, row.make()
+        if row.recalibrated:
+            kept = {name: moved for name, moved in outcome.moved.items() if moved.role != "norm_statistics"}
+            network = build_network(task, replace(outcome, moved=kept))
+            recalibrate(network, task.data, task.batch_size, task.accelerator, images=CALIBRATION_IMAGES)
+        else:
+            network = build_network(task, outcome)
+        found = predict(network, task.data.test, batch_size=task.batch_size, accelerator=task.accelerator)
+        first = next(iter(self.answers.values()), [Answers(found, None)])[0].predictions
+        if not torch.equal(first.labels, found.labels) or not len(found.labels):
+            raise TrainingError("the test split did not give the same images twice: can all of them be read?")
+        return Answers(found, outcome.masks)

@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from statistics import mean, stdev
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from timm_jackpot.artifact import Artifact, open_artifact
 from timm_jackpot.audit.config import AuditConfig
-from timm_jackpot.audit.controls import (
-    checked,
-    checked_weights,
-    permuted_across,
-    permuted_within,
-    random_masks,
-    reinitialised,
-    smallest_weights,
-)
 from timm_jackpot.audit.judge import Judge
-from timm_jackpot.audit.searches import covered, search_again
+from timm_jackpot.audit.rows import rows_of
 from timm_jackpot.audit.settings import search_settings, searched_in_processes
 from timm_jackpot.audit.write import choose_target, write_report
-from timm_jackpot.base import norm_statistics
+from timm_jackpot.base import Base, Maskable, norm_statistics
+from timm_jackpot.criteria import criterion_names
 from timm_jackpot.data import Data, default_data_notice, open_data, shared_images, steps_per_epoch
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.evidence import (
     CONTROLS,
+    FORMAT,
     AuditReport,
     LayerDensity,
     Measured,
@@ -40,14 +34,13 @@ from timm_jackpot.evidence import (
     judged,
     paired_intervals,
 )
-from timm_jackpot.masks import MaskSet, chance_overlap, keep_largest, mask_overlap
+from timm_jackpot.masks import MaskSet, chance_overlap, mask_overlap
+from timm_jackpot.methods import Budget, Task
+from timm_jackpot.methods.start import start_from
 from timm_jackpot.processes import make_accelerator, say, shard_of
-from timm_jackpot.search import SearchConfig
-from timm_jackpot.search.compare import CALIBRATION_IMAGES
-from timm_jackpot.search.start import start_of
-from timm_jackpot.training import total_steps
+from timm_jackpot.search import RunConfig
+from timm_jackpot.training import CALIBRATION_IMAGES, RunFlags, prepare_model, total_steps
 
-_CRITERIA = ("magnitude", "snip", "grasp", "synflow", "random")
 # The paper's margins (Sec. 2.2), by what the data are called; the first that matches.
 _MARGINS = ((r"cifar-?100|tiny-?imagenet", 1.0), (r"imagenet", 1.5))
 _USUAL_MARGIN = 0.5
@@ -88,35 +81,32 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
     accelerator.gradient_accumulation_steps = search.grad_accum_steps
     shard = shard_of(accelerator)
     steps = total_steps(search, steps_per_epoch(len(data.train), search.batch_size, shard), default_epochs=1)
-    dense = loaded.model.requires_grad_(False).to(accelerator.device).eval()
-    seeds = [(search.seed + 1 + i) % 2**31 for i in range(config.seeds)]
-    expected = 7 + 6 * len(seeds)
-    judge = Judge(dense, data, batch_size=search.batch_size, accelerator=accelerator, expected=expected)
     leaked = shared_images(data.test, [data.train, *([data.val] if data.val is not None else [])])
-
-    _ask_fixed(judge, artifact, masks, dense, data, search, accelerator)
-    _ask_drawn(judge, masks, dense, seeds)
-    found = _ask_searched(judge, masks, dense, data, search, steps, seeds, accelerator)
+    task = _task_of(loaded, masks, data, search, accelerator)
+    budget = Budget.of(search, steps=steps, seed=search.seed)
+    seeds = [(search.seed + 1 + i) % 2**31 for i in range(config.seeds)]
+    judge = Judge(task)
+    judge.ask_all(rows_of(artifact, task, budget, search, seeds, config.beside))
 
     tested = Tested(
         dataset=_plain(data.name),
         train_images=len(data.train),
-        test_images=len(judge.answers["dense"][0].labels),
-        calibration_images=_calibration_images(dense, data, search.batch_size * shard.count),
+        test_images=len(judge.answers["dense"][0].predictions.labels),
+        calibration_images=_calibration_images(task, search.batch_size * shard.count),
         leaked_test_images=leaked,
     )
     margin = config.similar_margin if config.similar_margin is not None else similar_margin(data.name)
     report = AuditReport(
         **_judgement(judge, artifact, tested, margin),
-        format=2,
+        format=FORMAT,
         controls=list(CONTROLS),
         producer=_producer(),
         base=_plain(loaded.ref.name),
         mask_hash=masks.hash(),
         steps=steps,
         seeds=seeds,
-        second_search=_second_search(judge, masks, found),
-        overlaps=_overlaps(masks, dense, data, search, accelerator),
+        second_search=_second_search(judge, masks),
+        overlaps=_overlaps(task, budget, search),
         seconds=round(time.monotonic() - started, 2),
         device=_plain(torch.cuda.get_device_name() if accelerator.device.type == "cuda" else "cpu"),
     )
@@ -124,6 +114,22 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
         for line in write_report(report, target):
             say(line, accelerator)
     return report
+
+
+def _task_of(base: Base, masks: MaskSet, data: Data, search: RunConfig, accelerator: Accelerator) -> Task:
+    """The search's task, in which the weights that the jackpot masks may be masked, and no others."""
+    prepare_model(search, base.model.requires_grad_(False).to(accelerator.device).eval())
+    parameters = dict(base.model.named_parameters(remove_duplicate=False))
+    return Task(
+        base,
+        Maskable({name: parameters[name] for name in masks}, [], {}),
+        replace(data, val=None),
+        search.batch_size,
+        accelerator,
+        run=RunFlags(**{name: getattr(search, name) for name in RunFlags.model_fields}),
+        pretrained=search.pretrained,
+        jackpot=masks,
+    )
 
 
 def similar_margin(dataset: str) -> float:
@@ -155,84 +161,16 @@ def _say_what_differs(artifact: Artifact, data: Data, accelerator: Accelerator) 
         )
 
 
-def _ask_fixed(
-    judge: Judge,
-    artifact: Artifact,
-    masks: MaskSet,
-    dense: nn.Module,
-    data: Data,
-    search: SearchConfig,
-    accelerator: Accelerator,
-) -> None:
-    """What no seed changes."""
-    by_magnitude = search.model_copy(update={"criterion": "magnitude"})
-    magnitude = start_of(by_magnitude, covered(dense, masks), dense, data, accelerator).masks
-    smallest = checked("smallest", smallest_weights(masks, covered(dense, masks).weights), masks)
-    judge.announce("dense")
-    judge.ask("dense", recalibrate=False)
-    judge.announce("dense_recalibrated")
-    judge.ask("dense_recalibrated")
-    judge.announce("jackpot")
-    judge.ask("jackpot", masks, tensors=artifact.extras, recalibrate=False)
-    judge.announce("jackpot_recalibrated")
-    judge.ask("jackpot_recalibrated", masks)
-    judge.announce("magnitude")
-    judge.ask("magnitude", magnitude, recalibrate=False)
-    judge.announce("magnitude_recalibrated")
-    judge.ask("magnitude_recalibrated", magnitude)
-    judge.announce("smallest")
-    judge.ask("smallest", smallest)
-
-
-def _ask_drawn(judge: Judge, masks: MaskSet, dense: nn.Module, seeds: list[int]) -> None:
-    weights: dict[str, Tensor] = {name: weight.detach() for name, weight in covered(dense, masks).weights.items()}
-    for seed in seeds:
-        drawn = {
-            "permuted_within": checked("permuted_within", permuted_within(masks, seed=seed), masks),
-            "permuted_across": checked("permuted_across", permuted_across(masks, seed=seed), masks, by_layer=False),
-            "random": checked("random", random_masks(masks, seed=seed), masks),
-        }
-        for name, control in drawn.items():
-            judge.announce(name, seed)
-            judge.ask(name, control)
-        judge.announce("reinitialised", seed)
-        fresh = checked_weights("reinitialised", reinitialised(weights, seed=seed), weights)
-        judge.ask("reinitialised", masks, tensors=fresh)
-
-
-def _ask_searched(
-    judge: Judge,
-    masks: MaskSet,
-    dense: nn.Module,
-    data: Data,
-    search: SearchConfig,
-    steps: int,
-    seeds: list[int],
-    accelerator: Accelerator,
-) -> list[MaskSet]:
-    """The searches; returns the masks of those whose labels were sound."""
-    found = []
-    for seed in seeds:
-        for name, shuffle in (("second_search", False), ("shuffled_labels", True)):
-            judge.announce(name, seed)
-            again = search_again(
-                dense, masks, data, search, steps=steps, seed=seed, shuffle_labels=shuffle, accelerator=accelerator
-            )
-            judge.ask(name, again)
-            if not shuffle:
-                found.append(again)
-    return found
-
-
 def _judgement(judge: Judge, artifact: Artifact, tested: Tested, margin: float) -> dict[str, Any]:
     """Accuracies, differences, and what follows from them: the fields of the report."""
     jackpot, behind = "jackpot_recalibrated", ("dense", "jackpot")
     shuffled = ("shuffled_labels", "magnitude_recalibrated")
-    ahead = {name: (jackpot, name) for name in ("second_search", *CONTROLS)}
+    first = ("dense", "dense_recalibrated", "jackpot", "jackpot_recalibrated")
+    ahead = {name: (jackpot, name) for name in judge.answers if name not in first}
     top1, differences = paired_intervals(judge.correct(), [behind, shuffled, *ahead.values()])
     models: dict[str, Measured] = {}
     for name, several in judge.answers.items():
-        accuracies = [100 * found.correct.double().mean().item() for found in several]
+        accuracies = [100 * found.predictions.correct.double().mean().item() for found in several]
         models[name] = Measured(
             top1=top1[name],
             std=stdev(accuracies) if len(accuracies) > 1 else None,
@@ -257,7 +195,8 @@ def _judgement(judge: Judge, artifact: Artifact, tested: Tested, margin: float) 
     }
 
 
-def _second_search(judge: Judge, masks: MaskSet, found: list[MaskSet]) -> SecondSearch:
+def _second_search(judge: Judge, masks: MaskSet) -> SecondSearch:
+    found = judge.masks("second_search")
     return SecondSearch(
         overlap=mean(mask_overlap(masks, other) for other in found),
         chance=mean(chance_overlap(masks, other) for other in found),
@@ -265,23 +204,23 @@ def _second_search(judge: Judge, masks: MaskSet, found: list[MaskSet]) -> Second
     )
 
 
-def _overlaps(
-    masks: MaskSet, dense: nn.Module, data: Data, search: SearchConfig, accelerator: Accelerator
-) -> dict[Any, Overlap]:
+def _overlaps(task: Task, budget: Budget, search: RunConfig) -> dict[str, Overlap]:
     """With each criterion's mask of the same layer counts, beside chance."""
-    kept, found = masks.kept_per_layer(), {}
-    for criterion in _CRITERIA:
-        config = search.model_copy(update={"criterion": criterion})
-        values = start_of(config, covered(dense, masks), dense, data, accelerator).criterion
-        theirs = MaskSet({name: keep_largest(values[name], kept[name]) for name in masks})
-        found[criterion] = Overlap(overlap=mask_overlap(masks, theirs), chance=chance_overlap(masks, theirs))
+    masks = task.masks_to_control()
+    same_counts = replace(budget, kept=masks.kept_per_layer())
+    batches = getattr(search, "criterion_batches", 1)
+    found = {}
+    for name in criterion_names():
+        theirs = start_from(name, task, same_counts, batches=batches).masks
+        found[name] = Overlap(overlap=mask_overlap(masks, theirs), chance=chance_overlap(masks, theirs))
     return found
 
 
-def _calibration_images(dense: nn.Module, data: Data, batch: int) -> int:
-    if not norm_statistics(dense):
+def _calibration_images(task: Task, batch: int) -> int:
+    if not norm_statistics(task.base.model):
         return 0
-    return min(max(1, CALIBRATION_IMAGES // batch), len(data.train) // batch) * batch
+    images = len(task.data.train)
+    return min(max(1, CALIBRATION_IMAGES // batch), images // batch) * batch
 
 
 def _producer() -> Any:

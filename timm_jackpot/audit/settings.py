@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ValidationError
-
 from timm_jackpot.artifact import Artifact
 from timm_jackpot.artifact.tensors_file import read_bytes
 from timm_jackpot.audit.config import AuditConfig
@@ -13,7 +11,7 @@ from timm_jackpot.base import BaseFlags
 from timm_jackpot.data import DataFlags
 from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.recipes import read_yaml
-from timm_jackpot.search import SearchConfig
+from timm_jackpot.search import RunConfig, config_from
 
 _RECIPE, _MAX_BYTES = "recipe.yaml", 65536
 # A stranger's artifact may say how images were augmented, but not which data to open on this machine. (Mean and std are
@@ -26,7 +24,7 @@ _LEFT_OUT = {
 }
 
 
-def search_settings(artifact: Artifact, config: AuditConfig) -> SearchConfig:
+def search_settings(artifact: Artifact, config: AuditConfig) -> RunConfig:
     """The artifact's own settings (recipe.yaml where it lies beside it, else `info.config`), with the audit's data.
 
     Raises:
@@ -43,11 +41,9 @@ def search_settings(artifact: Artifact, config: AuditConfig) -> SearchConfig:
     if isinstance(steps, int) and not isinstance(steps, bool) and steps >= 0:
         exact |= {"steps": steps, "epochs": None}
     try:
-        found = SearchConfig(**{**given, **exact, **flags})
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = repr(".".join(map(str, first["loc"])))[1:-1][:100]
-        raise ArtifactError(f"its settings are no search's, at {where or 'several'}: {first['msg']}") from error
+        found = config_from({**given, **exact, **flags})
+    except ConfigError as error:
+        raise ArtifactError(f"the artifact's settings are no search's: {error}") from error
     if found.steps is None and found.epochs is None:
         raise ArtifactError("the artifact does not say how many steps its search took: an audit has to search again")
     return found

@@ -7,6 +7,7 @@ from timm_jackpot.base.load import (
     create_timm_model,
     load_base,
     parse_model_kwargs,
+    random_weights,
     save_random_weights,
 )
 from timm_jackpot.base.maskable import DenseWeight, Maskable, classifier_parameters, maskable_weights
@@ -24,6 +25,7 @@ from timm_jackpot.base.tensors import (
     tensor_id,
     tensor_ids,
 )
+from timm_jackpot.base.working_copy import working_copy
 
 __all__ = [
     "MAX_CHANS",
@@ -48,8 +50,10 @@ __all__ = [
     "norm_layers",
     "norm_statistics",
     "parse_model_kwargs",
+    "random_weights",
     "save_random_weights",
     "state_ids",
     "tensor_id",
     "tensor_ids",
+    "working_copy",
 ]

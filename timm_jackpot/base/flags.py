@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from timm_jackpot.base.load import Base, load_base, parse_model_kwargs
 from timm_jackpot.base.ref import MAX_CHANS, MAX_CLASSES, MAX_PIXELS
+from timm_jackpot.schema import Settings
 
 
-class BaseFlags(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
-    )
-
+class BaseFlags(Settings):
     model: str = "digits_resnet"
     """Any pre-trained model that timm takes: resnet50, resnet50.a1_in1k, hf-hub:user/repo, local-dir:folder."""
     model_kwargs: tuple[str, ...] = ()

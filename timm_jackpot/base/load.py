@@ -16,14 +16,16 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg, is_model, split_model_name_tag
-from torch import nn
+from torch import Tensor, nn
 
 from timm_jackpot.base.hub_files import download
+from timm_jackpot.base.maskable import classifier_parameters
 from timm_jackpot.base.ref import MAX_CLASSES, MODEL_KWARGS, BaseRef, Scalar
 from timm_jackpot.base.saved_config import read_saved_config
 from timm_jackpot.base.skip_init import SkipInit
 from timm_jackpot.base.tensors import TensorId, base_digest, tensor_ids
 from timm_jackpot.errors import BaseError, BaseMismatchError
+from timm_jackpot.schema import fault_of
 
 _WEIGHTS = "model.safetensors"
 _GROWTH, _ALLOWANCE = 4, 64 * 2**20  # how much larger than usual a stranger's numbers may make a model, in bytes
@@ -37,6 +39,11 @@ class Base:
     ref: BaseRef
     tensors: dict[str, TensorId]
     adapted: tuple[str, ...]  # tensors that did not come unchanged from the checkpoint
+
+    @property
+    def new_head(self) -> bool:
+        """Whether the classifier was initialized anew."""
+        return any(name in self.adapted for name in classifier_parameters(self.model))
 
 
 @dataclass(frozen=True)
@@ -132,8 +139,7 @@ def load_base(
             digest=base_digest(ids, adapted=adapted),
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        raise BaseError(f"no artifact could name this base: {first['loc'][0]}: {first['msg']}") from error
+        raise BaseError(f"no artifact could name this base, {fault_of(error)}") from error
     return Base(model, ref, ids, tuple(adapted))
 
 
@@ -182,6 +188,20 @@ def save_random_weights(name: str, path: Path, model_kwargs: Mapping[str, Scalar
         raise BaseError(f"{name} does not take these arguments: {error}") from error
     except (OSError, SafetensorError) as error:
         raise BaseError(f"{path} could not be written: {error}") from error
+
+
+def random_weights(base: Base) -> dict[str, Tensor]:
+    """The state dict of a model like the base, as its architecture initializes it from torch's generator as it stands.
+
+    Raises:
+        BaseError: if timm cannot build it again.
+    """
+    ref = base.ref
+    if ref.source == "module":
+        raise BaseError(f"{ref.name} is a module of one's own: only an architecture of timm's can be drawn anew")
+    changes = {"num_classes": ref.num_classes, "in_chans": ref.in_chans, "img_size": ref.img_size}
+    requested: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
+    return create_timm_model(ref.architecture, requested, pretrained=False, **ref.model_kwargs).state_dict()
 
 
 def _bytes(model: nn.Module) -> int:

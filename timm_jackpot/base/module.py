@@ -12,6 +12,7 @@ from timm_jackpot.base.load import Base
 from timm_jackpot.base.ref import BaseRef
 from timm_jackpot.base.tensors import base_digest, tensor_ids
 from timm_jackpot.errors import BaseError
+from timm_jackpot.schema import fault_of
 
 
 def base_from_module(
@@ -67,8 +68,7 @@ def base_from_module(
             digest=base_digest(ids, adapted=adapted),
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        raise BaseError(f"no artifact could name this base: {first['loc'][0]}: {first['msg']}") from error
+        raise BaseError(f"no artifact could name this base, {fault_of(error)}") from error
     described: dict[str, Any] = {
         "input_size": tuple(input_size),
         "mean": tuple(mean),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from timm_jackpot.schema import Document
 
 MAX_CLASSES = 200_000  # timm's largest head has 115 217
 MAX_CHANS = 64
@@ -56,10 +58,8 @@ def _is_sound(name: str, value: Scalar) -> bool:
     return abs(value) <= 1e6
 
 
-class BaseRef(BaseModel):
+class BaseRef(Document):
     """Identity of a base. `digest` decides; everything else says how to build the same one again."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
 
     source: Literal["timm", "file", "module"]
     architecture: str = Field(max_length=200, pattern=r"^[A-Za-z0-9_]+$")  # a name, never a path or a URL

@@ -11,6 +11,7 @@ from timm.models import is_model
 
 from timm_jackpot.base.ref import MAX_CHANS, MAX_CLASSES, MAX_PIXELS
 from timm_jackpot.errors import BaseError
+from timm_jackpot.schema import fault_of
 
 _LONGEST_CONFIG = 16 * 2**20  # bytes: the names of all classes may stand in it
 _Pixels = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
@@ -64,7 +65,5 @@ def read_saved_config(path: Path, where: str) -> tuple[str, str | None, dict[str
     try:
         found = _Config.model_validate(cfg)
     except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(map(str, first["loc"]))
-        raise BaseError(f"the config.json of {where} is not as timm writes it, at {at}: {first['msg']}") from error
+        raise BaseError(f"the config.json of {where} is not as timm writes it, {fault_of(error)}") from error
     return architecture, found.pretrained_cfg.tag, found.model_args

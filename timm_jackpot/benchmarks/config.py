@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from timm_jackpot.base import MAX_PIXELS
+from timm_jackpot.schema import Settings
 
 
-class BenchConfig(BaseModel):
+class BenchConfig(Settings):
     """Cost of the package's work beside that of plain timm and torch, in turn in one process."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     what: tuple[str, ...] = (
         "search_step",

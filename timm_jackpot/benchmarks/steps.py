@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from timm_jackpot.adapter import attach
-from timm_jackpot.base import create_timm_model, maskable_weights
+from timm_jackpot.base import create_timm_model, maskable_weights, working_copy
 from timm_jackpot.benchmarks.config import BenchConfig
 from timm_jackpot.benchmarks.paired import Ratio, paired_ratio
 from timm_jackpot.criteria import magnitude
 from timm_jackpot.masks import allocate
-from timm_jackpot.search.equalise import equalise_gradients
-from timm_jackpot.training import Objective, frozen_teacher
+from timm_jackpot.methods.equalise import equalise_gradients
+from timm_jackpot.training import Objective
 
 Step = Callable[[], None]
 _CLASSES = 100
@@ -56,7 +56,7 @@ def dense_step(model: nn.Module, config: BenchConfig) -> Step:
 def search_step(model: nn.Module, config: BenchConfig, *, distill: bool = False) -> Step:
     """A step of the search, at its final sparsity; a tenth of the layers have their thresholds recomputed in each."""
     model.requires_grad_(False)
-    teacher = frozen_teacher(model) if distill else None
+    teacher = working_copy(model).eval() if distill else None
     scores = magnitude(maskable_weights(model).weights)
     kept = allocate("global", scores, "0.9")
     adapter = attach(model, scores, kept)

@@ -9,10 +9,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from timm_jackpot import criteria
 from timm_jackpot.artifact import Artifact, load_base_of, locate_artifact, read_artifact
+from timm_jackpot.criteria import criterion
 from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.evidence import read_audit
 from timm_jackpot.masks import MaskSet, keep_largest
@@ -87,17 +85,11 @@ def criterion_entries(
     weights = {name: parameters[name] for name in first.masks}
     kept = first.masks.kept_per_layer()
 
-    def scores(name: str) -> Mapping[str, Tensor]:
-        match name:
-            case "random":
-                return criteria.random(weights, seed=seed)
-            case "synflow":
-                return criteria.synflow(base.model, weights, artifact.config.data.input_size)
-            case _:
-                return criteria.magnitude(weights)
-
     def mask(name: str) -> MaskSet:
-        return MaskSet({layer: keep_largest(values, kept[layer]) for layer, values in scores(name).items()})
+        scores = criterion(name).scores(
+            weights, base.model, batches=tuple, input_size=artifact.config.data.input_size, seed=seed
+        )
+        return MaskSet({layer: keep_largest(values, kept[layer]) for layer, values in scores.items()})
 
     same = {"base": first.base, "weights": first.weights, "allocation": f"as {first.name}"}
     taken = {entry.name for entry in entries}

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.util import find_spec
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from timm_jackpot.comparison.entries import Entry, artifact_entries, criterion_entries
 from timm_jackpot.comparison.pairs import Pair, pairs_of
 from timm_jackpot.comparison.table import as_csv, as_markdown, as_text, sections_of
+from timm_jackpot.criteria import criterion_names
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.outputs import check_output, write_atomically
 from timm_jackpot.plots import overlap_figure
+from timm_jackpot.schema import OneOf, Settings
 
 
-class CompareConfig(BaseModel):
+class CompareConfig(Settings):
     """Artifacts side by side: base, settings, sparsity of the layers, overlap beside chance, results, audit."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
-    )
 
     artifacts: tuple[str, ...] = Field(default=(), json_schema_extra={"positional": True})
     """Artifact folders, or names of Hub repos. Masks over different weights are shown without an overlap."""
-    criteria: tuple[Literal["magnitude", "random", "synflow"], ...] = ()
-    """Criteria whose masks stand beside, at the layer counts of the first artifact: magnitude, random, synflow."""
+    criteria: tuple[Annotated[str, OneOf(partial(criterion_names, without_images=True))], ...] = ()
+    """Criteria whose masks stand beside, at the layer counts of the first artifact."""
     base_checkpoint: str | None = None
     """A .safetensors file with the base's weights, where the artifacts' base came from a file. The base is needed for
     criteria and compact masks only."""
@@ -51,7 +50,7 @@ def compare_masks(config: CompareConfig) -> MaskComparison:
         JackpotError: if an artifact or, for criteria, its base is not usable.
     """
     if not config.artifacts or len(config.artifacts) + len(config.criteria) < 2:
-        raise ConfigError("name two artifacts to compare, or one and --criteria magnitude, random or synflow")
+        raise ConfigError("name two artifacts to compare, or one and --criteria magnitude, say")
     folder = None if config.output is None else check_output(config.output)
     where = {"base_checkpoint": config.base_checkpoint, "trust_base": config.trust_base}
     entries, artifacts = artifact_entries(config.artifacts, **where)

@@ -4,7 +4,19 @@ from timm_jackpot.criteria.grasp import grasp
 from timm_jackpot.criteria.magnitude import magnitude
 from timm_jackpot.criteria.obd import obd
 from timm_jackpot.criteria.random import random
+from timm_jackpot.criteria.registry import Criterion, criterion, criterion_names, register_criterion
 from timm_jackpot.criteria.snip import snip
 from timm_jackpot.criteria.synflow import synflow
 
-__all__ = ["grasp", "magnitude", "obd", "random", "snip", "synflow"]
+__all__ = [
+    "Criterion",
+    "criterion",
+    "criterion_names",
+    "grasp",
+    "magnitude",
+    "obd",
+    "random",
+    "register_criterion",
+    "snip",
+    "synflow",
+]

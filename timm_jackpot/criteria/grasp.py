@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from timm_jackpot.criteria._gradients import differentiable, gradient, hessian_product
+from timm_jackpot.criteria.registry import register_criterion
 from timm_jackpot.data import Batch
 
 
+@register_criterion("grasp", paper="Wang et al. 2020, arXiv:2002.07376")
 def grasp(model: nn.Module, weights: Mapping[str, nn.Parameter], batches: Sequence[Batch]) -> dict[str, Tensor]:
     """w ⊙ Hg, g and H averaged over `batches` (Wang et al. 2020): what a weight's removal takes off ‖g‖².
 

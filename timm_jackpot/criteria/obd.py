@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from timm_jackpot.criteria._gradients import differentiable
+from timm_jackpot.criteria.registry import register_criterion
 from timm_jackpot.data import Batch
 
 
+@register_criterion("obd", paper="LeCun et al. 1989")
 def obd(
     model: nn.Module, weights: Mapping[str, nn.Parameter], batches: Sequence[Batch], *, seed: int = 0
 ) -> dict[str, Tensor]:

@@ -5,7 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from timm_jackpot.criteria.registry import register_criterion
 
+
+@register_criterion("random", paper="a control")
 def random(weights: Mapping[str, Tensor], *, seed: int) -> dict[str, Tensor]:
     """Uniform scores in [0, 1), drawn on the CPU so that a seed means the same on every device."""
     generator = torch.Generator().manual_seed(seed)

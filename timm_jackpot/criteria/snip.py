@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from timm_jackpot.criteria._gradients import differentiable, gradient
+from timm_jackpot.criteria.registry import register_criterion
 from timm_jackpot.data import Batch
 
 
+@register_criterion("snip", paper="Lee et al. 2019, arXiv:1810.02340")
 def snip(model: nn.Module, weights: Mapping[str, nn.Parameter], batches: Sequence[Batch]) -> dict[str, Tensor]:
     """|w ⊙ g|, g = ∂L/∂w averaged over `batches` (Lee et al. 2019): how much the loss feels a weight's removal.
 

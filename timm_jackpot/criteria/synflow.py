@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from timm_jackpot.criteria.registry import register_criterion
 
+
+@register_criterion("synflow", paper="Tanaka et al. 2020, arXiv:2006.05467")
 def synflow(model: nn.Module, weights: Mapping[str, nn.Parameter], input_size: Sequence[int]) -> dict[str, Tensor]:
     """w ⊙ ∂R/∂w ≥ 0, R = Σ f(1; |θ|): the synaptic flow through each weight (Tanaka et al. 2020). Needs no data.
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from timm_jackpot.base import MAX_CHANS
+from timm_jackpot.schema import Settings
 
 _LONGEST_FILE_NAME = 255  # bytes, on every file system of today
 
 
-class DataFlags(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
-    )
-
+class DataFlags(Settings):
     dataset: str | None = None
     """Data set as timm names it: torch/cifar10, hfds/…, "folder" (a folder or tar files, see data-dir), or
     digits. Default: what the base was trained on; for ImageNet-1k bases hfds/timm/mini-imagenet."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import ConfigDict
-
 from timm_jackpot.artifact import from_pretrained
 from timm_jackpot.base import BaseFlags
 from timm_jackpot.data import DataFlags, default_data_notice, open_split
@@ -14,10 +12,6 @@ from timm_jackpot.processes import make_accelerator, say
 
 class EvaluateConfig(BaseFlags, DataFlags):
     """Top-1 and top-5 of a jackpot (--artifact) or of a dense base (--model) on a test split."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
-    )
 
     artifact: str | None = None
     """An artifact folder, or the name of a Hub repo."""

@@ -4,6 +4,7 @@ from timm_jackpot.evidence.bootstrap import paired_intervals
 from timm_jackpot.evidence.interval import Interval
 from timm_jackpot.evidence.read import AUDIT, read_audit
 from timm_jackpot.evidence.report import (
+    FORMAT,
     AuditReport,
     LayerDensity,
     Measured,
@@ -12,12 +13,13 @@ from timm_jackpot.evidence.report import (
     Tested,
     judged,
 )
-from timm_jackpot.evidence.section import audit_section, verdict_line
+from timm_jackpot.evidence.section import audit_section, title_of, verdict_line
 from timm_jackpot.evidence.verdict import CONTROLS, MODELS, Principle, answer_principles, verdict_of
 
 __all__ = [
     "AUDIT",
     "CONTROLS",
+    "FORMAT",
     "MODELS",
     "AuditReport",
     "Interval",
@@ -32,6 +34,7 @@ __all__ = [
     "judged",
     "paired_intervals",
     "read_audit",
+    "title_of",
     "verdict_line",
     "verdict_of",
 ]

@@ -2,16 +2,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from typing_extensions import Self
+
+from timm_jackpot.schema import Document
 
 Points = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 
 
-class Interval(BaseModel):
+class Interval(Document):
     """A figure in per cent, or a difference of two in points, with its 95 % confidence interval."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     value: Points
     low: Points

@@ -7,6 +7,7 @@ from timm_jackpot.artifact.strict_json import parse_strict
 from timm_jackpot.artifact.tensors_file import read_bytes
 from timm_jackpot.errors import ArtifactError
 from timm_jackpot.evidence.report import AuditReport
+from timm_jackpot.schema import fault_of
 
 AUDIT = "audit.json"
 _MAX_BYTES = 4 * 1024 * 1024
@@ -26,9 +27,7 @@ def read_audit(artifact: Artifact) -> AuditReport | None:
     try:
         report = AuditReport.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = repr(".".join(map(str, first["loc"])))[1:-1]
-        raise ArtifactError(f"{AUDIT} is not valid at {where[:100] or 'its top'}: {first['msg']}") from error
+        raise ArtifactError(f"{AUDIT} is not valid {fault_of(error)}") from error
     layers = [(layer.name, layer.kept, layer.total) for layer in report.layers]
     found = [(layer.name, layer.kept, layer.total) for layer in artifact.config.layers]
     if report.mask_hash != artifact.config.mask_hash or layers != found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from timm_jackpot.artifact.schema import Count, Name, Producer
@@ -18,6 +18,7 @@ from timm_jackpot.evidence.verdict import (
     answer_principles,
     verdict_of,
 )
+from timm_jackpot.schema import Document
 
 # Of methods and criteria, which may be later ones than this version knows.
 MethodName = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[a-z][a-z0-9_]*$")]
@@ -29,11 +30,7 @@ FORMAT = 2
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
-
-
-class Measured(_Strict):
+class Measured(Document):
     """Top-1 of one kind of model on the test split, in per cent."""
 
     top1: Interval  # of the mean over seeds
@@ -50,7 +47,7 @@ class Measured(_Strict):
         return self
 
 
-class Overlap(_Strict):
+class Overlap(Document):
     """Agreement of two mask sets (Eq. 7), beside what chance gives at the same layer counts."""
 
     overlap: Fraction
@@ -63,13 +60,13 @@ class SecondSearch(Overlap):
     agreement: Fraction  # of their answers to the test images
 
 
-class LayerDensity(_Strict):
+class LayerDensity(Document):
     name: Name
     kept: Count
     total: int = Field(ge=1, le=2**53)
 
 
-class Tested(_Strict):
+class Tested(Document):
     """What the models were judged on."""
 
     dataset: Plain
@@ -79,7 +76,7 @@ class Tested(_Strict):
     leaked_test_images: Count | None  # None: not checked
 
 
-class AuditReport(_Strict):
+class AuditReport(Document):
     """Everything that an audit found. `principles` and `verdict` follow from the figures; a report in which they do
     not is refused.
 
@@ -95,7 +92,9 @@ class AuditReport(_Strict):
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=1000, fail_fast=True)]
     data: Tested
     models: dict[MethodName, Measured]  # those in MODELS at least
-    controls: Annotated[list[MethodName], Field(max_length=200, fail_fast=True)] = list(CONTROLS)  # these at least
+    controls: Annotated[list[MethodName], Field(max_length=200, fail_fast=True)] = Field(
+        default_factory=lambda: list(CONTROLS)  # these at least
+    )
     behind_dense: Interval  # points by which the jackpot, as published, is behind the dense base as it came
     shuffled_ahead: Interval  # points by which shuffled labels are ahead of magnitude + statistics
     second_search: SecondSearch

@@ -13,9 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from timm_jackpot.evidence.interval import Interval
+from timm_jackpot.schema import Document
 
 Answer = Literal["yes", "no", "not decided", "not asked"]
 Verdict = Literal["jackpot", "secondary prize", "none", "not decided"]
@@ -37,10 +36,8 @@ CLEAR_GAP = 0.5  # points
 FEWEST_IMAGES = 30  # below, a bootstrap over test images takes chance for certainty
 
 
-class Principle(BaseModel):
+class Principle(Document):
     """One of the five: its number in the paper, the answer, and, where it was asked, the figure beside its margin."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     number: int
     answer: Answer

@@ -1,6 +1,6 @@
 """Search: find a jackpot in a base, measure it beside its controls, save it."""
 
-from timm_jackpot.search.config import PRESETS, SearchConfig
+from timm_jackpot.search.config import PRESETS, RunConfig, SearchConfig, config_from, config_of
 from timm_jackpot.search.run import SearchResult, search_jackpot
 
-__all__ = ["PRESETS", "SearchConfig", "SearchResult", "search_jackpot"]
+__all__ = ["PRESETS", "RunConfig", "SearchConfig", "SearchResult", "config_from", "config_of", "search_jackpot"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from timm_jackpot.cli import parse, run_verb
-from timm_jackpot.search import SearchConfig, search_jackpot
+from timm_jackpot.search import RunConfig, SearchConfig, config_of, search_jackpot
 from timm_jackpot.search.finished import finished_summary
 from timm_jackpot.search.table import comparison_table
 
 
 def main() -> dict[str, object]:
-    config = parse(SearchConfig, recipes=True)
+    config: RunConfig = parse(SearchConfig, recipes=True, schema_of=config_of)
     if (summary := finished_summary(config)) is not None:
         return summary
     result = search_jackpot(config)

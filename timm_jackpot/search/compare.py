@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-from copy import deepcopy
 from dataclasses import dataclass
 
-from accelerate import Accelerator
 from torch import nn
 
-from timm_jackpot.adapter import merge
-from timm_jackpot.base import Maskable
-from timm_jackpot.data import Data
 from timm_jackpot.evaluation import Accuracy, evaluate_accuracy
-from timm_jackpot.masks import MaskSet
-from timm_jackpot.processes import shard_of
-from timm_jackpot.search.config import SearchConfig
-from timm_jackpot.search.start import start_of
-from timm_jackpot.training import reestimate_norm_statistics
-
-CALIBRATION_IMAGES, _CALIBRATION_SEED = 10_000, 2021
+from timm_jackpot.methods import Budget, OneShotSettings, Task, build_network, method
+from timm_jackpot.training import CALIBRATION_IMAGES, recalibrate
 
 
 @dataclass(frozen=True)
@@ -32,40 +21,17 @@ class Comparison:
     magnitude_recalibrated: Accuracy | None
 
 
-def compare(
-    model: nn.Module,
-    dense: nn.Module,
-    masks: MaskSet,
-    maskable: Maskable,
-    data: Data,
-    config: SearchConfig,
-    accelerator: Accelerator,
-    *,
-    new_head: bool,
-) -> Comparison:
-    """Read the test split, once, for the jackpot and what it is to be compared with.
-
-    Args:
-        model: as the search left it, its masked weights untouched.
-        dense: the base as it came.
-    """
+def compare_with_controls(network: nn.Module, task: Task, budget: Budget) -> Comparison:
+    """Read the test split, once, for the jackpot's `network` and what it is to be compared with."""
 
     def accuracy(candidate: nn.Module) -> Accuracy:
-        return evaluate_accuracy(candidate, data.test, batch_size=config.batch_size, accelerator=accelerator)
+        return evaluate_accuracy(candidate, task.data.test, batch_size=task.batch_size, accelerator=task.accelerator)
 
-    jackpot = accuracy(merge(deepcopy(model), masks))
-    if new_head:
+    jackpot = accuracy(network)
+    if task.base.new_head:
         return Comparison(jackpot, None, None, None)
-    by_magnitude = config.model_copy(update={"criterion": "magnitude"})
-    one_shot = merge(deepcopy(dense), start_of(by_magnitude, maskable, dense, data, accelerator).masks)
+    outcome = method("magnitude").run(task, budget, OneShotSettings(recalibrated=False))
+    one_shot = build_network(task, outcome)
     magnitude = accuracy(one_shot)
-    calibrate(one_shot, data, config.batch_size, accelerator, images=CALIBRATION_IMAGES)
-    return Comparison(jackpot, accuracy(dense), magnitude, accuracy(one_shot))
-
-
-def calibrate(model: nn.Module, data: Data, batch_size: int, accelerator: Accelerator, *, images: int) -> None:
-    """Re-estimate norm statistics on up to `images` training images, in the order of a training epoch of its own."""
-    shard = shard_of(accelerator)
-    count = max(1, images // (batch_size * shard.count))
-    batches = data.train.train_batches(seed=_CALIBRATION_SEED, epoch=0, batch_size=batch_size, shard=shard)
-    reestimate_norm_statistics(model, (batch.images for batch in itertools.islice(batches, count)), accelerator)
+    recalibrate(one_shot, task.data, task.batch_size, task.accelerator, images=CALIBRATION_IMAGES)
+    return Comparison(jackpot, accuracy(task.base.model), magnitude, accuracy(one_shot))

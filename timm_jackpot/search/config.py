@@ -1,73 +1,36 @@
-"""What fixes a search: one flat, strict schema for flags, recipes and presets."""
+"""What fixes a run: one flat, strict schema for flags, recipes and presets, with the settings of its method."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from decimal import Decimal
+import copy
+from collections.abc import Callable, Mapping
+from functools import cache
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, create_model, model_validator
+from typing_extensions import Self
 
 from timm_jackpot.artifact import Encoding
 from timm_jackpot.base import BaseFlags
 from timm_jackpot.data import DataFlags
-from timm_jackpot.masks import ALLOCATIONS, parse_sparsity
-from timm_jackpot.training import TrainFlags
+from timm_jackpot.errors import ConfigError
+from timm_jackpot.methods import PAPER, BudgetFlags, SearchSettings, method, method_names
+from timm_jackpot.schema import OneOf
+from timm_jackpot.training import RunFlags
 
-PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        # Lottery Jackpots (arXiv:2104.08700), Sec. 4.1 and the authors' code: two-level start, constant
-        # sparsity, the mask renewed in every forward, plain cross-entropy.
-        "paper": {
-            "allocation": "global",
-            "start": "two-level",
-            "schedule": "constant",
-            "refresh_interval": 1,
-            "equalise_layers": False,
-            "distill_weight": 0.0,
-            "lr": 0.1,
-            "momentum": 0.9,
-            "weight_decay": 5e-4,
-            "stratify": False,
-        },
-    }
-)
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"paper": PAPER})
 
 
-def _n_of_m(text: object) -> tuple[int, int] | None:
-    match = re.fullmatch(r"(\d+):(2|4|8|16|32)", text) if isinstance(text, str) else None
-    pattern = (int(match[1]), int(match[2])) if match else None
-    return pattern if pattern and 0 < pattern[0] < pattern[1] else None
+class RunConfig(BaseFlags, DataFlags, BudgetFlags, RunFlags):
+    """Settings of one run: base, data, budget, method, and where the result goes."""
 
-
-class SearchConfig(BaseFlags, DataFlags, TrainFlags):
-    """Settings of one search. Precedence: default < preset < recipe < flag."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
-    )
-
-    preset: Literal["default", "paper"] = "default"
-    """default: the best search we know. paper: the paper's own."""
-    sparsity: str = "0.9"
-    """Fraction of the maskable weights to remove, in [0, 1), read as an exact decimal."""
+    method: Annotated[str, OneOf(method_names)] = "search"
+    """What finds the mask; `python -m timm_jackpot.methods` says more of each."""
     pretrained: bool = True
     """Search in the pre-trained weights; --no-pretrained: in random ones, saved beside the artifact (a control)."""
-    criterion: Literal["magnitude", "snip", "grasp", "obd", "synflow", "random"] = "magnitude"
-    """Where the search starts from; with --steps 0, what is kept."""
-    criterion_batches: int = Field(default=1, ge=1, le=10**6)
-    """Batches of 256 images that snip, grasp and obd average over. On a trained network (ResNet-20) one is enough for
-    obd: two draws of images put the weights in nearly the same order (Spearman 0.94). Not so with snip (0.63; 0.64
-    for 16 batches) and grasp (−0.04; 0.20): the mean gradient of a trained network is noise."""
-    allocation: str = "erk"
-    """How the budget is shared out among layers: erk (by shape), global (one threshold for all), uniform; or N:M, as
-    2:4, which keeps N of every M weights along the input channels and takes the place of --sparsity."""
-    min_density: float = Field(default=0.0, ge=0, le=1)
-    """Fraction of its weights that every layer keeps at least."""
-    layer_sparsity: tuple[str, ...] = ()
-    """Sparsity of single layers as pattern=value, e.g. 'layer1.*=0.5'; the others share the rest of the budget."""
+    stratify: bool = True
+    """Spread every class evenly over the training batches (of all processes together) of in-memory images."""
     strict: bool = False
     """Make an error of what would be left out with a notice: layers that an N:M pattern does not fit, images that
     cannot be read."""
@@ -75,44 +38,13 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     """Shell patterns of weight names, as stages.3.*: mask these only."""
     exclude: tuple[str, ...] = ()
     """Shell patterns of weight names to leave dense."""
-    lr: float = Field(default=0.05, ge=1e-12, le=1e6)
-    """Peak learning rate; cosine to zero over the run."""
-    stratify: bool = True
-    """Spread every class evenly over the training batches (of all processes together) of in-memory images."""
     mask_classifier: bool = False
-    """Mask the classifier too; by default it stays dense, as in the reference."""
-    start: Literal["proportional", "two-level"] = "proportional"
-    """Initial scores: proportional to the criterion within each layer, or 1 (kept) and start-low (pruned)."""
-    start_scale: float = Field(default=0.02, ge=1e-6, le=1e6)
-    """Root mean square of each layer's initial scores (start=proportional)."""
-    start_low: float = Field(default=0.95, ge=1e-6, lt=1)
-    """Initial score of pruned weights (start=two-level)."""
-    schedule: Literal["cubic", "constant"] = "cubic"
-    """Sparsity over time: a cubic ramp from dense, or the final one throughout."""
-    schedule_start: float = Field(default=0.0, ge=0, le=1)
-    """Part of the final sparsity that the cubic ramp starts from."""
-    schedule_fraction: float = Field(default=0.6, ge=0, le=1)
-    """Part of the run over which the cubic ramp reaches the final sparsity."""
-    refresh_interval: int = Field(default=10, ge=1, le=10**9)
-    """Steps between two recomputations of the thresholds that tell, in every step, which weights are kept."""
-    equalise_layers: bool = True
-    """Give the score gradients of all layers the same root mean square, so that all move at one pace."""
-    distill_weight: float = Field(default=0.7, ge=0, le=1)
-    """Weight of self-distillation from the dense base; the rest is cross-entropy. Off beside a new head."""
-    temperature: float = Field(default=8.0, ge=1e-2, le=1e3)
-    """Temperature of the distillation."""
-    train_norm: bool = False
-    """Train scales and shifts of the normalisation layers too."""
-    train_head: bool = False
-    """Train the classifier too; always so for a new one."""
-    freeze_norm_statistics: bool = False
-    """Leave the running statistics of batch norm as they are in the base."""
-    recalibrate_batches: int = Field(default=0, ge=0, le=10**6)
-    """Batches over which running statistics are re-estimated at the end; 0 keeps the moving averages of the run."""
+    """Mask the classifier too; by default it stays dense, as in the paper."""
     output: str | None = None
     """Folder for the artifact. Default: a fresh one under runs/."""
     encoding: Encoding = "packed"
-    """How the masks are stored: packed (one bit per weight), or compact (about a fifth of it, read beside the base)."""
+    """How the masks are stored: packed (one bit per weight), or compact (about a quarter of it, read beside the
+    base)."""
     overwrite: bool = False
     """Replace an artifact that --output already holds."""
     checkpoint_steps: int = Field(default=0, ge=0, le=10**9)
@@ -120,42 +52,55 @@ class SearchConfig(BaseFlags, DataFlags, TrainFlags):
     resume: str | None = None
     """Go on with a stopped run: auto (the newest checkpoint of --output, if there is one) or a checkpoint's path."""
 
+    @model_validator(mode="after")
+    def _settings_are_the_methods(self) -> Self:
+        if not isinstance(self, method(self.method).settings):
+            raise ConfigError(f"{self.method} has other settings: in Python, config_of({self.method!r}) is their class")
+        return self
+
+
+class SearchConfig(RunConfig, SearchSettings):
+    """Settings of one search. Precedence: default < preset < recipe < flag."""
+
+    preset: Literal["default", "paper"] = "default"
+    """default: the best search we know. paper: the paper's own."""
+
     @model_validator(mode="before")
     @classmethod
-    def _fill_in(cls, values: object) -> object:
-        """The preset's settings, and the sparsity that an N:M pattern is."""
-        if not isinstance(values, dict):
-            return values
-        values = {**PRESETS.get(str(values.get("preset")), {}), **values}
-        pattern = _n_of_m(values.get("allocation"))
-        if pattern is not None:
-            n, m = pattern
-            implied = str(Decimal(m - n) / m)
-            given = str(values.get("sparsity", implied))
-            odd = next((key for key in ("layer_sparsity", "min_density") if values.get(key)), None)
-            if odd is None and not (re.fullmatch(r"[0-9.]+", given) and parse_sparsity(given) == Decimal(implied)):
-                odd = "sparsity"
-            if odd:
-                flag = odd.replace("_", "-")
-                raise ValueError(f"--allocation {n}:{m} is a sparsity of {implied} everywhere: leave --{flag} out")
-            values["sparsity"] = implied
-        return values
+    def _fill_in(cls, values: Any) -> Any:
+        return {**PRESETS.get(str(values.get("preset")), {}), **values} if isinstance(values, dict) else values
 
-    @property
-    def n_of_m(self) -> tuple[int, int] | None:
-        """(2, 4) of the allocation 2:4; None of the others."""
-        return _n_of_m(self.allocation)
 
-    @field_validator("allocation")
-    @classmethod
-    def _known_allocation(cls, value: str) -> str:
-        if value in ALLOCATIONS or _n_of_m(value):
-            return value
-        raise ValueError(f"choose one of {', '.join(ALLOCATIONS)}, or N:M with M = 2, 4, 8, 16 or 32, as 2:4")
+def config_of(name: str) -> type[RunConfig]:
+    """The settings of a run by the method of that name.
 
-    @field_validator("sparsity", mode="before")
-    @classmethod
-    def _exact_decimal(cls, value: object) -> str:
-        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-            return f"{parse_sparsity(value):f}"
-        return value  # pyright: ignore[reportReturnType]  # pydantic says what is wrong with it
+    Raises:
+        ConfigError: if there is none.
+    """
+    return SearchConfig if name == "search" else _config_class(name, method(name).function)
+
+
+@cache
+def _config_class(name: str, _: Callable[..., Any]) -> type[RunConfig]:
+    """One class for each method that was ever registered: settings of two classes are never equal."""
+    found = method(name)
+    fields: dict[str, Any] = {}
+    known = {**RunConfig.model_fields, **found.settings.model_fields}
+    for key, value in {"method": name, **found.defaults}.items():
+        field = copy.copy(known[key])
+        field.default = value
+        fields[key] = (field.annotation, field)
+    title = "".join(word.capitalize() for word in name.split("_"))
+    made: type[RunConfig] = create_model(  # pyright: ignore[reportAssignmentType]
+        f"{title}Config", __base__=(RunConfig, found.settings), __doc__=found.summary, **fields
+    )
+    return made
+
+
+def config_from(settings: Mapping[str, Any]) -> RunConfig:
+    """A run's settings from a mapping, which may name the method.
+
+    Raises:
+        ConfigError: for an unknown method or setting, or a value outside its bounds.
+    """
+    return config_of(str(settings.get("method", "search")))(**settings)

@@ -13,12 +13,12 @@ from timm_jackpot.lock import locked
 from timm_jackpot.outputs import check_output, write_atomically
 from timm_jackpot.processes import launched_as_main
 from timm_jackpot.recipes import read_yaml
-from timm_jackpot.search.config import SearchConfig
-from timm_jackpot.search.life import CHECKPOINTS
+from timm_jackpot.search.config import RunConfig
 from timm_jackpot.search.run import CARD, PICTURE, published_settings
+from timm_jackpot.training import CHECKPOINTS
 
 
-def finished_summary(config: SearchConfig) -> dict[str, Any] | None:
+def finished_summary(config: RunConfig) -> dict[str, Any] | None:
     """The summary of a run with these settings that `--resume auto` finds finished; None where it is not.
 
     A card that is missing is written.
@@ -54,6 +54,6 @@ def write_missing_card(folder: Path) -> None:
         write_atomically(folder / CARD, render_card(read_artifact(folder), pictures=pictures).encode())
 
 
-def _same_settings(config: SearchConfig, folder: Path) -> bool:
+def _same_settings(config: RunConfig, folder: Path) -> bool:
     recipe = folder / "recipe.yaml"
     return recipe.exists() and read_yaml(recipe.read_text(encoding="utf-8"), str(recipe)) == published_settings(config)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from timm_jackpot.evaluation import Accuracy
-from timm_jackpot.search.config import SearchConfig
+from timm_jackpot.search.config import RunConfig
 from timm_jackpot.search.run import SearchResult, random_base_of
 
 
-def comparison_table(result: SearchResult, config: SearchConfig) -> str:
+def comparison_table(result: SearchResult, config: RunConfig) -> str:
     """Dense, controls and jackpot on the test split; the artifact's size; the two lines that load it."""
     summary, comparison = result.summary, result.comparison
     dense_bytes = 4 * result.jackpot.kept_of_all[1]
@@ -41,7 +41,7 @@ def _cell(accuracy: Accuracy | None) -> str:
     return "    –" if accuracy is None else f"{accuracy.top1:6.2f}"
 
 
-def _base_argument(result: SearchResult, config: SearchConfig) -> str:
+def _base_argument(result: SearchResult, config: RunConfig) -> str:
     if result.jackpot.base.ref.source == "module":
         return ", base=module"
     checkpoint = config.base_checkpoint if config.pretrained else str(random_base_of(Path(result.summary["artifact"])))

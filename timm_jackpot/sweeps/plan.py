@@ -10,21 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.recipes import read_recipe, read_seeds, read_yaml
-from timm_jackpot.search import SearchConfig
+from timm_jackpot.schema import Settings
+from timm_jackpot.search import RunConfig, config_from
 
 _MOST, _LONGEST = 10_000, 150  # searches of a sweep; characters of a cell's name
 
 
-class SweepConfig(BaseModel):
+class SweepConfig(Settings):
     """A recipe of searches over a grid of settings and seeds. A run that is done already is not done again."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
-    )
 
     sweep: str = Field(json_schema_extra={"flags": ["--recipe"]})
     """A recipe that comes with the package, or a YAML file: settings of `search`, and, of its own, grid (setting:
@@ -43,7 +40,7 @@ class Cell:
 
     name: str
     axes: dict[str, Any]
-    searches: dict[int, SearchConfig]  # without an output folder
+    searches: dict[int, RunConfig]  # without an output folder
 
 
 def plan_cells(config: SweepConfig) -> list[Cell]:
@@ -96,11 +93,9 @@ def _cell(axes: dict[str, Any], settings: Mapping[str, Any], seeds: tuple[int, .
         raise ConfigError(f"a sweep sets {clash[0]} itself: leave it out of the recipe and the grid")
     name = "_".join(f"{key}-{_word(value)}" for key, value in axes.items())[:_LONGEST] or "runs"
     try:
-        return Cell(name, axes, {seed: SearchConfig(**settings, seed=seed) for seed in seeds})
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "these settings"
-        raise ConfigError(f"cell {name}: {key}: {first['msg'].removeprefix('Value error, ')}") from error
+        return Cell(name, axes, {seed: config_from({**settings, "seed": seed}) for seed in seeds})
+    except ConfigError as error:
+        raise ConfigError(f"cell {name}: {error}") from error
 
 
 def _parse_axis(text: str) -> tuple[str, list[Any]]:

@@ -11,7 +11,7 @@ from timm_jackpot.artifact import is_artifact
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.processes import launched_as_main
 from timm_jackpot.recipes import read_recipe
-from timm_jackpot.search import SearchConfig, search_jackpot
+from timm_jackpot.search import RunConfig, search_jackpot
 from timm_jackpot.search.finished import write_missing_card
 from timm_jackpot.search.run import published_settings
 from timm_jackpot.sweeps.journal import Journal
@@ -20,7 +20,7 @@ from timm_jackpot.sweeps.journal import Journal
 class PlannedSearch(NamedTuple):
     name: str  # for people
     path: Path  # where its artifact goes
-    search: SearchConfig  # without an output folder
+    search: RunConfig  # without an output folder
 
 
 def run_missing(searches: Sequence[PlannedSearch], journal: Journal, title: str) -> int:
@@ -50,7 +50,7 @@ def run_missing(searches: Sequence[PlannedSearch], journal: Journal, title: str)
     return len(done)
 
 
-def _made_from(search: SearchConfig) -> dict[str, Any]:
+def _made_from(search: RunConfig) -> dict[str, Any]:
     return search.model_dump(mode="json", include={"model", "base_checkpoint", "data_dir"})
 
 

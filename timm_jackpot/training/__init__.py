@@ -8,19 +8,30 @@ from timm_jackpot.training.checkpoint import (
     restore_optimizer,
     restore_random_state,
 )
-from timm_jackpot.training.flags import TrainFlags, make_optimizer, prepare_model, total_steps
+from timm_jackpot.training.flags import OptimFlags, RunFlags, TrainFlags, make_optimizer, prepare_model, total_steps
 from timm_jackpot.training.loop import fit
 from timm_jackpot.training.mixing import Mixer, make_mixer
-from timm_jackpot.training.norm_statistics import average_norm_statistics, reestimate_norm_statistics
-from timm_jackpot.training.objective import Objective, frozen_teacher
+from timm_jackpot.training.norm_statistics import (
+    CALIBRATION_IMAGES,
+    average_norm_statistics,
+    recalibrate,
+    reestimate_norm_statistics,
+)
+from timm_jackpot.training.objective import Objective
 from timm_jackpot.training.record import Record, follow_with_tracker, read_record
+from timm_jackpot.training.run_state import CHECKPOINTS, RunState
 from timm_jackpot.training.schedule import cosine, cubic_ramp
 
 __all__ = [
+    "CALIBRATION_IMAGES",
+    "CHECKPOINTS",
     "Checkpoints",
     "Mixer",
     "Objective",
+    "OptimFlags",
     "Record",
+    "RunFlags",
+    "RunState",
     "State",
     "TrainFlags",
     "average_norm_statistics",
@@ -28,13 +39,13 @@ __all__ = [
     "cubic_ramp",
     "fit",
     "follow_with_tracker",
-    "frozen_teacher",
     "make_mixer",
     "make_optimizer",
     "optimizer_tensors",
     "prepare_model",
     "random_state",
     "read_record",
+    "recalibrate",
     "reestimate_norm_statistics",
     "restore_optimizer",
     "restore_random_state",

@@ -62,7 +62,7 @@ class DenseRun:
             TrainingError: as `fit`.
         """
         folder, config, accelerator = Path(self.config.output), self.config, self.accelerator
-        mix = make_mixer(config, self.data.num_classes, config.batch_size)
+        mix = make_mixer(config, self.data.num_classes, config.batch_size, config.seed)
         follow = follow_with_tracker(accelerator, _settings(config)) if config.report_to else None
         record = Record(_fresh_record(folder) if accelerator.is_main_process else None, follow)
         try:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from timm_jackpot.adapter import zero_fractions
@@ -22,10 +22,6 @@ from timm_jackpot.training.flags import prepare_model, total_steps
 
 class FinetuneConfig(DenseFlags):
     """Settings of one fine-tuning run of the weights that a jackpot keeps."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
-    )
 
     artifact: str
     """An artifact folder, or the name of a Hub repo."""

@@ -1,4 +1,4 @@
-"""The training flags that search and pretrain share; names are timm's."""
+"""The training flags that all training shares; names are timm's."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import nn
 
 from timm_jackpot.errors import ConfigError
+from timm_jackpot.schema import Settings
 
 
-class TrainFlags(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
-    )
+class OptimFlags(Settings):
+    """How parameters are trained."""
 
     opt: Literal["sgd", "adam"] = "sgd"
     """Optimizer: SGD with momentum, or Adam."""
@@ -25,18 +24,23 @@ class TrainFlags(BaseModel):
     """Momentum of SGD, β₁ of Adam."""
     weight_decay: float = Field(default=5e-4, ge=0, le=1e3)
     """L2 penalty on what is trained."""
-    steps: int | None = Field(default=None, ge=0, le=10**9)
-    """Optimizer steps; not together with epochs."""
-    epochs: float | None = Field(default=None, gt=0, le=1e6)
-    """Passes over the training split; not together with steps."""
-    grad_accum_steps: int = Field(default=1, ge=1, le=10**6)
-    """Batches whose gradients are averaged for one optimizer step."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target that is spread over all classes."""
     mixup: float = Field(default=0.0, ge=0, le=100)
     """Alpha of Mixup (timm's); 0 is none."""
     cutmix: float = Field(default=0.0, ge=0, le=100)
     """Alpha of CutMix (timm's); 0 is none."""
+
+
+class RunFlags(Settings):
+    """How long a run is, and how it is carried out."""
+
+    steps: int | None = Field(default=None, ge=0, le=10**9)
+    """Optimizer steps; not together with epochs."""
+    epochs: float | None = Field(default=None, gt=0, le=1e6)
+    """Passes over the training split; not together with steps."""
+    grad_accum_steps: int = Field(default=1, ge=1, le=10**6)
+    """Batches whose gradients are averaged for one optimizer step."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of everything that is random."""
     report_to: str | None = None
@@ -51,7 +55,11 @@ class TrainFlags(BaseModel):
     """Keep images and weights in channels_last memory format (faster on recent GPUs)."""
 
 
-def total_steps(flags: TrainFlags, steps_per_epoch: int, *, default_epochs: float) -> int:
+class TrainFlags(OptimFlags, RunFlags):
+    """Both."""
+
+
+def total_steps(flags: RunFlags, steps_per_epoch: int, *, default_epochs: float) -> int:
     """Optimizer steps of a run.
 
     Raises:
@@ -68,7 +76,7 @@ def total_steps(flags: TrainFlags, steps_per_epoch: int, *, default_epochs: floa
     return max(1, round((flags.epochs or default_epochs) * (steps_per_epoch // flags.grad_accum_steps)))
 
 
-def prepare_model(flags: TrainFlags, model: nn.Module) -> None:
+def prepare_model(flags: RunFlags, model: nn.Module) -> None:
     """Bring `model`, in place, to the memory format and checkpointing of activations that the flags ask for.
 
     Raises:
@@ -85,7 +93,7 @@ def prepare_model(flags: TrainFlags, model: nn.Module) -> None:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
-def make_optimizer(flags: TrainFlags, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+def make_optimizer(flags: OptimFlags, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """The optimizer that the flags name."""
     if flags.opt == "adam":
         return torch.optim.Adam(parameters, flags.lr, betas=(flags.momentum, 0.999), weight_decay=flags.weight_decay)

@@ -9,12 +9,12 @@ from timm.data.mixup import Mixup
 
 from timm_jackpot.data import Batch
 from timm_jackpot.errors import ConfigError
-from timm_jackpot.training.flags import TrainFlags
+from timm_jackpot.training.flags import OptimFlags
 
 Mixer = Callable[[int, Batch], Batch]
 
 
-def make_mixer(flags: TrainFlags, num_classes: int, batch_size: int) -> Mixer | None:
+def make_mixer(flags: OptimFlags, num_classes: int, batch_size: int, seed: int) -> Mixer | None:
     """(batch number, batch) → the batch mixed with itself, its labels probabilities [b, classes]; None without both.
 
     Raises:
@@ -29,7 +29,7 @@ def make_mixer(flags: TrainFlags, num_classes: int, batch_size: int) -> Mixer | 
 
     def mix(number: int, batch: Batch) -> Batch:
         state = np.random.get_state()
-        np.random.seed((flags.seed * 1_000_003 + number) % 2**32)
+        np.random.seed((seed * 1_000_003 + number) % 2**32)
         try:
             return Batch(*timm_mixup(batch.images, batch.labels))
         finally:

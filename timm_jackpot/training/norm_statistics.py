@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 import torch
@@ -10,6 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from timm_jackpot.base import norm_layers
+from timm_jackpot.data import Data
+from timm_jackpot.processes import shard_of
+
+CALIBRATION_IMAGES, _CALIBRATION_SEED = 10_000, 2021
 
 
 @torch.no_grad()
@@ -47,3 +52,11 @@ def reestimate_norm_statistics(model: nn.Module, batches: Iterable[Tensor], acce
     for module, training in modes:
         module.training = training
     average_norm_statistics(model, accelerator)
+
+
+def recalibrate(model: nn.Module, data: Data, batch_size: int, accelerator: Accelerator, *, images: int) -> None:
+    """Re-estimate norm statistics on up to `images` training images, in the order of a training epoch of its own."""
+    shard = shard_of(accelerator)
+    count = max(1, images // (batch_size * shard.count))
+    batches = data.train.train_batches(seed=_CALIBRATION_SEED, epoch=0, batch_size=batch_size, shard=shard)
+    reestimate_norm_statistics(model, (batch.images for batch in itertools.islice(batches, count)), accelerator)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -34,14 +33,3 @@ class Objective:
             log_target=True,
         )
         return (1 - self.distill_weight) * loss + self.distill_weight * self.temperature**2 * divergence
-
-
-def frozen_teacher(model: nn.Module) -> nn.Module:
-    """The model as it is now, in eval mode: frozen parameters are shared, everything that may move is copied.
-
-    Sharing is by object, so it costs no memory and follows the model to another device; buffers are the
-    teacher's own, because the model's norm statistics move under training.
-    """
-    shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
-    teacher = copy.deepcopy(model, memo=dict(shared))  # pyright: ignore[reportArgumentType]
-    return teacher.requires_grad_(False).eval()

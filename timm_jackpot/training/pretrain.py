@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from timm.models import is_model
 from torch import nn
 
@@ -20,10 +20,6 @@ from timm_jackpot.training.flags import prepare_model, total_steps
 
 class PretrainConfig(DenseFlags):
     """Settings of one dense training run from random weights."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
-    )
 
     model: str = "cifar_resnet20"
     """A timm architecture, without tag."""

@@ -15,9 +15,8 @@ from timm_jackpot.errors import BaseError, DataError
 from timm_jackpot.evaluation import Accuracy, evaluate_accuracy
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.processes import say
-from timm_jackpot.search import SearchConfig
-from timm_jackpot.search.compare import calibrate
-from timm_jackpot.training import Objective, Record, TrainFlags, cosine, fit, make_optimizer
+from timm_jackpot.search import RunConfig
+from timm_jackpot.training import Objective, OptimFlags, Record, cosine, fit, make_optimizer, recalibrate
 from timm_jackpot.transfer.plan import HeadRule
 
 _STATISTICS_IMAGES = 2_560  # for norm statistics; twenty batches of 128 tell means and variances well enough
@@ -33,7 +32,7 @@ class Target:
     batch_size: int
 
 
-def open_target(name: str, search: SearchConfig, accelerator: Accelerator) -> Target:
+def open_target(name: str, search: RunConfig, accelerator: Accelerator) -> Target:
     """Load the base and the images of a target.
 
     Raises:
@@ -70,12 +69,12 @@ def judge_mask(target: Target, masks: MaskSet, head: HeadRule, seed: int, accele
     torch.manual_seed(seed)  # the same first head under every mask
     model.reset_classifier(target.data.num_classes)  # pyright: ignore[reportCallIssue]
     model.to(accelerator.device)
-    calibrate(model, target.data, target.batch_size, accelerator, images=_STATISTICS_IMAGES)
+    recalibrate(model, target.data, target.batch_size, accelerator, images=_STATISTICS_IMAGES)
     trained = list(classifier_parameters(model).values())
     fit(
         accelerator=accelerator,
         model=model,
-        optimizer=make_optimizer(TrainFlags(lr=head.lr), trained),
+        optimizer=make_optimizer(OptimFlags(lr=head.lr), trained),
         objective=Objective(),
         train=target.data.train,
         batch_size=target.batch_size,

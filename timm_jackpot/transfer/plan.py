@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from timm_jackpot.base import BaseFlags
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.recipes import read_recipe, read_seeds, read_yaml
-from timm_jackpot.search import SearchConfig
+from timm_jackpot.schema import Settings
+from timm_jackpot.search import RunConfig, config_from
 
 CONTROLS = ("dense", "random", "magnitude")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,39}")  # also a folder's
@@ -21,15 +22,11 @@ _SET_HERE = {"seed", "output", "overwrite", "resume"}
 _OF_THE_BASE = {*BaseFlags.model_fields, "pretrained"} - {"num_classes", "img_size"}
 
 
-class TransferConfig(BaseModel):
+class TransferConfig(Settings):
     """Masks found on source sets, judged on target sets beside dense, random and magnitude masks of the same base.
 
     What is done already is not done again.
     """
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
-    )
 
     transfer: str = Field(json_schema_extra={"flags": ["--recipe"]})
     """A recipe that comes with the package, or a YAML file: settings of `search` for all masks, and, of its own,
@@ -47,10 +44,8 @@ class TransferConfig(BaseModel):
     """Folder for the masks, the record of the cells, matrix.csv, matrix.md and matrix.png."""
 
 
-class HeadRule(BaseModel):
+class HeadRule(Settings):
     """How the new head of every judged network is trained: by `search`'s SGD, with cosine to zero."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     steps: int = Field(default=100, ge=1, le=10**9)
     lr: float = Field(default=0.1, ge=1e-12, le=1e6)
@@ -60,8 +55,8 @@ class HeadRule(BaseModel):
 class TransferPlan:
     """Searches by name and seed, without output folders; of a target, those that would be its own."""
 
-    sources: dict[str, dict[int, SearchConfig]]
-    targets: dict[str, dict[int, SearchConfig]]
+    sources: dict[str, dict[int, RunConfig]]
+    targets: dict[str, dict[int, RunConfig]]
     head: HeadRule
     seeds: tuple[int, ...]
 
@@ -100,11 +95,11 @@ def plan_transfer(config: TransferConfig) -> TransferPlan:
     def folder(name: str) -> dict[str, str]:
         return {"data_dir": folders[name]} if name in folders else {}
 
-    def searches(what: str, *layers: Mapping[str, Any]) -> dict[int, SearchConfig]:
+    def searches(what: str, *layers: Mapping[str, Any]) -> dict[int, RunConfig]:
         settings = _merged(recipe, *layers)
         return {seed: _search(what, {**settings, "seed": seed}) for seed in seeds}
 
-    found: dict[str, dict[int, SearchConfig]] = {}
+    found: dict[str, dict[int, RunConfig]] = {}
     for name, settings in sources.items():
         own = dict(settings)
         target = str(own.pop("data", ""))
@@ -131,13 +126,11 @@ def _merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _search(what: str, settings: dict[str, Any]) -> SearchConfig:
+def _search(what: str, settings: dict[str, Any]) -> RunConfig:
     try:
-        search = SearchConfig(**settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "these settings"
-        raise ConfigError(f"{what}: {key}: {first['msg'].removeprefix('Value error, ')}") from error
+        search = config_from(settings)
+    except ConfigError as error:
+        raise ConfigError(f"{what}: {error}") from error
     if search.mask_classifier:
         raise ConfigError(f"{what}: mask_classifier: every target gets a new head, which no mask can cover")
     if not search.pretrained:
@@ -174,9 +167,8 @@ def _refuse(keys: set[str], what: str, reason: str) -> None:
 def _head_rule(given: Mapping[str, Any]) -> HeadRule:
     try:
         return HeadRule(**{key.removeprefix("head_"): value for key, value in given.items()})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"head_{first['loc'][0]}: {first['msg']}") from error
+    except ConfigError as error:
+        raise ConfigError(f"the new heads, head_steps and head_lr: {error}") from error
 
 
 def _pair(text: str, flag: str) -> tuple[str, Any]:

@@ -1,4 +1,4 @@
-"""The tensors of a search on its way, and back."""
+"""The tensors of an unfinished search, and back."""
 
 from __future__ import annotations
 

@@ -1,27 +1,29 @@
-"""A run between its start and its end: checkpoints, signals, and going on where an earlier life of it stopped."""
+"""A run between its start and its end: checkpoints, signals, and going on where it was stopped before."""
 
 from __future__ import annotations
 
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from torch import Tensor
 
 from timm_jackpot.artifact import artifact_digest
 from timm_jackpot.errors import ConfigError, RunInterrupted
 from timm_jackpot.interruption import Interruption
 from timm_jackpot.processes import say
-from timm_jackpot.search.state import SearchState
-from timm_jackpot.training import Checkpoints, Record, State, follow_with_tracker
+from timm_jackpot.training.checkpoint import Checkpoints, State
+from timm_jackpot.training.record import Record, follow_with_tracker
 
 CHECKPOINTS = "checkpoints"
 
 
-class Life:
-    """Keeps the state of one search every so many steps, and when it is told to stop.
+class RunState:
+    """Keeps the state of one run every so many steps, and when it is told to stop.
 
     Args:
         output: folder of the run; checkpoints lie in it until the artifact takes their place.
@@ -62,7 +64,7 @@ class Life:
 
     @property
     def seconds(self) -> float:
-        """Wall time of this life and the earlier ones."""
+        """Wall time of the run, stops not counted."""
         return time.monotonic() - self._started + (self.resumed.about["seconds"] if self.resumed else 0.0)
 
     def identify(self, identity: dict[str, Any]) -> None:
@@ -76,7 +78,7 @@ class Life:
             self._refuse_other("worked on", self.resumed.about["identity"], identity)
 
     def keep_record(self, path: Path | None, tracker: dict[str, Any] | None) -> Record:
-        """The run's record in `path`, beginning with what earlier lives wrote up to the checkpoint.
+        """The run's record in `path`, beginning with what was written up to the checkpoint.
 
         Args:
             tracker: settings to begin the accelerator's tracker with, where there is one.
@@ -87,7 +89,7 @@ class Life:
             self.record.write(**event)
         return self.record
 
-    def after_step(self, step: int, steps: int, state: SearchState) -> None:
+    def after_step(self, step: int, steps: int, tensors: Callable[[], dict[str, Tensor]]) -> None:
         """Called with the number of steps done; `steps` are all there are, and the state after the last is always kept:
         what comes then (evaluation, the artifact) can fail, and costs no step again.
 
@@ -105,7 +107,7 @@ class Life:
             "events": self.record.events,
             "replaces": self._replaces,
         }
-        self._checkpoints.save(State(step, state.tensors(), about))
+        self._checkpoints.save(State(step, tensors(), about))
         if number:
             raise self._stopped(f"after step {step} of {steps}", number)
 

@@ -1,0 +1,89 @@
+"""The networks of an audit: the jackpot, the dense base, every control, and what else is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from timm_jackpot.artifact import Artifact
+from timm_jackpot.audit.judge import Row
+from timm_jackpot.masks import MaskSet
+from timm_jackpot.methods import (
+    Budget,
+    Moved,
+    OneShotSettings,
+    Outcome,
+    Role,
+    SearchSettings,
+    StatisticsSettings,
+    Task,
+    checked,
+    method,
+    without_training,
+)
+from timm_jackpot.search import RunConfig
+
+
+def rows_of(
+    artifact: Artifact, task: Task, budget: Budget, search: RunConfig, seeds: Sequence[int], beside: Sequence[str]
+) -> list[Row]:
+    """All rows, in the order in which they are judged.
+
+    Args:
+        task: with the jackpot's masks, and nothing else masked.
+        budget, search: those of the jackpot's own search.
+        beside: further methods, with their default settings.
+    """
+    masks = task.masks_to_control()
+    as_they_are = StatisticsSettings(recalibrated=False)  # the judge re-estimates those of all
+    labels = search if isinstance(search, SearchSettings) else None
+
+    def at(seed: int) -> Budget:
+        return replace(budget, seed=seed)
+
+    def magnitude() -> Outcome:
+        return method("magnitude").run(task, budget, OneShotSettings(recalibrated=False))
+
+    def random(seed: int) -> Outcome:
+        same_counts = replace(at(seed), kept=masks.kept_per_layer())
+        outcome = method("random").run(task, same_counts, OneShotSettings(recalibrated=False))
+        assert outcome.masks is not None
+        checked("random", outcome.masks, masks)
+        return outcome
+
+    def dense() -> Outcome:
+        return without_training(task, None, recalibrated=False)
+
+    def control(name: str, seed: int) -> Outcome:
+        return method(name).run(task, at(seed), as_they_are)
+
+    rows = [
+        Row("dense", dense, recalibrated=False),
+        Row("dense_recalibrated", dense),
+        Row("jackpot", partial(_as_published, artifact, masks), recalibrated=False),
+        Row("jackpot_recalibrated", partial(_as_published, artifact, masks)),
+        Row("magnitude", magnitude, recalibrated=False),
+        Row("magnitude_recalibrated", magnitude),
+        Row("smallest", partial(control, "smallest", budget.seed)),
+    ]
+    for seed in seeds:
+        rows += [
+            Row("permuted_within", partial(control, "permuted_within", seed), seed=seed),
+            Row("permuted_across", partial(control, "permuted_across", seed), seed=seed),
+            Row("random", partial(random, seed), seed=seed),
+            Row("reinitialised", partial(control, "reinitialised", seed), seed=seed),
+        ]
+    for seed in seeds:
+        rows += [
+            Row("second_search", partial(method(search.method).run, task, at(seed), search), seed=seed),
+            Row("shuffled_labels", partial(method("shuffled_labels").run, task, at(seed), labels), seed=seed),
+            *(Row(name, partial(method(name).run, task, at(seed)), seed=seed) for name in beside),
+        ]
+    return rows
+
+
+def _as_published(artifact: Artifact, masks: MaskSet) -> Outcome:
+    roles: dict[str, Role] = {extra.name: extra.role for extra in artifact.config.extras}
+    moved = {name: Moved(roles[name], tensor) for name, tensor in artifact.extras.items()}
+    return Outcome(masks, moved, 0, 0.0)

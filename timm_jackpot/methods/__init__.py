@@ -1,0 +1,39 @@
+"""Methods: anything that, given a task and a budget, returns a (sparse) network. One registry, one file each.
+
+@register("rigl", family="sparse training", paper="arXiv:1911.11134")
+def rigl(task: Task, budget: Budget, settings: RigLSettings) -> Outcome: ...
+"""
+
+from timm_jackpot.methods import controls, dense, mask_search, one_shot  # registered by being imported
+from timm_jackpot.methods.budget import Budget, BudgetFlags
+from timm_jackpot.methods.controls import checked
+from timm_jackpot.methods.one_shot import OneShotSettings, StatisticsSettings
+from timm_jackpot.methods.registry import Method, all_methods, method, method_names, register, unregister
+from timm_jackpot.methods.search_settings import PAPER, SearchSettings
+from timm_jackpot.methods.task import Moved, Outcome, Role, Task, build_network, without_training
+
+__all__ = [
+    "PAPER",
+    "Budget",
+    "BudgetFlags",
+    "Method",
+    "Moved",
+    "OneShotSettings",
+    "Outcome",
+    "Role",
+    "SearchSettings",
+    "StatisticsSettings",
+    "Task",
+    "all_methods",
+    "build_network",
+    "checked",
+    "controls",
+    "dense",
+    "mask_search",
+    "method",
+    "method_names",
+    "one_shot",
+    "register",
+    "unregister",
+    "without_training",
+]

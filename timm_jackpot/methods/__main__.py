@@ -1,0 +1,43 @@
+"""`python -m timm_jackpot.methods`: every method, with its family, its paper and what it can be set to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm_jackpot.cli import parse, run_verb
+from timm_jackpot.methods import all_methods
+from timm_jackpot.schema import Settings
+
+
+class MethodsConfig(Settings):
+    """List all methods: what search, compare, sweep, transfer and audit can be told to run."""
+
+
+def main() -> dict[str, Any]:
+    parse(MethodsConfig)
+    methods = all_methods()
+    width = max(len(method.name) for method in methods)
+    for family in dict.fromkeys(method.family for method in methods):
+        print(f"{family}:")
+        for method in methods:
+            if method.family == family:
+                print(f"  {method.name:<{width}}  {method.summary}{f' ({method.paper})' if method.paper else ''}")
+    return {
+        "methods": [
+            {
+                "name": method.name,
+                "family": method.family,
+                "paper": method.paper,
+                "summary": method.summary,
+                "settings": {
+                    name: method.defaults.get(name, field.default)
+                    for name, field in method.settings.model_fields.items()
+                },
+            }
+            for method in methods
+        ]
+    }
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,93 @@
+"""Mask searches: scores are trained, weights stay. Ours, the paper's, and the same in random weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from timm_jackpot.base import classifier_parameters, copy_tensors, norm_affine, norm_statistics, working_copy
+from timm_jackpot.base import random_weights as random_weights_of
+from timm_jackpot.errors import BaseError
+from timm_jackpot.methods.budget import Budget
+from timm_jackpot.methods.find import find_masks
+from timm_jackpot.methods.registry import register
+from timm_jackpot.methods.search_settings import PAPER, SearchSettings
+from timm_jackpot.methods.start import start_from, starved_notice
+from timm_jackpot.methods.task import Moved, Outcome, Role, Stopwatch, Task
+from timm_jackpot.processes import say
+
+
+@register("search", family="mask search", paper="after arXiv:2104.08700")
+def search(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
+    """Train a score for each maskable weight; the mask keeps the largest. The best search we know."""
+    return _search(task, budget, settings, distill=bool(settings.distill_weight) and task.can_teach)
+
+
+@register("paper", family="mask search", paper="arXiv:2104.08700", defaults=PAPER)
+def paper(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
+    """Lottery Jackpots' own search: two-level start, one global threshold, cross-entropy alone."""
+    return search(task, budget, settings)
+
+
+@register("random_weights", family="mask search", paper="arXiv:1911.13299")
+def random_weights(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
+    """The search in random weights of the base's architecture: what pre-training is worth."""
+    fresh = random_weights_of(task.base)
+    model = working_copy(task.base.model, own=fresh.keys())
+    model.load_state_dict(fresh, strict=False)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    weights = {name: parameters[name] for name in task.maskable.weights}
+    drawn = replace(
+        task,
+        base=replace(task.base, model=model),
+        maskable=replace(task.maskable, weights=weights),
+        pretrained=False,
+    )
+    outcome = search(drawn, budget, settings)
+    drawn_weights = {name: Moved("weights", tensor.detach().cpu()) for name, tensor in fresh.items()}
+    return replace(outcome, moved={**drawn_weights, **outcome.moved})
+
+
+def _search(task: Task, budget: Budget, settings: SearchSettings, *, distill: bool) -> Outcome:
+    watch = Stopwatch()
+    start = start_from(settings.criterion, task, budget, batches=settings.criterion_batches)
+    if budget.allocation == "global":
+        say(starved_notice(start), task.accelerator)
+    roles = trained_beside(task, settings)
+    model = working_copy(task.base.model, own=roles.keys())
+    trained = [parameter for name, parameter in model.named_parameters() if name in roles]
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    masks = find_masks(
+        model,
+        start,
+        task,
+        settings,
+        steps=budget.steps,
+        seed=budget.seed,
+        trained=trained,
+        teacher=working_copy(task.base.model).requires_grad_(False).eval() if distill else None,
+    )
+    statistics = [] if settings.freeze_norm_statistics else norm_statistics(model)
+    roles = {name: roles.get(name, "norm_statistics") for name in (*statistics, *roles)}
+    moved = {name: Moved(roles[name], tensor) for name, tensor in copy_tensors(model, roles).items()}
+    return Outcome(masks, moved, budget.steps, watch.seconds, start.masks)
+
+
+def trained_beside(task: Task, settings: SearchSettings) -> dict[str, Role]:
+    """The parameters that move beside the scores, and their roles.
+
+    Raises:
+        BaseError: if there is nothing to train where that was asked for.
+    """
+    name, classifier = task.base.ref.name, classifier_parameters(task.base.model)
+    trained: dict[str, Role] = {}
+    if task.base.new_head or settings.train_head:
+        trained |= dict.fromkeys((layer for layer in classifier if layer not in task.maskable.weights), "head")
+        if not trained:
+            raise BaseError(f"{name} has no classifier to train: leave --train-head out")
+    if settings.train_norm:
+        affine = [layer for layer in norm_affine(task.base.model) if layer not in trained]
+        if not affine:
+            raise BaseError(f"{name} has no scales and shifts of norms to train: leave --train-norm out")
+        trained |= dict.fromkeys(affine, "norm_affine")
+    return trained

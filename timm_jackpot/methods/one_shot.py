@@ -1,0 +1,39 @@
+"""One-shot pruning: a criterion chooses, norm statistics are re-estimated, nothing is trained."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from timm_jackpot.criteria import criterion, criterion_names
+from timm_jackpot.methods.budget import Budget
+from timm_jackpot.methods.registry import register
+from timm_jackpot.methods.start import start_from
+from timm_jackpot.methods.task import Outcome, Task, without_training
+from timm_jackpot.schema import Settings
+
+
+class StatisticsSettings(Settings):
+    """Settings of what is not trained."""
+
+    recalibrated: bool = True
+    """Re-estimate the running statistics of batch norm under the mask, on 10,000 training images."""
+
+
+class OneShotSettings(StatisticsSettings):
+    """Settings of one-shot pruning."""
+
+    criterion_batches: int = Field(default=1, ge=1, le=10**6)
+    """Batches of 256 images that snip, grasp and obd average over."""
+
+
+def _register_one_shot(name: str) -> None:
+    def one_shot(task: Task, budget: Budget, settings: OneShotSettings) -> Outcome:
+        masks = start_from(name, task, budget, batches=settings.criterion_batches).masks
+        return without_training(task, masks, recalibrated=settings.recalibrated, start=masks)
+
+    one_shot.__doc__ = f"""Keep the weights that {name} scores highest; nothing is trained."""
+    register(name, family="one-shot", paper=criterion(name).paper)(one_shot)
+
+
+for _name in criterion_names():
+    _register_one_shot(_name)

@@ -1,0 +1,95 @@
+"""Methods by name. A new one is one decorated function: search, compare, sweep, transfer and audit know it then."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
+
+from accelerate.utils import set_seed
+
+from timm_jackpot.errors import ConfigError
+from timm_jackpot.methods.budget import Budget
+from timm_jackpot.methods.task import Outcome, Task
+from timm_jackpot.schema import Settings
+
+Family = Literal["reference", "one-shot", "mask search", "ticket", "sparse training", "control"]
+F = TypeVar("F", bound=Callable[..., Outcome])
+_registered: dict[str, Method] = {}
+
+
+@dataclass(frozen=True)
+class Method:
+    """Anything that, given a task and a budget, returns a network."""
+
+    name: str
+    family: Family
+    paper: str
+    function: Callable[[Task, Budget, Any], Outcome]
+    settings: type[Settings]
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # of a run, where they differ from a run's usual ones
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of its docstring."""
+        return (self.function.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
+
+    def run(self, task: Task, budget: Budget, settings: Settings | None = None) -> Outcome:
+        """Apply the method; the same seed gives the same outcome, whatever ran before.
+
+        Args:
+            settings: the method's own, or a run's settings that include them. Default: its defaults.
+
+        Raises:
+            JackpotError: whatever the method raises.
+        """
+        if settings is None:
+            own = {key: value for key, value in self.defaults.items() if key in self.settings.model_fields}
+            settings = self.settings(**own)
+        assert isinstance(settings, self.settings), (self.name, type(settings))
+        set_seed(budget.seed)
+        return self.function(task, budget, settings)
+
+
+def register(
+    name: str, *, family: Family, paper: str = "", defaults: Mapping[str, Any] | None = None
+) -> Callable[[F], F]:
+    """Register `function(task, budget, settings) -> Outcome`; the annotation of `settings` says what it can be set to.
+
+    Args:
+        paper: where it comes from, as arXiv:1911.11134.
+        defaults: settings of a run that this method wants otherwise, as allocation.
+    """
+    assert family in get_args(Family), family
+    assert name not in _registered, f"there is a method {name} already"
+
+    def add(function: F) -> F:
+        settings = get_type_hints(function)["settings"]
+        _registered[name] = Method(name, family, paper, function, settings, dict(defaults or {}))
+        return function
+
+    return add
+
+
+def unregister(name: str) -> None:
+    """Take a method out again, as a test does."""
+    del _registered[name]
+
+
+def method(name: str) -> Method:
+    """Raises: ConfigError: if none has that name."""
+    if name not in _registered:
+        near = difflib.get_close_matches(name, _registered, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_registered)}"
+        raise ConfigError(f"there is no method {name[:100]!r}: {hint}")
+    return _registered[name]
+
+
+def all_methods() -> list[Method]:
+    """In the order of registration."""
+    return list(_registered.values())
+
+
+def method_names() -> list[str]:
+    return list(_registered)

@@ -1,0 +1,112 @@
+"""What users set and what files hold, each with one strict base; and a fault of either as one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
+
+from timm_jackpot.errors import ConfigError
+
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Settings from flags, recipes and Python: unknown names refused, never changed, their docstrings the help.
+
+    Raises:
+        ConfigError: for an unknown setting or a value outside its bounds.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+    if not TYPE_CHECKING:  # type checkers see the fields
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise ConfigError(_sentence_of(error, type(self))) from error
+
+
+class Document(BaseModel):
+    """Part of a file that may be a stranger's: every key known, every type exact."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Annotates a setting whose choices a registry knows: checked when it is set, listed in the help."""
+
+    choices: Callable[[], Iterable[str]]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, value: str) -> str:
+        known = list(self.choices())
+        if value not in known:
+            near = difflib.get_close_matches(value, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(known)}"
+            raise ValueError(f"there is none of that name: {hint}")
+        return value
+
+
+def choices_of(field: FieldInfo) -> list[str]:
+    """What a registry offers for a field, or for each of its elements; empty where anything goes."""
+    marks = [*field.metadata, *(mark for part in get_args(field.annotation) for mark in get_args(part)[1:])]
+    return [choice for mark in marks if isinstance(mark, OneOf) for choice in mark.choices()]
+
+
+def flag_of(name: str, field: FieldInfo) -> str:
+    """A setting's long flag: its own name, unless the schema gives it another."""
+    return next((flag for flag in aliases_of(field) if flag.startswith("--")), f"--{name.replace('_', '-')}")
+
+
+def aliases_of(field: FieldInfo) -> list[str]:
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    return [str(flag) for flag in extra.get("flags", [])]  # pyright: ignore
+
+
+def kind_of(annotation: Any) -> Any:
+    """A field's type, None aside."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+        return kinds[0] if len(kinds) == 1 else annotation
+    return annotation
+
+
+def plain_settings(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Settings as a YAML file has them, by the names that Python gives them."""
+    return {str(key).replace("-", "_"): value for key, value in values.items()}
+
+
+def fault_of(error: ValidationError) -> str:
+    """Where a document is at fault, and how; safe to print, whoever wrote the document."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = repr(".".join(map(str, first["loc"])))[1:-1][:100]
+    return f"at {where or 'its top'}: {first['msg']}"
+
+
+def _sentence_of(error: ValidationError, schema: type[BaseModel]) -> str:
+    first = error.errors()[0]
+    reason = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:  # about several settings, which the reason names
+        return reason
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, schema.model_fields, n=1)
+        return f"there is no setting {name[:100]} here" + (f": did you mean {near[0]}?" if near else "")
+    flag = flag_of(name, schema.model_fields[name]) if name in schema.model_fields else name
+    if first["type"] == "missing":
+        return f"{flag} is required"
+    return f"{flag} {str(first['input'])[:100]}: {reason[:1].lower()}{reason[1:]}"

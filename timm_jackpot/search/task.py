@@ -1,0 +1,152 @@
+"""From settings to a task: base, data, and which weights may be masked."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from timm.models import split_model_name_tag
+
+from timm_jackpot.base import Base, Maskable, maskable_weights, parse_model_kwargs, save_random_weights
+from timm_jackpot.data import ImageSource, default_data_notice, open_data, steps_per_epoch
+from timm_jackpot.errors import BaseError, ConfigError
+from timm_jackpot.methods import Task
+from timm_jackpot.methods.budget import n_of_m
+from timm_jackpot.processes import Shard, say, shard_of
+from timm_jackpot.search.config import RunConfig
+from timm_jackpot.training import RunFlags, prepare_model, total_steps
+
+_DEFAULT_EPOCHS = 30
+_LEAST_SHARE = 0.01  # of the parameters: below, a mask says nothing about the network
+
+
+def open_task(config: RunConfig, base: Base | None, accelerator: Accelerator) -> tuple[Task, bytes | None]:
+    """Load base and data; with --no-pretrained, also the random weights as a file.
+
+    Args:
+        base: one that was handed over, in the place of the one that `config` names.
+
+    Raises:
+        JackpotError: for anything wrong with model, data or settings.
+    """
+    with accelerator.main_process_first():
+        random_weights = None
+        if base is None and config.pretrained:
+            base = config.load()
+        elif base is None:
+            base, random_weights = _load_random_base(config)
+        if config.mask_classifier and base.new_head:
+            raise ConfigError(
+                "--mask-classifier and a new head exclude each other: a mask covers pre-trained weights only"
+            )
+        say(default_data_notice(config, base.model, steps=lambda n: steps_of(config, n, accelerator)), accelerator)
+        data = open_data(config, base.model, device=accelerator.device, img_size=config.img_size)
+    maskable = find_maskable(config, base, data.config["input_size"])
+    say(_coverage_notice(base, maskable), accelerator)
+    if base.ref.source == "module" and not base.new_head:  # of others it is known where their head is from
+        say(_idle_head_notice(base, data.train, config.batch_size), accelerator)
+    prepare_model(config, base.model.requires_grad_(False).to(accelerator.device).eval())
+    run = RunFlags(**{name: getattr(config, name) for name in RunFlags.model_fields})
+    task = Task(base, maskable, data, config.batch_size, accelerator, run=run, pretrained=config.pretrained)
+    return task, random_weights
+
+
+def steps_of(config: RunConfig, images: int, accelerator: Accelerator) -> int:
+    """Optimizer steps of a run on a training split of so many images."""
+    per_epoch = steps_per_epoch(images, config.batch_size, shard_of(accelerator))
+    return total_steps(config, per_epoch, default_epochs=_DEFAULT_EPOCHS)
+
+
+def find_maskable(config: RunConfig, base: Base, input_size: Sequence[int]) -> Maskable:
+    """The weights that masks cover.
+
+    Raises:
+        BaseError: if there is nothing to mask.
+        ConfigError: if `config.strict`, for layers that an N:M pattern does not fit.
+    """
+    maskable = maskable_weights(
+        base.model,
+        mask_classifier=config.mask_classifier,
+        include=config.include,
+        exclude=config.exclude,
+        images=torch.zeros(2, *input_size),
+    )
+    maskable = maskable.leave_dense(_unfit(maskable, config))
+    share = _share(base, maskable)
+    if not maskable.weights or (share < _LEAST_SHARE and not config.include):
+        what = f"masks would cover {100 * share:.2f} % of its parameters" if maskable.weights else "nothing to mask"
+        raise BaseError(f"{base.ref.name} cannot be masked: {what}; {_why_dense(maskable) or 'it has no weights'}")
+    return maskable
+
+
+def _unfit(maskable: Maskable, config: RunConfig) -> dict[str, str]:
+    """Layers whose dim 1 is no multiple of M, with that as the reason to leave them dense."""
+    pattern = n_of_m(config.allocation)
+    if pattern is None:
+        return {}
+    n, m = pattern
+    shapes = {name: shape for name, shape in maskable.shapes.items() if shape[1] % m}
+    if shapes and config.strict:
+        name = next(iter(shapes))
+        raise ConfigError(
+            f"--allocation {n}:{m} does not fit {name} of shape {shapes[name]}: its dim 1 is no multiple of {m} "
+            "(without --strict it is left dense)"
+        )
+    return {name: f"its {shape[1]} input channels are no multiple of {m}" for name, shape in shapes.items()}
+
+
+def _load_random_base(config: RunConfig) -> tuple[Base, bytes]:
+    """The random counterpart of the base that the settings name, and its weights as a file."""
+    if config.base_checkpoint is not None:
+        raise ConfigError("--no-pretrained and --base-checkpoint exclude each other")
+    architecture, _ = split_model_name_tag(config.model)
+    changes = {"num_classes": config.num_classes, "in_chans": config.in_chans, "img_size": config.img_size}
+    with tempfile.TemporaryDirectory() as scratch:
+        weights = Path(scratch) / "random.safetensors"
+        save_random_weights(architecture, weights, parse_model_kwargs(config.model_kwargs), **changes)
+        base = config.model_copy(update={"base_checkpoint": str(weights), "model": architecture}).load()
+        return base, weights.read_bytes()
+
+
+@torch.no_grad()
+def _idle_head_notice(base: Base, train: ImageSource, batch_size: int) -> str | None:
+    """A word where a module answers training images no better than their commonest class would.
+
+    Its head may be new, though nobody said so: it would be distilled from, and stay as it is.
+    """
+    batch = next(train.train_batches(seed=0, epoch=0, batch_size=min(batch_size, len(train)), shard=Shard()))
+    device = next(base.model.parameters()).device
+    answers = base.model.eval()(batch.images.to(device)).argmax(1).to(batch.labels.device)
+    n, hits = len(batch.labels), int((answers == batch.labels).sum())
+    commonest = int(batch.labels.bincount().max())
+    if hits > commonest + 2 * (commonest * (1 - commonest / n)) ** 0.5:  # two standard deviations of a guess
+        return None
+    return (
+        f"note: {base.ref.name} is right on {hits} of {n} training images, as a guess would be: if its last layer is "
+        "new, pass new_head=True to base_from_module, or it stays as it is"
+    )
+
+
+def _coverage_notice(base: Base, maskable: Maskable) -> str | None:
+    """A word where the masks reach less than half of the parameters."""
+    share = _share(base, maskable)
+    if share >= 0.5:
+        return None
+    return f"note: masks cover {100 * share:.1f} % of the parameters of {base.ref.name}; {_why_dense(maskable)}"
+
+
+def _share(base: Base, maskable: Maskable) -> float:
+    return sum(maskable.sizes.values()) / max(1, sum(p.numel() for p in base.model.parameters()))
+
+
+def _why_dense(maskable: Maskable) -> str:
+    """The weights left dense: the first by name for each of the commonest reasons."""
+    groups: dict[str, list[str]] = {}
+    for name, reason in maskable.dense:
+        groups.setdefault(reason, []).append(name)
+    commonest = sorted(groups.items(), key=lambda group: -len(group[1]))[:3]
+    parts = [f"{names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)} ({reason})" for reason, names in commonest]
+    return f"left dense: {', '.join(parts)}" if parts else ""
