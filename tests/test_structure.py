@@ -34,6 +34,7 @@ FLOORS = {
     "hub": 3.0,
     "switching": 3.0,
     "search": 3.1,
+    "experiments": 3.14,
     "sweeps": 3.15,
     "transfer": 3.17,
     "comparison": 3.17,
