@@ -217,7 +217,7 @@ def test_a_planted_test_image_in_train_leaves_the_verdict_open(
     captured = capsys.readouterr()
     assert summary["verdict"] == "not decided"
     assert summary["leaked_test_images"] == 1
-    assert "1 test images are among the training images" in captured.out
+    assert "(test images that are also training images: 1)" in captured.out
     assert set(summary["controls"]) == set(CONTROLS)  # pyright: ignore
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert (artifact / "README.md").read_text(encoding="utf-8") == "my own words"
