@@ -19,15 +19,14 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer, resnet18
 
-import timm_jackpot.search.run as search_run
 from timm_jackpot import JackpotModel, SearchConfig, base_from_module, from_pretrained, search_jackpot, zero_fractions
 from timm_jackpot.adapter import adapter_of, attach, detach, merge
 from timm_jackpot.artifact import read_artifact
 from timm_jackpot.base import Base, build_skeleton, load_base, maskable_weights
 from timm_jackpot.errors import ArtifactError, BaseError, BaseMismatchError, ConfigError, DataError
 from timm_jackpot.masks import MaskSet, keep_largest
-from timm_jackpot.search.find import find_masks
-from timm_jackpot.search.parts import divide
+from timm_jackpot.methods.find import find_masks
+from timm_jackpot.search.task import find_maskable
 
 
 class OwnStandardisedConv(nn.Conv2d):
@@ -172,7 +171,7 @@ def test_a_new_head_of_a_module_is_trained_and_stored(
         teachers.append(kwargs["teacher"])
         return find_masks(*args, **kwargs)
 
-    monkeypatch.setattr(search_run, "find_masks", watched)
+    monkeypatch.setattr("timm_jackpot.methods.mask_search.find_masks", watched)
     config = SearchConfig(dataset="digits", sparsity="0.5", steps=4, batch_size=64, output=str(tmp_path / "jackpot"))
     result = search_jackpot(config, base)
     assert teachers == [None]
@@ -480,7 +479,7 @@ def test_a_plain_model_carries_no_adapter() -> None:
 def test_a_network_of_weight_standardised_layers_is_refused_by_name(name: str) -> None:
     base = base_from_module(timm.create_model(name), name, num_classes=1000, input_size=(3, 64, 64))
     with pytest.raises(BaseError, match=rf"{name} cannot be masked: .*stem\.conv\.weight and 28 more"):
-        divide(SearchConfig(), base, (3, 64, 64))
+        find_maskable(SearchConfig(), base, (3, 64, 64))
 
 
 # -- timm's hard cases, by name ---------------------------------------------------------------------

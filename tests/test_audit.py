@@ -7,7 +7,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -18,9 +18,7 @@ from timm_jackpot.artifact import read_artifact
 from timm_jackpot.audit import AuditConfig, AuditReport, audit_jackpot
 from timm_jackpot.audit import run as audit_run
 from timm_jackpot.audit.__main__ import main
-from timm_jackpot.audit.controls import permuted_within
 from timm_jackpot.audit.run import similar_margin
-from timm_jackpot.audit.searches import search_again
 from timm_jackpot.audit.settings import search_settings
 from timm_jackpot.base import load_base, tensor_ids
 from timm_jackpot.data import DataFlags, open_data
@@ -31,6 +29,8 @@ from timm_jackpot.evidence.read import read_audit
 from timm_jackpot.hub import render_card
 from timm_jackpot.hub.push import _collect
 from timm_jackpot.masks import MaskSet
+from timm_jackpot.methods import Budget, Task, method
+from timm_jackpot.methods.controls import permute_within
 from timm_jackpot.search import SearchConfig, search_jackpot
 
 STEPS, BATCH = 6, 64
@@ -60,10 +60,10 @@ def artifact(original: Path, tmp_path: Path) -> Path:
 def no_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """Searches that take no time and find any masks."""
 
-    def found(_: object, names: MaskSet, *__: object, seed: int, **___: object) -> MaskSet:
-        return permuted_within(names, seed=seed)
+    def found(_: object, __: object, task: Task, *___: object, seed: int, **____: object) -> MaskSet:
+        return permute_within(task.masks_to_control(), seed=seed)
 
-    monkeypatch.setattr(audit_run, "search_again", found)
+    monkeypatch.setattr("timm_jackpot.methods.mask_search.find_masks", found)
 
 
 def test_every_model_is_judged_as_often_as_it_has_seeds(audited: tuple[Path, AuditReport]) -> None:
@@ -144,17 +144,15 @@ def test_a_search_from_the_jackpots_own_seed_finds_the_jackpot(original: Path, a
     artifact = read_artifact(original)
     config = search_settings(artifact, AuditConfig(artifact=str(original)))
     data = open_data(config, base.model, device=accelerator.device)
-    dense = base.model.requires_grad_(False)
+    task = audit_run._task_of(base, artifact.masks, data, config, accelerator)
 
-    def again(**settings: Any) -> MaskSet:
-        return search_again(
-            dense, artifact.masks, data, config, steps=STEPS, accelerator=accelerator, **{"seed": 5, **settings}
-        )
+    def again(name: str = "search", seed: int = 5) -> MaskSet | None:
+        return method(name).run(task, Budget.of(config, steps=STEPS, seed=seed), config).masks
 
     assert again() == artifact.masks
     assert again(seed=6) != artifact.masks
-    assert again(shuffle_labels=True) != artifact.masks
-    assert tensor_ids(dense) == base.tensors  # the base is as it was
+    assert again("shuffled_labels") != artifact.masks
+    assert tensor_ids(base.model) == base.tensors  # the base is as it was
 
 
 def test_predictions_are_the_accuracy_image_by_image(accelerator: Accelerator) -> None:
@@ -170,26 +168,30 @@ def test_predictions_are_the_accuracy_image_by_image(accelerator: Accelerator) -
 @pytest.mark.parametrize(
     ("control", "broken", "message"),
     [
-        ("permuted_within", lambda masks, seed: masks, "permuted_within is broken: it agrees"),
-        ("permuted_across", lambda masks, seed: masks, "permuted_across is broken: it agrees"),
+        ("controls.permute_within", lambda masks, seed: masks, "permuted_within is broken: it agrees"),
+        ("controls.permute_across", lambda masks, seed: masks, "permuted_across is broken: it agrees"),
         (
-            "random_masks",
-            lambda masks, seed: _one_more(permuted_within(masks, seed=seed)),
+            "one_shot.start_from",
+            lambda _, task, budget, batches: _Start(_one_more(permute_within(task.jackpot, seed=budget.seed))),
             "random is broken: it keeps",
         ),
-        ("smallest_weights", lambda masks, weights: _one_more(masks), "smallest is broken: it keeps"),
-        ("reinitialised", lambda weights, seed: weights, "was not initialised anew"),
+        ("controls.smallest_weights", lambda masks, weights: _one_more(masks), "smallest is broken: it keeps"),
+        ("controls.draw_weights", lambda weights, seed: weights, "was not initialised anew"),
     ],
 )
 def test_a_planted_broken_control_stops_the_audit(
     artifact: Path, monkeypatch: pytest.MonkeyPatch, control: str, broken: Any, message: str
 ) -> None:
-    monkeypatch.setattr(audit_run, control, broken)
-    monkeypatch.setattr(audit_run.Judge, "ask", lambda *_, **__: None)  # nothing needs to be judged for it
+    monkeypatch.setattr(f"timm_jackpot.methods.{control}", broken)
+    monkeypatch.setattr(audit_run.Judge, "_ask", lambda _, row: row.make())  # nothing needs to be judged for it
     before = {path: path.read_bytes() for path in artifact.rglob("*") if path.is_file()}
     with pytest.raises(TrainingError, match=message):
         audit_jackpot(AuditConfig(artifact=str(artifact), seeds=1))
     assert {path: path.read_bytes() for path in artifact.rglob("*") if path.is_file()} == before
+
+
+class _Start(NamedTuple):
+    masks: MaskSet
 
 
 def _one_more(masks: MaskSet) -> MaskSet:
@@ -217,7 +219,7 @@ def test_a_planted_test_image_in_train_leaves_the_verdict_open(
     captured = capsys.readouterr()
     assert summary["verdict"] == "not decided"
     assert summary["leaked_test_images"] == 1
-    assert "1 test images are among the training images" in captured.out
+    assert "(test images that are also training images: 1)" in captured.out
     assert set(summary["controls"]) == set(CONTROLS)  # pyright: ignore
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert (artifact / "README.md").read_text(encoding="utf-8") == "my own words"

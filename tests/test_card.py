@@ -88,13 +88,13 @@ def test_what_was_not_measured_reads_as_a_dash(tmp_path: Path) -> None:
     card = render_card(_edited(tmp_path, results={"jackpot_top1": 91.5, "dataset": "digits"}))
     assert "| dense base | – |" in card
     assert "| **jackpot** | **91.50** |" in card
-    assert "those of one search" in card
+    assert "come from one search" in card
 
 
 def test_where_nothing_was_measured_there_is_no_table_and_no_word_of_figures(tmp_path: Path) -> None:
     card = render_card(_edited(tmp_path))
-    assert "Nothing here was measured" in card
-    for word in ("dense base |", "read once", "one search", "accuracy", "What it is worth"):
+    assert "has not been evaluated" in card
+    for word in ("dense base |", "read once", "one search", "accuracy", "## Results"):
         assert word not in card.split("## Citation")[0]
     assert "model-index" not in _metadata(card)
 
@@ -138,6 +138,23 @@ def test_the_command_names_what_differs_from_the_defaults(tmp_path: Path) -> Non
         "0.0",
         "--mask-classifier",
     ]
+
+
+def test_a_folder_is_called_by_the_name_that_was_given_for_it(tmp_path: Path) -> None:
+    name = "CIFAR-10 (JPEG)"
+    card = render_card(
+        _edited(tmp_path, results={"jackpot_top1": 91.5, "dataset": name}, config={"dataset_name": name})
+    )
+    assert f"on the test split of `{name}` (n = " in card
+    assert "--data-dir FOLDER" in card
+    assert f"--dataset-name '{name}'" in card
+    assert _metadata(card)["model-index"][0]["results"][0]["dataset"]["name"] == name
+
+
+def test_a_folder_without_a_name_is_one_of_images(tmp_path: Path) -> None:
+    card = render_card(_edited(tmp_path, results={"jackpot_top1": 91.5, "dataset": "folder"}))
+    assert "on the test split of an image folder (n = " in card
+    assert "--data-dir FOLDER" in card
 
 
 def test_default_repo_name() -> None:

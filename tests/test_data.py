@@ -533,6 +533,25 @@ def test_digits_are_not_trained_on_what_they_are_tested_on(digits_base: Base) ->
             open_data(flags, digits_base.model, device=CPU)
 
 
+def test_a_folder_has_the_name_that_is_given_for_it(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_split(tmp_path, split, size=32, per_class=4)
+    assert open_folder(tmp_path).name == "folder"
+    assert open_folder(tmp_path, dataset_name="my flowers (32 px)").name == "my flowers (32 px)"
+
+
+@pytest.mark.parametrize("name", ["", " ", "/data/flowers", "torch/cifar10", "a\nb", "x" * 101, "[a](b)", "`"])
+def test_a_name_to_show_is_no_path_and_no_markup(name: str) -> None:
+    with pytest.raises(ConfigError, match="give letters, digits, spaces"):
+        DataFlags(data_dir="d", dataset_name=name)
+
+
+@pytest.mark.parametrize("flags", [{}, {"dataset": "torch/cifar10"}, {"dataset": "digits", "data_dir": "d"}])
+def test_a_name_to_show_is_for_folders_alone(flags: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="give --data-dir too"):
+        DataFlags(**flags, dataset_name="flowers")  # pyright: ignore[reportArgumentType]
+
+
 def test_a_whole_folder_does_not_pass_for_a_split_that_it_lacks(tmp_path: Path) -> None:
     write_split(tmp_path, "train", size=32, per_class=4)
     for name in ("torch/image_folder", "image_folder"):

@@ -255,5 +255,5 @@ def test_pictures_come_from_the_report_alone(told: dict[str, Any]) -> None:
 def test_a_section_says_why_nothing_is_decided(told: dict[str, Any]) -> None:
     leaked = {**told["data"], "leaked_test_images": 3}
     text = verdict_line(_report(told, data=leaked, verdict="not decided"))
-    assert text == ("Verdict: **not decided**. 3 test images are among the training images: no accuracy here counts.")
+    assert text == "Verdict: **not decided**. No accuracy here counts (test images that are also training images: 3)."
     assert "was not checked" in audit_section(_report(told, data={**told["data"], "leaked_test_images": None}))

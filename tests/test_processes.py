@@ -139,16 +139,16 @@ LOSE = """
 import os, signal, sys
 from timm_jackpot.cli import run_verb
 from timm_jackpot.search import __main__ as verb
-from timm_jackpot.search.life import Life
+from timm_jackpot.training import RunState
 
-number, after = getattr(signal, sys.argv.pop(1)), Life.after_step
+number, after = getattr(signal, sys.argv.pop(1)), RunState.after_step
 
 def step(self, done, steps, state):
     if done == 3 and os.environ["RANK"] == "1":
         os.kill(os.getpid(), number)
     after(self, done, steps, state)
 
-Life.after_step = step
+RunState.after_step = step
 run_verb(verb.main)
 """
 
@@ -180,16 +180,16 @@ UNFORESEEN = """
 import os
 from timm_jackpot.cli import run_verb
 from timm_jackpot.search import __main__ as verb
-from timm_jackpot.search.life import Life
+from timm_jackpot.training import RunState
 
-after = Life.after_step
+after = RunState.after_step
 
 def step(self, done, steps, state):
     if done == 3 and os.environ["RANK"] == "1":
         raise ZeroDivisionError("nobody foresaw this")
     after(self, done, steps, state)
 
-Life.after_step = step
+RunState.after_step = step
 run_verb(verb.main)
 """
 
@@ -214,16 +214,16 @@ DIFFER = """
 import os
 from timm_jackpot.cli import run_verb
 from timm_jackpot.search import __main__ as verb
-from timm_jackpot.search.life import Life
+from timm_jackpot.training import RunState
 
-after = Life.after_step
+after = RunState.after_step
 
 def step(self, done, steps, state):
     if done == 12 and os.environ["RANK"] == "1":
-        next(t for n, t in state.tensors().items() if n.startswith("scores.")).data.neg_()
+        next(t for n, t in state().items() if n.startswith("scores.")).data.neg_()
     after(self, done, steps, state)
 
-Life.after_step = step
+RunState.after_step = step
 run_verb(verb.main)
 """
 

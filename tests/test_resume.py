@@ -24,10 +24,9 @@ from PIL import Image
 from timm_jackpot.artifact import read_artifact
 from timm_jackpot.errors import ArtifactError, ConfigError, RunInterrupted, TrainingError
 from timm_jackpot.lock import locked
+from timm_jackpot.methods.search_state import SearchState
 from timm_jackpot.search import SearchConfig, SearchResult, search_jackpot
-from timm_jackpot.search.life import Life
-from timm_jackpot.search.state import SearchState
-from timm_jackpot.training import Checkpoints, State, checkpoint, read_record
+from timm_jackpot.training import Checkpoints, RunState, State, checkpoint, read_record
 
 STEPS = 20
 SETTINGS = {"steps": STEPS, "batch_size": 128, "recalibrate_batches": 2}  # two epochs and a bit
@@ -39,14 +38,14 @@ def search(folder: Path, **settings: object) -> SearchResult:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, *, resumed: bool = False) -> None:
     """Let the process get a SIGTERM in the given step of a run's first life, or of a later one."""
-    after_step = Life.after_step
+    after_step = RunState.after_step
 
-    def with_signal(self: Life, done: int, steps: int, state: SearchState) -> None:
+    def with_signal(self: RunState, done: int, steps: int, state: object) -> None:
         if done == step and (self.resumed is not None) == resumed:
             os.kill(os.getpid(), signal.SIGTERM)
-        after_step(self, done, steps, state)
+        after_step(self, done, steps, state)  # pyright: ignore
 
-    monkeypatch.setattr(Life, "after_step", with_signal)
+    monkeypatch.setattr(RunState, "after_step", with_signal)
 
 
 @pytest.fixture(scope="module")
@@ -334,11 +333,11 @@ import os, signal, sys
 import matplotlib.pyplot, sklearn.datasets
 from timm_jackpot.cli import run_verb
 from timm_jackpot.search import __main__ as verb
-from timm_jackpot.search.life import Life
+from timm_jackpot.training import RunState
 from timm_jackpot.training import checkpoint
 
 lives, number = sys.argv.pop(1).split(), getattr(signal, sys.argv.pop(1))
-after_step = Life.after_step
+after_step = RunState.after_step
 
 def die(*_):
     os.kill(os.getpid(), number)
@@ -348,11 +347,11 @@ def after(self, done, steps, state):
         die()
     if done >= step and instant == "saving":
         checkpoint.save_file = lambda tensors, path: (path.write_bytes(b"half"), die())
-    after_step(self, done, steps, state)
+    after_step(self, done, steps, state)  # pyright: ignore
     if done == step and instant == "after":
         die()
 
-Life.after_step = after
+RunState.after_step = after
 for life in lives:
     step, instant = int(life.split(":")[0]), life.split(":")[1]
     child = os.fork()

@@ -12,9 +12,9 @@ from timm_jackpot.artifact import from_pretrained, read_artifact
 from timm_jackpot.base import norm_statistics, tensor_ids
 from timm_jackpot.errors import ArtifactError, BaseError, ConfigError, DataError, TrainingError
 from timm_jackpot.masks import MaskSet, keep_largest, kept_count, mask_overlap
+from timm_jackpot.methods.equalise import equalise_gradients
+from timm_jackpot.methods.start import proportional_scores, two_level_scores
 from timm_jackpot.search import SearchConfig, search_jackpot
-from timm_jackpot.search.equalise import equalise_gradients
-from timm_jackpot.search.start import proportional_scores, two_level_scores
 from timm_jackpot.training import read_record
 from timm_jackpot.training.pretrain import PretrainConfig, pretrain_base
 
@@ -270,7 +270,7 @@ def test_one_score_that_is_no_number_stops_the_run(
     def poison(optimizer: torch.optim.Optimizer, scores: list[torch.nn.Parameter]) -> None:
         optimizer.register_step_post_hook(lambda *_: scores[0].data.view(-1)[7].fill_(torch.nan))
 
-    monkeypatch.setattr("timm_jackpot.search.find.equalise_gradients", poison)
+    monkeypatch.setattr("timm_jackpot.methods.find.equalise_gradients", poison)
     with pytest.raises(TrainingError, match="scores are not numbers any more: lower --lr"):
         _search(tmp_path / "nan", steps=1, allocation=allocation)
     assert not list(tmp_path.rglob("masks.safetensors"))

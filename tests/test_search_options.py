@@ -48,8 +48,8 @@ from timm_jackpot.masks import (
     pack,
     unpack,
 )
+from timm_jackpot.methods.start import Start, proportional_scores, starved_notice
 from timm_jackpot.search import SearchConfig, SearchResult, search_jackpot
-from timm_jackpot.search.start import Start, proportional_scores, starved_notice
 from timm_jackpot.search.table import comparison_table
 from timm_jackpot.training import TrainFlags, make_mixer, read_record
 
@@ -64,7 +64,7 @@ def _small_and_fast() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("timm_jackpot.data.read.digits_split", parts.__getitem__)
         patch.setattr("timm_jackpot.search.run.find_spec", lambda _: None)
-        patch.setattr("timm_jackpot.search.start._CRITERION_IMAGES", 16)
+        patch.setattr("timm_jackpot.methods.start._CRITERION_IMAGES", 16)
         gc.freeze()
         yield
         gc.unfreeze()

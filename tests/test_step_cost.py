@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from timm_jackpot.adapter import ScoreAdapter, attach
 from timm_jackpot.base import create_timm_model, maskable_weights
-from timm_jackpot.search.equalise import equalise_gradients
+from timm_jackpot.methods.equalise import equalise_gradients
 from timm_jackpot.training import Objective
 
 # What makes the host wait for an accelerator: values, or sizes that depend on them, and copies between devices.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -18,11 +19,14 @@ from accelerate.utils import (
     DynamoBackend,
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
+    broadcast_object_list,
     gather_object,
     set_seed,
 )
 
-from timm_jackpot.errors import ConfigError, TrainingError
+from timm_jackpot.errors import ConfigError, JackpotError, TrainingError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -163,3 +167,21 @@ def same_everywhere(value: str, accelerator: Accelerator, what: str) -> list[str
     if odd:
         raise TrainingError(f"{what} of rank {', '.join(map(str, odd))} differs from rank 0's: the run is not usable")
     return values
+
+
+def from_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
+    """What `action` returns on the main process, which alone runs it; every process gets it.
+
+    Raises:
+        JackpotError: on every process, if `action` raised it.
+    """
+    found: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            found[0] = action()
+        except JackpotError as error:
+            found[1] = error
+    value, error = broadcast_object_list(found)
+    if error is not None:
+        raise error
+    return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from timm_jackpot.base import MAX_CHANS
 from timm_jackpot.schema import Settings
@@ -19,6 +19,9 @@ class DataFlags(Settings):
     digits. Default: what the base was trained on; for ImageNet-1k bases hfds/timm/mini-imagenet."""
     data_dir: str | None = None
     """Folder with the data; for image folders it holds one folder or .tar file per split."""
+    dataset_name: str | None = None
+    """Name of the data in a folder, to show on the card and in tables; it goes into the artifact, the folder's path
+    does not."""
     train_split: str = "train"
     """Split that is searched or trained on."""
     train_part: str | None = None
@@ -64,6 +67,13 @@ class DataFlags(Settings):
             raise ValueError("longer than a file's name can be: a split is a name such as test")
         return value
 
+    @field_validator("dataset_name")
+    @classmethod
+    def _to_show(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"\w[\w .()+-]{0,99}", value):
+            raise ValueError("give letters, digits, spaces and . ( ) + - _, at most 100, as 'CIFAR-10 (JPEG)'")
+        return value
+
     @field_validator("train_part")
     @classmethod
     def _a_part(cls, value: str | None) -> str | None:
@@ -71,3 +81,10 @@ class DataFlags(Settings):
         if value is not None and not (match and int(match[1]) <= int(match[2])):
             raise ValueError("give a part as k/n with 1 ≤ k ≤ n, as 1/2")
         return value
+
+    @model_validator(mode="after")
+    def _named_folder(self) -> DataFlags:
+        of_folder = self.dataset in ("", "folder") or (self.dataset is None and self.data_dir is not None)
+        if self.dataset_name is not None and not of_folder:
+            raise ValueError("--dataset-name names the data in a folder: give --data-dir too, and no other --dataset")
+        return self

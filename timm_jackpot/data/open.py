@@ -78,6 +78,7 @@ def open_data(flags: DataFlags, model: nn.Module, *, device: torch.device, img_s
                 f"--{flag} {split} has images of the split that is tested on ({test_split}): name another split with "
                 f"--{flag} or --test-split"
             )
+    shown = flags.dataset_name or name
     splits = {flag: (split, read_split(name, flags, split, flag)) for flag, split in wanted.items() if split}
     readers = _match_head(model, name, dict(splits.values()))
 
@@ -100,10 +101,10 @@ def open_data(flags: DataFlags, model: nn.Module, *, device: torch.device, img_s
     mine = train_part(len(whole), flags.train_part)
     if val_split is not None:
         train = whole if flags.train_part is None else take(mine)
-        return Data(name, num_classes, train, bind(val_split), test, config, unreadable, labels)
+        return Data(shown, num_classes, train, bind(val_split), test, config, unreadable, labels)
     part, held_out = hold_out(len(mine), flags.val_fraction)
     val = take(mine[held_out]) if len(held_out) else None
-    return Data(name, num_classes, take(mine[part]), val, test, config, unreadable, labels)
+    return Data(shown, num_classes, take(mine[part]), val, test, config, unreadable, labels)
 
 
 def open_split(

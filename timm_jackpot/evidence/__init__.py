@@ -13,7 +13,7 @@ from timm_jackpot.evidence.report import (
     Tested,
     judged,
 )
-from timm_jackpot.evidence.section import audit_section, title_of, verdict_line
+from timm_jackpot.evidence.section import audit_section, data_label, title_of, verdict_line
 from timm_jackpot.evidence.verdict import CONTROLS, MODELS, Principle, answer_principles, verdict_of
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Tested",
     "answer_principles",
     "audit_section",
+    "data_label",
     "judged",
     "paired_intervals",
     "read_audit",

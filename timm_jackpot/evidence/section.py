@@ -38,6 +38,11 @@ def title_of(name: str) -> str:
     return TITLES.get(name, name.replace("_", " "))
 
 
+def data_label(name: str) -> str:
+    """How a data set reads in a sentence: a folder that has no name is one of images."""
+    return "an image folder" if name == "folder" else f"`{name}`"
+
+
 def verdict_line(report: AuditReport) -> str:
     """The verdict and what it hangs on, in one or two sentences."""
     return f"Verdict: **{report.verdict}**. {_why(report)}"
@@ -53,13 +58,13 @@ def audit_section(report: AuditReport, *, pictures: Mapping[str, str] | None = N
     first = ("dense", "dense_recalibrated", "jackpot", "jackpot_recalibrated", "second_search", *report.controls)
     rows = [*first, *(name for name in report.models if name not in first)]
     lines = [
-        f"Top-1 accuracy (%) on the test split of `{data.dataset}`, n = {data.test_images}, read once for every model; "
-        f"mean ± standard deviation over {_seeds(report)} where something is drawn or searched. In brackets: 95 % "
-        "intervals (bootstrap over test images and seeds, paired). All rows but the first two keep as many weights. "
-        f"{_statistics(data.calibration_images)} Ahead by: the jackpot with its statistics re-estimated minus the row. "
-        f"Searches take {report.steps} steps, as the jackpot's did.",
+        f"Top-1 accuracy (%) on the test split of {data_label(data.dataset)} (n = {data.test_images:,}), read once per "
+        f"model. Rows with a random draw or a search of their own: mean ± standard deviation over {_seeds(report)}. "
+        "Brackets: 95 % intervals (paired bootstrap over test images and seeds). All rows but the two dense ones keep "
+        f"the same number of weights. {_statistics(data.calibration_images)} The last column takes the jackpot with "
+        f"re-estimated statistics. Every search takes {report.steps:,} steps, as the jackpot's did.",
         "",
-        "| | top-1 | jackpot ahead by |",
+        "| | top-1 | jackpot minus row |",
         "|---|---|---|",
         *(_row(name, report.models[name]) for name in rows),
         "",
@@ -67,7 +72,7 @@ def audit_section(report: AuditReport, *, pictures: Mapping[str, str] | None = N
         "|---|---|---|",
         *(_principle_row(name, principle) for name, principle in report.principles.items()),
         "",
-        "| mask of | overlap with the jackpot's | by chance |",
+        "| mask | overlap with the jackpot's | by chance |",
         "|---|---|---|",
         *(
             f"| {name}, same layer counts | {100 * found.overlap:.2f} % | {100 * found.chance:.2f} % |"
@@ -76,8 +81,8 @@ def audit_section(report: AuditReport, *, pictures: Mapping[str, str] | None = N
         f"| searches from other seeds | {100 * report.second_search.overlap:.2f} % | "
         f"{100 * report.second_search.chance:.2f} % |",
         "",
-        f"The jackpot and searches from other seeds give the same answer to "
-        f"{100 * report.second_search.agreement:.2f} % of the test images.",
+        f"The jackpot and searches from other seeds agree on {100 * report.second_search.agreement:.2f} % of the test "
+        "images.",
         _leaks(data.leaked_test_images),
     ]
     for file, text in (pictures or {}).items():
@@ -97,9 +102,9 @@ def _principle_row(name: str, principle: Principle) -> str:
     if name == "sparsity" and principle.figure is not None:
         figure = f"{principle.figure.value:.2f} %"
     elif principle.control is not None and principle.figure is not None:
-        figure = f"{_points(principle.figure)} to: {title_of(principle.control)}"
+        figure = f"{_points(principle.figure)} over {title_of(principle.control)}"
     elif principle.figure is not None:
-        figure = f"{_points(principle.figure)} behind dense; at most {principle.margin:g} allowed"
+        figure = f"{_points(principle.figure)} below dense; at most {principle.margin:g} allowed"
     return f"| {_NUMBERS[principle.number - 1]} {_QUESTIONS[name]} | {principle.answer} | {figure} |"
 
 
@@ -110,38 +115,37 @@ def _why(report: AuditReport) -> str:
     assert gap.control is not None
     assert similar.figure is not None
     if principles["sparsity"].answer == "no":
-        return f"A sparsity of {100 * report.sparsity:.2f} % is not over 60 %."
+        return f"The sparsity, {100 * report.sparsity:.2f} %, is not over 60 %."
     if report.data.leaked_test_images:
-        return f"{report.data.leaked_test_images} test images are among the training images: no accuracy here counts."
+        return (
+            f"No accuracy here counts (test images that are also training images: {report.data.leaked_test_images:,})."
+        )
     if labels_leak(report.shuffled_ahead):
         return (
             f"A search with shuffled labels beats magnitude by {_points(report.shuffled_ahead)} points, more than "
-            "noise: something other than labels is learned."
+            "noise explains: it learns something other than the labels."
         )
-    ahead = f"over the nearest control ({title_of(gap.control)}): {_points(gap.figure)} points"
-    behind = f"behind dense: {_points(similar.figure)} points, where {similar.margin:g} count as similar"
+    ahead = f"{_points(gap.figure)} points over the nearest control ({title_of(gap.control)})"
+    behind = f"{_points(similar.figure)} points below dense, where up to {similar.margin:g} counts as similar"
     if gap.answer == "no":
-        return f"No clear gap {ahead}."
+        return f"No clear gap: {ahead}."
     if gap.answer == "not decided":
-        return f"Noise is larger than the margin. Gap {ahead}; 0.5 make it clear."
+        return f"The gap cannot be told from noise: {ahead}, where more than 0.5 is clear."
     if similar.answer == "not decided":
-        return f"A clear gap {ahead}. Similar to dense or not is within noise; {behind}."
-    return f"A clear gap {ahead}; {behind}."
+        return f"A clear gap: {ahead}. Whether it is similar to dense is within noise: {behind}."
+    return f"A clear gap: {ahead}; {behind}."
 
 
 def _statistics(images: int) -> str:
     if not images:
-        return "The network has no norm statistics to re-estimate: rows that differ by them alone are the same."
-    return (
-        f"Norm statistics are re-estimated over the same {images} training images in every row that does not say "
-        "otherwise."
-    )
+        return "The network has no norm statistics, so rows that differ by re-estimating them are the same."
+    return f"Norm statistics are re-estimated on the same {images:,} training images unless a row says otherwise."
 
 
 def _leaks(count: int | None) -> str:
     if count is None:
-        return "Whether test images are among the training images was not checked."
-    return f"Test images among the training images, compared pixel by pixel: {count}."
+        return "Whether test images are also training images was not checked."
+    return f"Test images that are also training images, compared pixel by pixel: {count}."
 
 
 def _seeds(report: AuditReport) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from timm.models import get_pretrained_cfg, is_model
 
 from timm_jackpot.artifact import Artifact, artifact_report
 from timm_jackpot.base import BaseRef
-from timm_jackpot.evidence import audit_section, read_audit, verdict_line
+from timm_jackpot.evidence import audit_section, data_label, read_audit, verdict_line
 from timm_jackpot.plots import AUDIT_PICTURES
 from timm_jackpot.recipes import package_folder
 
@@ -69,7 +70,7 @@ def render_card(
         results=cells,
         measured=any(cell != "–" for cell in cells.values()),
         n=_whole(results.get("test_images")),
-        dataset=_text(results.get("dataset")) or "–",
+        dataset=data_label(_text(results.get("dataset")) or "–"),
         steps=_whole(results.get("steps")),
         seconds=_cell(results.get("seconds")),
         device=_text(results.get("device")) or "–",
@@ -148,7 +149,8 @@ def _command(artifact: Artifact, settings: Mapping[str, Any]) -> str:
     words = ["accelerate launch -m timm_jackpot.search"]
     if artifact.config.base.source == "file" and not str(settings.get("model", "")).startswith("local-dir:"):
         words.append("--base-checkpoint FILE.safetensors")
-    if _mapping(artifact.config.info.get("results")).get("dataset") == "folder":
+    searched_on = _mapping(artifact.config.info.get("results")).get("dataset")
+    if searched_on == "folder" or settings.get("dataset_name"):
         words.append("--data-dir FOLDER")
     for key, value in settings.items():
         if not re.fullmatch(r"[a-z_]{1,40}", key) or value is None or value in ([], ""):
@@ -163,7 +165,7 @@ def _command(artifact: Artifact, settings: Mapping[str, Any]) -> str:
 
 
 def _word(value: object) -> str:
-    return re.sub(r"[^\w./:=@+-]", "", str(value))[:100]
+    return shlex.quote(re.sub(r"[^\w ./:=@+()-]", "", str(value))[:100])
 
 
 def _cell(value: object) -> str:

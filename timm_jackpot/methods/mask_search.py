@@ -68,8 +68,9 @@ def _search(task: Task, budget: Budget, settings: SearchSettings, *, distill: bo
         teacher=working_copy(task.base.model).requires_grad_(False).eval() if distill else None,
     )
     statistics = [] if settings.freeze_norm_statistics else norm_statistics(model)
-    roles = {name: roles.get(name, "norm_statistics") for name in (*statistics, *roles)}
-    moved = {name: Moved(roles[name], tensor) for name, tensor in copy_tensors(model, roles).items()}
+    changed: dict[str, Role] = dict.fromkeys(statistics, "norm_statistics")
+    changed |= roles
+    moved = {name: Moved(changed[name], tensor) for name, tensor in copy_tensors(model, changed).items()}
     return Outcome(masks, moved, budget.steps, watch.seconds, start.masks)
 
 

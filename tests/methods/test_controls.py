@@ -1,4 +1,4 @@
-"""The controls of an audit: exact counts, other places, and broken ones that are caught."""
+"""The controls of a jackpot: exact counts, other places, and broken ones that are caught."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timm_jackpot.audit.controls import (
-    checked,
-    checked_weights,
-    permuted_across,
-    permuted_within,
-    random_masks,
-    reinitialised,
-    smallest_weights,
-)
-from timm_jackpot.audit.searches import ShuffledLabels
 from timm_jackpot.data import ImageSource, shared_images
 from timm_jackpot.data.loader import LoaderImages
 from timm_jackpot.data.memory import MemoryImages
 from timm_jackpot.errors import ConfigError, TrainingError
 from timm_jackpot.masks import MaskSet, chance_overlap, keep_largest, mask_overlap
+from timm_jackpot.methods.controls import (
+    ShuffledLabels,
+    checked,
+    checked_weights,
+    draw_weights,
+    permute_across,
+    permute_within,
+    smallest_weights,
+)
 from timm_jackpot.processes import Shard
 
 SHAPES = {"a": ((40, 30), 300), "b": ((64, 8, 3, 3), 100), "c": ((50, 50), 1250)}
@@ -40,7 +39,7 @@ def masks(weights: dict[str, torch.Tensor]) -> MaskSet:
     return MaskSet({name: keep_largest(weights[name].abs(), kept) for name, (_, kept) in SHAPES.items()})
 
 
-DRAWN = {"within": permuted_within, "across": permuted_across, "random": random_masks}
+DRAWN = {"within": permute_within, "across": permute_across}
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -58,7 +57,7 @@ def test_drawn_controls_are_at_chance_seeded_and_keep_their_counts(name: str, ma
 
 
 def test_permuted_across_spreads_the_total_evenly(masks: MaskSet) -> None:
-    control = permuted_across(masks, seed=0)
+    control = permute_across(masks, seed=0)
     density = masks.kept / masks.total
     for name, kept in control.kept_per_layer().items():
         assert kept / masks[name].numel() == pytest.approx(density, abs=0.05)
@@ -68,9 +67,8 @@ def test_permuted_across_spreads_the_total_evenly(masks: MaskSet) -> None:
 def test_controls_keep_exact_counts_whatever_the_mask(sizes: list[int], seed: int, data: st.DataObject) -> None:
     counts = [data.draw(st.integers(0, size)) for size in sizes]
     masks = MaskSet({f"l{i}": torch.arange(n) < kept for i, (n, kept) in enumerate(zip(sizes, counts, strict=True))})
-    for control in (permuted_within(masks, seed=seed), random_masks(masks, seed=seed)):
-        assert control.kept_per_layer() == masks.kept_per_layer()
-    across = permuted_across(masks, seed=seed)
+    assert permute_within(masks, seed=seed).kept_per_layer() == masks.kept_per_layer()
+    across = permute_across(masks, seed=seed)
     assert across.kept == masks.kept
     if masks.kept >= len(sizes):
         assert min(across.kept_per_layer().values()) >= 1  # no network is cut through
@@ -85,13 +83,13 @@ def test_smallest_weights_are_the_smallest(masks: MaskSet, weights: dict[str, to
 
 def test_reinitialised_weights_are_fresh_and_of_the_same_scale(weights: dict[str, torch.Tensor]) -> None:
     scaled = {name: weight * 10.0**i for i, (name, weight) in enumerate(weights.items())}
-    fresh = checked_weights("reinitialised", reinitialised(scaled, seed=0), scaled)
+    fresh = checked_weights("reinitialised", draw_weights(scaled, seed=0), scaled)
     for name, weight in scaled.items():
         assert fresh[name].shape == weight.shape
         assert not (fresh[name] == weight).any()
         torch.testing.assert_close(fresh[name].std(), weight.std(), rtol=0.1, atol=0)
-    assert torch.equal(fresh["a"], reinitialised(scaled, seed=0)["a"])
-    assert not torch.equal(fresh["a"], reinitialised(scaled, seed=1)["a"])
+    assert torch.equal(fresh["a"], draw_weights(scaled, seed=0)["a"])
+    assert not torch.equal(fresh["a"], draw_weights(scaled, seed=1)["a"])
 
 
 def test_a_shuffle_that_shuffles_nothing_is_caught(masks: MaskSet) -> None:
@@ -112,7 +110,7 @@ def test_a_shuffle_that_shuffles_hardly_anything_is_caught(masks: MaskSet) -> No
 
 
 def test_a_count_that_is_off_by_one_is_caught(masks: MaskSet) -> None:
-    control = {name: mask.clone() for name, mask in permuted_within(masks, seed=0).items()}
+    control = {name: mask.clone() for name, mask in permute_within(masks, seed=0).items()}
     control["b"].view(-1)[(~control["b"].view(-1)).nonzero()[0]] = True
     for by_layer in (True, False):
         with pytest.raises(TrainingError, match=f"it keeps {masks.kept + 1} weights, the jackpot {masks.kept}"):
@@ -121,11 +119,11 @@ def test_a_count_that_is_off_by_one_is_caught(masks: MaskSet) -> None:
 
 def test_counts_that_wander_between_layers_are_caught(masks: MaskSet) -> None:
     with pytest.raises(TrainingError, match="other counts of its layers"):
-        checked("random", permuted_across(masks, seed=0), masks)
+        checked("random", permute_across(masks, seed=0), masks)
 
 
 def test_weights_that_stay_are_caught(weights: dict[str, torch.Tensor]) -> None:
-    fresh = {**reinitialised(weights, seed=0), "b": weights["b"]}
+    fresh = {**draw_weights(weights, seed=0), "b": weights["b"]}
     with pytest.raises(TrainingError, match="b was not initialised anew"):
         checked_weights("reinitialised", fresh, weights)
 

@@ -1,0 +1,143 @@
+"""The loop over cells: what is there is not run again, what fails is tried again, and processes agree."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate import Accelerator
+from test_processes import started
+
+from timm_jackpot.errors import ConfigError, RunInterrupted, TrainingError
+from timm_jackpot.experiments import Cell, Entry, run_cells
+
+
+class Work:
+    """Cells a, b, c that note when they were run; those in `failing` fail."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.failing: dict[str, Exception] = {}
+
+    def cells(self, **settings: Any) -> list[Cell]:
+        return [Cell(key, f"cell {key.upper()}", settings, self._run(key)) for key in "abc"]
+
+    def _run(self, key: str) -> Callable[[], str]:
+        def run() -> str:
+            if key in self.failing:
+                raise self.failing[key]
+            self.done.append(key)
+            return f"{key}{len(self.done)}"
+
+        return run
+
+
+def test_what_is_there_is_not_run_again(
+    tmp_path: Path, accelerator: Accelerator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work, journal = Work(), tmp_path / "out" / "j.json"
+    first = run_cells(work.cells(lr=1)[:2], journal, accelerator, what="test: cell")
+    assert first == ({"a": "a1", "b": "b2"}, 0, [])
+    assert capsys.readouterr().err == "test: cell 1 of 2: cell A\ntest: cell 2 of 2: cell B\n"
+    second = run_cells(work.cells(lr=1), journal, accelerator, what="test: cell")
+    assert second == ({"a": "a1", "b": "b2", "c": "c3"}, 2, [])
+    assert capsys.readouterr().err == "test: cell 3 of 3: cell C\n"
+
+    before = journal.read_bytes()
+    with pytest.raises(ConfigError, match="out holds a with lr 1, not 2: name another --output"):
+        run_cells(work.cells(lr=2), journal, accelerator, what="test: cell")
+    assert work.done == ["a", "b", "c"]
+    assert journal.read_bytes() == before
+
+
+def test_a_failure_stops_the_rest_unless_it_may_go_on(tmp_path: Path, accelerator: Accelerator) -> None:
+    work, journal = Work(), tmp_path / "j.json"
+    work.failing["b"] = TrainingError("the loss is not a number")
+    with pytest.raises(TrainingError, match="not a number"):
+        run_cells(work.cells(), journal, accelerator, what="cell")
+    assert work.done == ["a"]
+    ran = run_cells(work.cells(), journal, accelerator, what="cell", go_on=True)
+    assert ran == ({"a": "a1", "c": "c2"}, 1, ["cell B: the loss is not a number"])
+    work.failing.clear()
+    ran = run_cells(work.cells(lr=0.1)[1:2], journal, accelerator, what="cell")  # what failed may be set otherwise
+    assert ran == ({"b": "b3"}, 0, [])
+
+
+@pytest.mark.parametrize("error", [RunInterrupted("by SIGTERM", 15), ZeroDivisionError("unforeseen")])
+def test_a_signal_and_a_bug_always_stop_it(error: Exception, tmp_path: Path, accelerator: Accelerator) -> None:
+    work = Work()
+    work.failing["b"] = error
+    with pytest.raises(type(error)):
+        run_cells(work.cells(), tmp_path / "j.json", accelerator, what="cell", go_on=True)
+    assert work.done == ["a"]
+
+
+def test_results_that_lie_elsewhere_are_what_counts(tmp_path: Path, accelerator: Accelerator) -> None:
+    runs: list[int] = []
+    noted: list[Entry | None] = []
+    there: dict[str, Entry] = {}
+
+    def find(entry: Entry | None) -> Entry | None:
+        noted.append(entry)
+        return there.get("a")
+
+    cell = Cell("a", "A", {"lr": 1}, lambda: runs.append(1) or len(runs), find)
+    for expected in (1, 2):  # the journal alone does not say that it is done
+        ran = run_cells([cell], tmp_path / "j.json", accelerator, what="cell")
+        assert ran == ({"a": expected}, 0, [])
+    assert noted == [None, Entry({"lr": 1}, 1)]
+    there["a"] = Entry({"lr": 1}, "elsewhere")
+    assert run_cells([cell], tmp_path / "j.json", accelerator, what="cell") == ({"a": "elsewhere"}, 1, [])
+    there["a"] = Entry({"lr": 3}, "elsewhere")
+    with pytest.raises(ConfigError, match="holds a with lr 3, not 1"):
+        run_cells([cell], tmp_path / "j.json", accelerator, what="cell")
+
+
+SEVERAL = """
+import json, os, sys
+from datetime import timedelta
+from pathlib import Path
+from timm_jackpot.cli import run_verb
+from timm_jackpot.errors import TrainingError
+from timm_jackpot.experiments import Cell, cells, run_cells
+from timm_jackpot.processes import make_accelerator
+
+cells._PATIENCE = timedelta(seconds=3)
+folder, rank = Path(sys.argv[1]), os.environ["RANK"]
+accelerator = make_accelerator(seed=0)
+
+def cell(key, failing=()):
+    def run():
+        if rank in failing:
+            raise TrainingError(f"{key} failed on rank {rank}")
+        accelerator.wait_for_everyone()  # as all that is trained together
+        return [key, rank]
+    return Cell(key, key, {"lr": 1}, run)
+
+def main():
+    ran = run_cells([cell("a"), cell("b", "01"), cell("c")], folder / "j.json", accelerator, what="cell", go_on=True)
+    again = run_cells([cell("c"), cell("a")], folder / "j.json", accelerator, what="again")
+    (folder / f"found{rank}").write_text(json.dumps([ran, again]))
+    run_cells([cell("d", "1")], folder / "j.json", accelerator, what="last", go_on=True)
+
+run_verb(main)
+"""
+
+
+@pytest.mark.multiprocess
+def test_processes_agree_and_the_main_one_decides(tmp_path: Path) -> None:
+    with started(2, ["-c", SEVERAL, str(tmp_path)]) as processes:
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+    a, c = ["a", "0"], ["c", "0"]
+    found = [json.loads((tmp_path / f"found{rank}").read_text()) for rank in range(2)]
+    assert found[0] == found[1] == [[{"a": a, "c": c}, 0, ["b: b failed on rank 0"]], [{"c": c, "a": a}, 2, []]]
+    assert "cell 2 of 3: b\ncell 2 failed: b failed on rank 0\ncell 3 of 3: c\nlast 1 of 1: d" in errors[0]
+    # One that fails alone cannot go on: the other waits for it.
+    assert errors[1] == "error: d failed on rank 1\n"
+    assert "error: another process of this run was lost" in errors[0]
+    assert [process.returncode for process in processes] == [2, 2]
+    entries = json.loads((tmp_path / "j.json").read_text())
+    assert {key: entry["result"] for key, entry in entries.items()} == {"a": a, "b": None, "c": c, "d": None}

@@ -1,0 +1,35 @@
+"""The tables of every experiment as text."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+
+def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each row, a column for each key that any of them has."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]]) + "\n"
+
+
+def mean_std(values: Iterable[float | None], *, digits: int = 2, count: bool = False) -> str:
+    """`mean ± standard deviation`, and `(n)` where `count` asks for it; "–" where there is no value.
+
+    Values that are all the same, as of what no seed changes, have no spread to show.
+    """
+    found = [value for value in values if value is not None]
+    if not found:
+        return "–"
+    spread = f" ± {stdev(found):.{digits}f}" if len(set(found)) > 1 else ""
+    return f"{mean(found):.{digits}f}{spread}" + (f" ({len(found)})" if count else "")
