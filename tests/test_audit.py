@@ -19,7 +19,6 @@ from timm_jackpot.audit import AuditConfig, AuditReport, audit_jackpot
 from timm_jackpot.audit import run as audit_run
 from timm_jackpot.audit.__main__ import main
 from timm_jackpot.audit.run import similar_margin
-from timm_jackpot.audit.settings import search_settings
 from timm_jackpot.base import load_base, tensor_ids
 from timm_jackpot.data import DataFlags, open_data
 from timm_jackpot.errors import ArtifactError, ConfigError, TrainingError
@@ -29,9 +28,10 @@ from timm_jackpot.evidence.read import read_audit
 from timm_jackpot.hub import render_card
 from timm_jackpot.hub.push import _collect
 from timm_jackpot.masks import MaskSet
-from timm_jackpot.methods import Budget, Task, method
+from timm_jackpot.methods import Task, method
 from timm_jackpot.methods.controls import permute_within
 from timm_jackpot.search import SearchConfig, search_jackpot
+from timm_jackpot.search.again import reopen_search, search_settings
 
 STEPS, BATCH = 6, 64
 
@@ -142,12 +142,11 @@ def test_an_audit_into_a_folder_of_its_own_leaves_the_artifact_alone(
 def test_a_search_from_the_jackpots_own_seed_finds_the_jackpot(original: Path, accelerator: Accelerator) -> None:
     base = load_base("digits_resnet")
     artifact = read_artifact(original)
-    config = search_settings(artifact, AuditConfig(artifact=str(original)))
-    data = open_data(config, base.model, device=accelerator.device)
-    task = audit_run._task_of(base, artifact.masks, data, config, accelerator)
+    task, budget, config = reopen_search(artifact, base, AuditConfig(artifact=str(original)), accelerator)
+    assert budget.steps == STEPS
 
     def again(name: str = "search", seed: int = 5) -> MaskSet | None:
-        return method(name).run(task, Budget.of(config, steps=STEPS, seed=seed), config).masks
+        return method(name).run(task, replace(budget, seed=seed), config).masks
 
     assert again() == artifact.masks
     assert again(seed=6) != artifact.masks

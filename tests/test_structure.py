@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,13 @@ def test_every_export_resolves_and_none_hides_a_module() -> None:
     for name in timm_jackpot.__all__:
         assert getattr(timm_jackpot, name) is not None
         assert name not in modules
+
+
+def test_type_checkers_see_what_there_is_at_run_time() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.asname for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert {"__version__", *filter(None, seen)} == set(timm_jackpot.__all__)
 
 
 def test_unknown_attribute_is_an_attribute_error() -> None:

@@ -3,47 +3,101 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 # Registering our architectures is a side effect that `timm.create_model("cifar_resnet20")` relies on.
 from timm_jackpot.base import cifar_models as cifar_models
 from timm_jackpot.base import digits_model as digits_model
 
+if TYPE_CHECKING:
+    from timm_jackpot.adapter import ScoreAdapter as ScoreAdapter
+    from timm_jackpot.adapter import adapter_of as adapter_of
+    from timm_jackpot.adapter import attach as attach
+    from timm_jackpot.adapter import detach as detach
+    from timm_jackpot.adapter import merge as merge
+    from timm_jackpot.adapter import zero_fractions as zero_fractions
+    from timm_jackpot.artifact import Jackpot as Jackpot
+    from timm_jackpot.artifact import from_pretrained as from_pretrained
+    from timm_jackpot.artifact import save_pretrained as save_pretrained
+    from timm_jackpot.artifact import transform_of as transform_of
+    from timm_jackpot.audit import AuditConfig as AuditConfig
+    from timm_jackpot.audit import AuditReport as AuditReport
+    from timm_jackpot.audit import audit_jackpot as audit_jackpot
+    from timm_jackpot.base import base_from_module as base_from_module
+    from timm_jackpot.base import load_base as load_base
+    from timm_jackpot.base import maskable_weights as maskable_weights
+    from timm_jackpot.errors import JackpotError as JackpotError
+    from timm_jackpot.hub import push_to_hub as push_to_hub
+    from timm_jackpot.masks import MaskSet as MaskSet
+    from timm_jackpot.masks import allocate as allocate
+    from timm_jackpot.masks import layer_overlaps as layer_overlaps
+    from timm_jackpot.masks import mask_overlap as mask_overlap
+    from timm_jackpot.masks import scale_counts as scale_counts
+    from timm_jackpot.methods import Budget as Budget
+    from timm_jackpot.methods import Outcome as Outcome
+    from timm_jackpot.methods import Task as Task
+    from timm_jackpot.methods import equalise_gradients as equalise_gradients
+    from timm_jackpot.methods import proportional_scores as proportional_scores
+    from timm_jackpot.methods import register_method as register_method
+    from timm_jackpot.search import SearchConfig as SearchConfig
+    from timm_jackpot.search import SearchResult as SearchResult
+    from timm_jackpot.search import config_of as config_of
+    from timm_jackpot.search import search_jackpot as search_jackpot
+    from timm_jackpot.switching import JackpotModel as JackpotModel
+    from timm_jackpot.training import cubic_ramp as cubic_ramp
+    from timm_jackpot.training import reestimate_norm_statistics as reestimate_norm_statistics
+
 __version__ = "0.1.0"
 
+# Loaded on first use: `import timm_jackpot` costs little more
+# than `import timm`.
 _EXPORTS = {
-    "from_pretrained": "timm_jackpot.artifact",
-    "save_pretrained": "timm_jackpot.artifact",
-    "transform_of": "timm_jackpot.artifact",
-    "push_to_hub": "timm_jackpot.hub",
-    "load_base": "timm_jackpot.base",
-    "base_from_module": "timm_jackpot.base",
-    "maskable_weights": "timm_jackpot.base",
-    "attach": "timm_jackpot.adapter",
-    "detach": "timm_jackpot.adapter",
-    "adapter_of": "timm_jackpot.adapter",
-    "merge": "timm_jackpot.adapter",
-    "zero_fractions": "timm_jackpot.adapter",
-    "MaskSet": "timm_jackpot.masks",
-    "mask_overlap": "timm_jackpot.masks",
-    "layer_overlaps": "timm_jackpot.masks",
-    "JackpotModel": "timm_jackpot.switching",
-    "SearchConfig": "timm_jackpot.search",
-    "search_jackpot": "timm_jackpot.search",
-    "audit_jackpot": "timm_jackpot.audit",
     "AuditConfig": "timm_jackpot.audit",
     "AuditReport": "timm_jackpot.audit",
+    "Budget": "timm_jackpot.methods",
+    "Jackpot": "timm_jackpot.artifact",
     "JackpotError": "timm_jackpot.errors",
+    "JackpotModel": "timm_jackpot.switching",
+    "MaskSet": "timm_jackpot.masks",
+    "Outcome": "timm_jackpot.methods",
+    "ScoreAdapter": "timm_jackpot.adapter",
+    "SearchConfig": "timm_jackpot.search",
+    "SearchResult": "timm_jackpot.search",
+    "Task": "timm_jackpot.methods",
+    "adapter_of": "timm_jackpot.adapter",
+    "allocate": "timm_jackpot.masks",
+    "attach": "timm_jackpot.adapter",
+    "audit_jackpot": "timm_jackpot.audit",
+    "base_from_module": "timm_jackpot.base",
+    "config_of": "timm_jackpot.search",
+    "cubic_ramp": "timm_jackpot.training",
+    "detach": "timm_jackpot.adapter",
+    "equalise_gradients": "timm_jackpot.methods",
+    "from_pretrained": "timm_jackpot.artifact",
+    "layer_overlaps": "timm_jackpot.masks",
+    "load_base": "timm_jackpot.base",
+    "mask_overlap": "timm_jackpot.masks",
+    "maskable_weights": "timm_jackpot.base",
+    "merge": "timm_jackpot.adapter",
+    "proportional_scores": "timm_jackpot.methods",
+    "push_to_hub": "timm_jackpot.hub",
+    "reestimate_norm_statistics": "timm_jackpot.training",
+    "save_pretrained": "timm_jackpot.artifact",
+    "scale_counts": "timm_jackpot.masks",
+    "search_jackpot": "timm_jackpot.search",
+    "transform_of": "timm_jackpot.artifact",
+    "zero_fractions": "timm_jackpot.adapter",
+    "register_method": "timm_jackpot.methods",
 }
 
 __all__ = ["__version__", *_EXPORTS]  # pyright: ignore[reportUnsupportedDunderAll]
 
+if not TYPE_CHECKING:  # or a name that there is not would be seen as Any
 
-def __getattr__(name: str) -> Any:
-    """Exports load on first use: `import timm_jackpot` costs little more than `import timm`."""
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_EXPORTS[name]), name)
+    def __getattr__(name: str) -> object:
+        if name not in _EXPORTS:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -16,11 +16,10 @@ from timm_jackpot.artifact import Artifact, open_artifact
 from timm_jackpot.audit.config import AuditConfig
 from timm_jackpot.audit.judge import Judge
 from timm_jackpot.audit.rows import rows_of
-from timm_jackpot.audit.settings import search_settings, searched_in_processes
 from timm_jackpot.audit.write import choose_target, write_report
-from timm_jackpot.base import Base, Maskable, norm_statistics
+from timm_jackpot.base import norm_statistics
 from timm_jackpot.criteria import criterion_names
-from timm_jackpot.data import Data, default_data_notice, open_data, shared_images, steps_per_epoch
+from timm_jackpot.data import Data, shared_images
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.evidence import (
     CONTROLS,
@@ -37,9 +36,10 @@ from timm_jackpot.evidence import (
 from timm_jackpot.masks import MaskSet, chance_overlap, mask_overlap
 from timm_jackpot.methods import Budget, Task
 from timm_jackpot.methods.start import start_from
-from timm_jackpot.processes import make_accelerator, say, shard_of
+from timm_jackpot.processes import make_accelerator, say
 from timm_jackpot.search import RunConfig
-from timm_jackpot.training import CALIBRATION_IMAGES, RunFlags, prepare_model, total_steps
+from timm_jackpot.search.again import reopen_search, searched_in_processes
+from timm_jackpot.training import CALIBRATION_IMAGES
 
 # The paper's margins (Sec. 2.2), by what the data are called; the first that matches.
 _MARGINS = ((r"cifar-?100|tiny-?imagenet", 1.0), (r"imagenet", 1.5))
@@ -70,20 +70,13 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
             revision=config.revision,
             trust_base=config.trust_base,
         )
-        masks = artifact.masks_on(loaded)
-        _refuse_what_controls_cannot_follow(artifact, masks)
-        search = search_settings(artifact, config)
-        described = getattr(loaded.model, "pretrained_cfg", None) or {}
-        loaded.model.pretrained_cfg = {**described, **artifact.config.data.model_dump()}  # pyright: ignore
-        say(default_data_notice(search, loaded.model), accelerator)
-        data = open_data(search, loaded.model, device=accelerator.device)
+    masks = artifact.masks_on(loaded)
+    _refuse_what_controls_cannot_follow(artifact, masks)
+    task, budget, search = reopen_search(artifact, loaded, config, accelerator)
+    data = task.data
     _say_what_differs(artifact, data, accelerator)
-    accelerator.gradient_accumulation_steps = search.grad_accum_steps
-    shard = shard_of(accelerator)
-    steps = total_steps(search, steps_per_epoch(len(data.train), search.batch_size, shard), default_epochs=1)
     leaked = shared_images(data.test, [data.train, *([data.val] if data.val is not None else [])])
-    task = _task_of(loaded, masks, data, search, accelerator)
-    budget = Budget.of(search, steps=steps, seed=search.seed)
+    task = replace(task, data=replace(data, val=None))  # nothing is chosen here
     seeds = [(search.seed + 1 + i) % 2**31 for i in range(config.seeds)]
     judge = Judge(task)
     judge.ask_all(rows_of(artifact, task, budget, search, seeds, config.beside))
@@ -92,7 +85,7 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
         dataset=_plain(data.name),
         train_images=len(data.train),
         test_images=len(judge.answers["dense"][0].predictions.labels),
-        calibration_images=_calibration_images(task, search.batch_size * shard.count),
+        calibration_images=_calibration_images(task, task.batch_size * accelerator.num_processes),
         leaked_test_images=leaked,
     )
     margin = config.similar_margin if config.similar_margin is not None else similar_margin(data.name)
@@ -103,7 +96,7 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
         producer=_producer(),
         base=_plain(loaded.ref.name),
         mask_hash=masks.hash(),
-        steps=steps,
+        steps=budget.steps,
         seeds=seeds,
         second_search=_second_search(judge, masks),
         overlaps=_overlaps(task, budget, search),
@@ -114,22 +107,6 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
         for line in write_report(report, target):
             say(line, accelerator)
     return report
-
-
-def _task_of(base: Base, masks: MaskSet, data: Data, search: RunConfig, accelerator: Accelerator) -> Task:
-    """The search's task, in which the weights that the jackpot masks may be masked, and no others."""
-    prepare_model(search, base.model.requires_grad_(False).to(accelerator.device).eval())
-    parameters = dict(base.model.named_parameters(remove_duplicate=False))
-    return Task(
-        base,
-        Maskable({name: parameters[name] for name in masks}, [], {}),
-        replace(data, val=None),
-        search.batch_size,
-        accelerator,
-        run=RunFlags(**{name: getattr(search, name) for name in RunFlags.model_fields}),
-        pretrained=search.pretrained,
-        jackpot=masks,
-    )
 
 
 def similar_margin(dataset: str) -> float:

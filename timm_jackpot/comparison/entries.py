@@ -71,15 +71,9 @@ def criterion_entries(
         ConfigError: if the entries are not all of one base.
         BaseError, ArtifactError: if that base cannot be loaded.
     """
-    first = entries[0]
-    other = next((entry for entry in entries if entry.weights != first.weights), None)
-    if names and other is not None:
-        raise ConfigError(
-            f"criteria choose masks of one base, and {first.name} and {other.name} mask different weights: compare "
-            "them without --criteria"
-        )
     if not names:
         return []
+    first = one_base(entries, "--criteria")
     base = load_base_of(artifact, base_checkpoint=base_checkpoint, trust_base=trust_base)
     parameters = dict(base.model.named_parameters(remove_duplicate=False))
     weights = {name: parameters[name] for name in first.masks}
@@ -92,9 +86,29 @@ def criterion_entries(
         return MaskSet({layer: keep_largest(values, kept[layer]) for layer, values in scores.items()})
 
     same = {"base": first.base, "weights": first.weights, "allocation": f"as {first.name}"}
-    taken = {entry.name for entry in entries}
-    called = {name: f"{name} (criterion)" if name in taken else name for name in names}
-    return [Entry(name=called[name], masks=mask(name), **same) for name in called]
+    return [
+        Entry(name=free_name(name, "criterion", entries), masks=mask(name), **same) for name in dict.fromkeys(names)
+    ]
+
+
+def one_base(entries: Sequence[Entry], flag: str) -> Entry:
+    """The first entry, if the others mask the same weights.
+
+    Raises:
+        ConfigError: if they do not.
+    """
+    first = entries[0]
+    other = next((entry for entry in entries if entry.weights != first.weights), None)
+    if other is not None:
+        raise ConfigError(
+            f"{flag} goes with one base, and {first.name} and {other.name} mask different weights: compare them without"
+        )
+    return first
+
+
+def free_name(name: str, kind: str, entries: Sequence[Entry]) -> str:
+    """The name, or, where an entry has it already, with its kind."""
+    return f"{name} ({kind})" if any(entry.name == name for entry in entries) else name
 
 
 def _short(names: Sequence[str]) -> list[str]:

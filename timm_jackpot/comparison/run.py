@@ -9,29 +9,36 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field
 
 from timm_jackpot.comparison.entries import Entry, artifact_entries, criterion_entries
+from timm_jackpot.comparison.methods import method_entries
 from timm_jackpot.comparison.pairs import Pair, pairs_of
 from timm_jackpot.comparison.table import as_csv, as_markdown, as_text, sections_of
 from timm_jackpot.criteria import criterion_names
+from timm_jackpot.data import DataFlags
 from timm_jackpot.errors import ConfigError
+from timm_jackpot.methods import method_names
 from timm_jackpot.outputs import check_output, write_atomically
 from timm_jackpot.plots import overlap_figure
-from timm_jackpot.schema import OneOf, Settings
+from timm_jackpot.schema import OneOf
 
 
-class CompareConfig(Settings):
-    """Artifacts side by side: base, settings, sparsity of the layers, overlap beside chance, results, audit."""
+class CompareConfig(DataFlags):
+    """Artifacts side by side: base, settings, sparsity of the layers, overlap beside chance, results, audit; and
+    beside the first one, methods on its own task: the same base, data, sparsity and number of steps."""
 
     artifacts: tuple[str, ...] = Field(default=(), json_schema_extra={"positional": True})
     """Artifact folders, or names of Hub repos. Masks over different weights are shown without an overlap."""
     criteria: tuple[Annotated[str, OneOf(partial(criterion_names, without_images=True))], ...] = ()
     """Criteria whose masks stand beside, at the layer counts of the first artifact."""
+    methods: tuple[Annotated[str, OneOf(method_names)], ...] = ()
+    """Methods to run on the task of the first artifact, with their default settings; data flags that are not given are
+    its search's own, but for --dataset, --data-dir and the splits."""
     base_checkpoint: str | None = None
     """A .safetensors file with the base's weights, where the artifacts' base came from a file. The base is needed for
     criteria and compact masks only."""
     trust_base: bool = False
     """Build a base that an artifact names outside timm's own repos."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seed of the criterion random."""
+    """Seed of the criterion random, and of methods."""
     output: str | None = None
     """Folder for comparison.md, layers.csv and overlap.png."""
 
@@ -49,12 +56,13 @@ def compare_masks(config: CompareConfig) -> MaskComparison:
             that cannot be written.
         JackpotError: if an artifact or, for criteria, its base is not usable.
     """
-    if not config.artifacts or len(config.artifacts) + len(config.criteria) < 2:
-        raise ConfigError("name two artifacts to compare, or one and --criteria magnitude, say")
+    if not config.artifacts or len(config.artifacts) + len(config.criteria) + len(config.methods) < 2:
+        raise ConfigError("name two artifacts to compare, or one and --criteria magnitude or --methods paper, say")
     folder = None if config.output is None else check_output(config.output)
     where = {"base_checkpoint": config.base_checkpoint, "trust_base": config.trust_base}
     entries, artifacts = artifact_entries(config.artifacts, **where)
     entries += criterion_entries(config.criteria, entries, artifacts[0], seed=config.seed, **where)
+    entries += method_entries(config.methods, entries, artifacts[0], config, seed=config.seed, **where)
     pairs = pairs_of(entries)
     sections = sections_of(entries, pairs)
     if folder is not None:

@@ -1,15 +1,17 @@
 """Methods: anything that, given a task and a budget, returns a (sparse) network. One registry, one file each.
 
-@register("rigl", family="sparse training", paper="arXiv:1911.11134")
+@register_method("rigl", family="sparse training", paper="arXiv:1911.11134")
 def rigl(task: Task, budget: Budget, settings: RigLSettings) -> Outcome: ...
 """
 
 from timm_jackpot.methods import controls, dense, mask_search, one_shot  # registered by being imported
 from timm_jackpot.methods.budget import Budget, BudgetFlags
 from timm_jackpot.methods.controls import checked
+from timm_jackpot.methods.equalise import equalise_gradients
 from timm_jackpot.methods.one_shot import OneShotSettings, StatisticsSettings
-from timm_jackpot.methods.registry import Method, all_methods, method, method_names, register, unregister
+from timm_jackpot.methods.registry import Method, all_methods, method, method_names, register_method, unregister_method
 from timm_jackpot.methods.search_settings import PAPER, SearchSettings
+from timm_jackpot.methods.start import proportional_scores
 from timm_jackpot.methods.task import Moved, Outcome, Role, Task, build_network, without_training
 
 __all__ = [
@@ -29,11 +31,13 @@ __all__ = [
     "checked",
     "controls",
     "dense",
+    "equalise_gradients",
     "mask_search",
     "method",
     "method_names",
     "one_shot",
-    "register",
-    "unregister",
+    "proportional_scores",
+    "register_method",
+    "unregister_method",
     "without_training",
 ]

@@ -19,7 +19,7 @@ from timm_jackpot.masks import MaskSet, chance_overlap, keep_largest, mask_overl
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.mask_search import search
 from timm_jackpot.methods.one_shot import StatisticsSettings
-from timm_jackpot.methods.registry import register
+from timm_jackpot.methods.registry import register_method
 from timm_jackpot.methods.search_settings import SearchSettings
 from timm_jackpot.methods.task import Outcome, Task, without_training
 from timm_jackpot.processes import Shard
@@ -28,7 +28,7 @@ _SANITY = "arXiv:2009.11094"
 _MISSING_THE_MARK = "arXiv:2009.08576"
 
 
-@register("permuted_within", family="control", paper=_SANITY)
+@register_method("permuted_within", family="control", paper=_SANITY)
 def permuted_within(task: Task, budget: Budget, settings: StatisticsSettings) -> Outcome:
     """The jackpot's mask with each layer's elements in random order: counts stay, places go."""
     masks = task.masks_to_control()
@@ -36,7 +36,7 @@ def permuted_within(task: Task, budget: Budget, settings: StatisticsSettings) ->
     return without_training(task, control, recalibrated=settings.recalibrated)
 
 
-@register("permuted_across", family="control", paper=_MISSING_THE_MARK)
+@register_method("permuted_across", family="control", paper=_MISSING_THE_MARK)
 def permuted_across(task: Task, budget: Budget, settings: StatisticsSettings) -> Outcome:
     """The jackpot's mask with the elements of all layers in random order: the total stays, counts and places go."""
     masks = task.masks_to_control()
@@ -44,7 +44,7 @@ def permuted_across(task: Task, budget: Budget, settings: StatisticsSettings) ->
     return without_training(task, control, recalibrated=settings.recalibrated)
 
 
-@register("smallest", family="control", paper=_MISSING_THE_MARK)
+@register_method("smallest", family="control", paper=_MISSING_THE_MARK)
 def smallest(task: Task, budget: Budget, settings: StatisticsSettings) -> Outcome:
     """The weights that magnitude would remove first, at the jackpot's layer counts."""
     masks = task.masks_to_control()
@@ -52,7 +52,7 @@ def smallest(task: Task, budget: Budget, settings: StatisticsSettings) -> Outcom
     return without_training(task, control, recalibrated=settings.recalibrated)
 
 
-@register("reinitialised", family="control", paper=_MISSING_THE_MARK)
+@register_method("reinitialised", family="control", paper=_MISSING_THE_MARK)
 def reinitialised(task: Task, budget: Budget, settings: StatisticsSettings) -> Outcome:
     """The jackpot's mask over freshly drawn weights."""
     masks = task.masks_to_control()
@@ -61,7 +61,7 @@ def reinitialised(task: Task, budget: Budget, settings: StatisticsSettings) -> O
     return without_training(task, masks, weights=fresh, recalibrated=settings.recalibrated)
 
 
-@register("shuffled_labels", family="control", paper=_SANITY)
+@register_method("shuffled_labels", family="control", paper=_SANITY)
 def shuffled_labels(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
     """The search on labels that say nothing of their images, and without the base's answers, which do."""
     shuffled = replace(task.data, train=ShuffledLabels(task.data.train))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.one_shot import StatisticsSettings
-from timm_jackpot.methods.registry import register
+from timm_jackpot.methods.registry import register_method
 from timm_jackpot.methods.task import Outcome, Task, without_training
 
 
@@ -13,7 +13,7 @@ class DenseSettings(StatisticsSettings):
     """Re-estimate the running statistics of batch norm, on 10,000 training images."""
 
 
-@register("dense", family="reference")
+@register_method("dense", family="reference")
 def dense(task: Task, budget: Budget, settings: DenseSettings) -> Outcome:
     """The base as it came, every weight kept."""
     return without_training(task, None, recalibrated=settings.recalibrated)

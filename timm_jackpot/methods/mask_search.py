@@ -9,26 +9,26 @@ from timm_jackpot.base import random_weights as random_weights_of
 from timm_jackpot.errors import BaseError
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.find import find_masks
-from timm_jackpot.methods.registry import register
+from timm_jackpot.methods.registry import register_method
 from timm_jackpot.methods.search_settings import PAPER, SearchSettings
 from timm_jackpot.methods.start import start_from, starved_notice
 from timm_jackpot.methods.task import Moved, Outcome, Role, Stopwatch, Task
 from timm_jackpot.processes import say
 
 
-@register("search", family="mask search", paper="after arXiv:2104.08700")
+@register_method("search", family="mask search", paper="after arXiv:2104.08700")
 def search(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
     """Train a score for each maskable weight; the mask keeps the largest. The best search we know."""
     return _search(task, budget, settings, distill=bool(settings.distill_weight) and task.can_teach)
 
 
-@register("paper", family="mask search", paper="arXiv:2104.08700", defaults=PAPER)
+@register_method("paper", family="mask search", paper="arXiv:2104.08700", defaults=PAPER)
 def paper(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
     """Lottery Jackpots' own search: two-level start, one global threshold, cross-entropy alone."""
     return search(task, budget, settings)
 
 
-@register("random_weights", family="mask search", paper="arXiv:1911.13299")
+@register_method("random_weights", family="mask search", paper="arXiv:1911.13299")
 def random_weights(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
     """The search in random weights of the base's architecture: what pre-training is worth."""
     fresh = random_weights_of(task.base)

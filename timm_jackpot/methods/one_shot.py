@@ -6,7 +6,7 @@ from pydantic import Field
 
 from timm_jackpot.criteria import criterion, criterion_names
 from timm_jackpot.methods.budget import Budget
-from timm_jackpot.methods.registry import register
+from timm_jackpot.methods.registry import register_method
 from timm_jackpot.methods.start import start_from
 from timm_jackpot.methods.task import Outcome, Task, without_training
 from timm_jackpot.schema import Settings
@@ -32,7 +32,7 @@ def _register_one_shot(name: str) -> None:
         return without_training(task, masks, recalibrated=settings.recalibrated, start=masks)
 
     one_shot.__doc__ = f"""Keep the weights that {name} scores highest; nothing is trained."""
-    register(name, family="one-shot", paper=criterion(name).paper)(one_shot)
+    register_method(name, family="one-shot", paper=criterion(name).paper)(one_shot)
 
 
 for _name in criterion_names():

@@ -52,7 +52,7 @@ class Method:
         return self.function(task, budget, settings)
 
 
-def register(
+def register_method(
     name: str, *, family: Family, paper: str = "", defaults: Mapping[str, Any] | None = None
 ) -> Callable[[F], F]:
     """Register `function(task, budget, settings) -> Outcome`; the annotation of `settings` says what it can be set to.
@@ -72,7 +72,7 @@ def register(
     return add
 
 
-def unregister(name: str) -> None:
+def unregister_method(name: str) -> None:
     """Take a method out again, as a test does."""
     del _registered[name]
 

@@ -1,0 +1,63 @@
+"""Methods beside an artifact: each runs on the artifact's own task, and is read on its test split once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from timm_jackpot.artifact import Artifact, load_base_of
+from timm_jackpot.comparison.entries import Entry, free_name, one_base
+from timm_jackpot.data import DataFlags
+from timm_jackpot.evaluation import evaluate_accuracy
+from timm_jackpot.masks import MaskSet
+from timm_jackpot.methods import build_network, method
+from timm_jackpot.processes import make_accelerator, say
+from timm_jackpot.search.again import reopen_search
+
+
+def method_entries(
+    names: Sequence[str],
+    entries: Sequence[Entry],
+    artifact: Artifact,
+    flags: DataFlags,
+    *,
+    base_checkpoint: str | None,
+    trust_base: bool,
+    seed: int,
+) -> list[Entry]:
+    """What methods find with the base, the data, the sparsity and the steps of the first of `entries`.
+
+    Args:
+        artifact: that of the first entry.
+
+    Raises:
+        ConfigError: if the entries are not all of one base.
+        JackpotError: if base or data are not usable, or a method fails.
+    """
+    if not names:
+        return []
+    first = one_base(entries, "--methods")
+    accelerator = make_accelerator(seed=seed)
+    base = load_base_of(artifact, base_checkpoint=base_checkpoint, trust_base=trust_base)
+    task, budget, _ = reopen_search(artifact, base, flags, accelerator)
+    task = replace(task, data=replace(task.data, val=None))  # nothing is chosen here
+    found = []
+    for number, name in enumerate(dict.fromkeys(names), 1):
+        say(f"compare: method {number} of {len(names)}: {name}", accelerator)
+        outcome = method(name).run(task, replace(budget, seed=seed))
+        accuracy = evaluate_accuracy(
+            build_network(task, outcome), task.data.test, batch_size=task.batch_size, accelerator=accelerator
+        )
+        found.append(
+            Entry(
+                name=free_name(name, "method", entries),
+                base=first.base,
+                masks=outcome.masks or MaskSet({}),
+                weights=first.weights,
+                allocation=f"as {first.name}",
+                recipe=f"method={name} steps={outcome.steps} seed={seed}",
+                dataset=task.data.name,
+                results={"jackpot_top1": accuracy.top1},
+            )
+        )
+    return found

@@ -1,0 +1,122 @@
+"""The search that found a jackpot, so that it can be repeated: its settings, its task, its budget."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from accelerate import Accelerator
+
+from timm_jackpot.artifact import Artifact
+from timm_jackpot.artifact.tensors_file import read_bytes
+from timm_jackpot.base import Base, BaseFlags, Maskable
+from timm_jackpot.data import DataFlags, default_data_notice, open_data, steps_per_epoch
+from timm_jackpot.errors import ArtifactError, ConfigError
+from timm_jackpot.methods import Budget, Task
+from timm_jackpot.processes import say, shard_of
+from timm_jackpot.recipes import read_yaml
+from timm_jackpot.search.config import RunConfig, config_from
+from timm_jackpot.training import RunFlags, prepare_model, total_steps
+
+_RECIPE, _MAX_BYTES = "recipe.yaml", 65536
+# A stranger's artifact may say how images were augmented, but not which data to open on this machine. (Mean and std are
+# in its data config.)
+_HARMLESS_DATA = {"val_fraction", "batch_size", "hflip", "crop_padding", "stratify"}
+_LEFT_OUT = {
+    *BaseFlags.model_fields,
+    *(set(DataFlags.model_fields) - _HARMLESS_DATA),
+    *("output", "overwrite", "resume", "checkpoint_steps", "report_to", "torchcompile"),
+}
+
+
+class Again(NamedTuple):
+    """What the search of an artifact worked on; its task may mask what the artifact masks, and nothing else."""
+
+    task: Task
+    budget: Budget
+    config: RunConfig
+
+
+def reopen_search(artifact: Artifact, base: Base, flags: DataFlags, accelerator: Accelerator) -> Again:
+    """The task of the search that found an artifact, with the artifact's masks as its jackpot.
+
+    Args:
+        flags: say which data are meant; what they leave out is the search's own.
+
+    Raises:
+        ArtifactError: if the artifact does not say how it was searched for, or its masks are not of this base.
+        DataError: if the data cannot be read.
+    """
+    config, masks = search_settings(artifact, flags), artifact.masks_on(base)
+    described = getattr(base.model, "pretrained_cfg", None) or {}
+    base.model.pretrained_cfg = {**described, **artifact.config.data.model_dump()}  # pyright: ignore
+    with accelerator.main_process_first():
+        say(default_data_notice(config, base.model), accelerator)
+        data = open_data(config, base.model, device=accelerator.device)
+    accelerator.gradient_accumulation_steps = config.grad_accum_steps
+    prepare_model(config, base.model.requires_grad_(False).to(accelerator.device).eval())
+    parameters = dict(base.model.named_parameters(remove_duplicate=False))
+    task = Task(
+        base,
+        Maskable({name: parameters[name] for name in masks}, [], {}),
+        data,
+        config.batch_size,
+        accelerator,
+        run=RunFlags(**{name: getattr(config, name) for name in RunFlags.model_fields}),
+        pretrained=config.pretrained,
+        jackpot=masks,
+    )
+    per_epoch = steps_per_epoch(len(data.train), config.batch_size, shard_of(accelerator))
+    steps = total_steps(config, per_epoch, default_epochs=1)
+    return Again(task, Budget.of(config, steps=steps, seed=config.seed), config)
+
+
+def search_settings(artifact: Artifact, flags: DataFlags) -> RunConfig:
+    """The artifact's own settings (recipe.yaml where it lies beside it, else `info.config`), with the data of `flags`.
+
+    Raises:
+        ArtifactError: if it does not say how it was searched for, or not in words that a search understands.
+    """
+    given = {key: value for key, value in _recorded(artifact).items() if key not in _LEFT_OUT}
+    data = {key: getattr(flags, key) for key in flags.model_fields_set & set(DataFlags.model_fields)}
+    allocation = artifact.config.allocation.label
+    exact = {"allocation": allocation, "sparsity": artifact.config.sparsity.requested}
+    if ":" in allocation:
+        exact.pop("sparsity")  # implied by the pattern
+        given.pop("sparsity", None)
+    steps = _results(artifact).get("steps")
+    if isinstance(steps, int) and not isinstance(steps, bool) and steps >= 0:
+        exact |= {"steps": steps, "epochs": None}
+    try:
+        found = config_from({**given, **exact, **data})
+    except ConfigError as error:
+        raise ArtifactError(f"the artifact's settings are no search's: {error}") from error
+    if found.steps is None and found.epochs is None:
+        raise ArtifactError("the artifact does not say how many steps its search took: it cannot be repeated")
+    return found
+
+
+def searched_in_processes(artifact: Artifact) -> int | None:
+    """How many processes the search ran on, if the artifact says so."""
+    count = _results(artifact).get("processes")
+    return count if isinstance(count, int) and not isinstance(count, bool) else None
+
+
+def _recorded(artifact: Artifact) -> dict[str, Any]:
+    recipe = artifact.folder / _RECIPE
+    if recipe.is_file() and not recipe.is_symlink():
+        try:
+            found = read_yaml(read_bytes(recipe, _MAX_BYTES).decode("utf-8"), _RECIPE)
+        except (ConfigError, UnicodeDecodeError) as error:
+            raise ArtifactError(f"{_RECIPE} of the artifact is not readable as YAML") from error
+    else:
+        found = artifact.config.info.get("config")
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise ArtifactError(
+            "the artifact does not say how it was searched for (recipe.yaml, info.config): it cannot be repeated"
+        )
+    return found
+
+
+def _results(artifact: Artifact) -> dict[str, Any]:
+    results = artifact.config.info.get("results")
+    return results if isinstance(results, dict) else {}
