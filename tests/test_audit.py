@@ -211,7 +211,7 @@ def test_a_planted_test_image_in_train_leaves_the_verdict_open(
         images[3] = data.test.images[11]  # pyright: ignore
         return replace(data, train=replace(train, images=images))
 
-    monkeypatch.setattr(audit_run, "open_data", leaky)
+    monkeypatch.setattr("timm_jackpot.search.again.open_data", leaky)
     monkeypatch.setattr(sys, "argv", ["audit", "--artifact", str(artifact), "--seeds", "1"])
     (artifact / "README.md").write_text("my own words", encoding="utf-8")
     summary = main()
@@ -253,7 +253,7 @@ def test_an_artifact_that_does_not_say_how_it_was_searched_is_refused(artifact: 
             audit_jackpot(AuditConfig(artifact=str(artifact)))
 
     (artifact / "recipe.yaml").write_text("lr: high\n")
-    refused("its settings are no search's, at lr")
+    refused("the artifact's settings are no search's: --lr high: input should be a valid number")
     (artifact / "recipe.yaml").write_text("- 1\n")
     refused("does not say how it was searched for")
     (artifact / "recipe.yaml").unlink()

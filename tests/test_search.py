@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from timm_jackpot.artifact import from_pretrained, read_artifact
-from timm_jackpot.base import norm_statistics, tensor_ids
+from timm_jackpot.base import norm_statistics, tensor_id, tensor_ids
 from timm_jackpot.errors import ArtifactError, BaseError, ConfigError, DataError, TrainingError
 from timm_jackpot.masks import MaskSet, keep_largest, kept_count, mask_overlap
 from timm_jackpot.methods.equalise import equalise_gradients
@@ -35,8 +35,8 @@ def test_counts_are_exact_over_the_whole_model(run) -> None:
 
 def test_base_weights_never_move_and_norm_statistics_do(run) -> None:
     base = run.jackpot.base
-    after, before = tensor_ids(base.model), base.tensors
-    moved = {name for name in before if before[name] != after[name]}
+    assert tensor_ids(base.model) == base.tensors  # a search works on a copy
+    moved = {name for name, extra in run.jackpot.extras.items() if tensor_id(extra.tensor) != base.tensors[name]}
     assert moved == set(norm_statistics(base.model)) == set(run.jackpot.extras)
 
 
@@ -51,6 +51,7 @@ def test_loaded_logits_equal_the_searched_models_exactly(run) -> None:
     from timm_jackpot.adapter import attach
 
     model = copy.deepcopy(run.jackpot.base.model).eval()
+    model.load_state_dict({name: extra.tensor for name, extra in run.jackpot.extras.items()}, strict=False)
     images = torch.randn(8, 3, 32, 32)
     with torch.no_grad():
         # the searched model: scores attached, the mask in force, statistics as the search left them
@@ -137,7 +138,7 @@ def test_scores_stay_float32_under_mixed_precision(tmp_path: Path, monkeypatch: 
     assert next(record.of("start"))["mixed_precision"] == "bf16"
     assert result.jackpot.masks.kept == kept_count(result.jackpot.masks.total, "0.9")
     assert all(extra.tensor.dtype == torch.float32 for extra in result.jackpot.extras.values())
-    assert "forward" not in vars(result.jackpot.base.model)  # Accelerate's wrapper is gone
+    assert "forward" not in vars(result.model)  # Accelerate's wrapper is gone
 
 
 def test_a_new_head_is_trained_saved_and_loaded(tmp_path: Path, shared: Path) -> None:
@@ -205,7 +206,7 @@ def test_model_arguments_of_a_folder_are_recorded_and_restored(tmp_path: Path) -
     loaded = from_pretrained(tmp_path / "j", base_checkpoint=base / "model.safetensors")
     images = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
-        assert torch.equal(loaded(images), result.jackpot.base.model.eval()(images))
+        assert torch.equal(loaded(images), result.model(images))
     assert str(tmp_path) not in (tmp_path / "j" / "config.json").read_text()
     (base / "config.json").write_text(json.dumps({**config, "model_args": {"layers": [1, 1, 1, 1]}}))
     with pytest.raises(BaseError, match="'layers', which an artifact cannot name"):

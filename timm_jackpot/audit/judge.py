@@ -48,7 +48,8 @@ class Judge:
             seed = "" if row.seed is None else f", seed {row.seed}"
             title = title_of(row.name)
             say(f"audit: {number} of {len(rows)}: {title}{seed}", self._task.accelerator)
-            self.answers.setdefault(row.name, []).append(self._ask(row))
+            answers = self._ask(row)
+            self.answers.setdefault(row.name, []).append(answers)
 
     def correct(self) -> dict[str, NDArray[np.bool_]]:
         """Network → [seeds, images], whether each answer was right."""
