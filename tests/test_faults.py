@@ -72,6 +72,16 @@ def test_or_are_an_error_that_names_the_first(damaged: dict[str, object], tmp_pa
     assert not (tmp_path / "j" / "config.json").exists()
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_split_of_which_no_image_can_be_read_is_refused(
+    damaged: dict[str, object], split: str, tmp_path: Path
+) -> None:
+    for path in (tmp_path / "images" / split).rglob("*.png"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"none of the .*images .*can be read"):
+        search(tmp_path / "j", **damaged)
+
+
 def test_a_worker_that_dies_is_one_sentence(
     damaged: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -205,7 +205,7 @@ def test_a_sweep_goes_on_where_it_stopped_and_tells_all_in_one_table(tmp_path: P
     assert table[2].endswith("| 2 |")
     assert (tmp_path / "out" / "picture.png").read_bytes().startswith(b"\x89PNG")
 
-    with pytest.raises(ConfigError, match="holds a run with steps 2, not 3: name another --output"):
+    with pytest.raises(ConfigError, match=r"out holds sparsity-0\.5/seed0 with steps 2, not 3: name another --output"):
         run_sweep(config.model_copy(update={"grid": ("steps=3",)}))
 
 

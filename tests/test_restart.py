@@ -101,6 +101,41 @@ def test_nor_by_a_signal_while_the_artifact_is_written(tmp_path: Path, monkeypat
     assert search(tmp_path / "j", resume="auto").summary["steps"] == STEPS
 
 
+def test_a_disk_with_no_room_for_the_last_state_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], whole: SearchResult
+) -> None:
+    """The artifact is a fraction of its size."""
+    monkeypatch.setattr("timm_jackpot.training.checkpoint.save_file", fail(OSError(28, "No space left on device")))
+    result = search(tmp_path / "j")
+    assert result.summary["mask_hash"] == whole.summary["mask_hash"]
+    assert "warning: a checkpoint could not be written" in capsys.readouterr().err
+    assert not (tmp_path / "j" / "checkpoints").exists()
+
+
+def test_nothing_is_said_to_be_kept_that_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("timm_jackpot.training.checkpoint.save_file", fail(OSError(28, "No space left on device")))
+    monkeypatch.setattr(search_run, "compare", fail(DataError("image 3.png cannot be read")))
+    with pytest.raises(DataError):
+        search(tmp_path / "j")
+    assert "no step is lost" not in capsys.readouterr().err
+
+
+def test_a_signal_right_after_the_last_line_of_progress_loses_no_step(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "timm_jackpot.search", "--steps", "20", "--output", str(tmp_path / "j")]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "step 20/20" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        last = process.stderr.read().splitlines()[-1]
+        assert process.wait(timeout=60) == 143
+    assert last.startswith("stopped: by SIGTERM after ")
+    assert last.endswith(f"; go on with --resume auto --output {tmp_path / 'j'}")
+    assert states(tmp_path / "j") == ["step-00000020"]
+
+
 def test_a_random_base_beside_a_run_that_goes_on_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search_run, "_save", fail(ConfigError("full")))
     with pytest.raises(ConfigError, match="full"):

@@ -14,6 +14,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from test_processes import started
 from torch import nn
 
 from timm_jackpot.artifact import read_artifact
@@ -243,7 +244,7 @@ def test_a_matrix_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.M
         transfer_masks(config)
     assert "| dense | " in (out / "matrix.md").read_text()
     assert (out / "matrix.md").read_text().count("| – |") == 1
-    kept = json.loads((out / "cells.json").read_text())
+    kept = {k: e for k, e in json.loads((out / "cells.json").read_text()).items() if e["result"] is not None}
     assert len(kept) == 9
 
     monkeypatch.setattr(run, "judge_mask", judge_mask)
@@ -263,13 +264,58 @@ def test_a_matrix_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.M
     assert (out / "matrix.png").read_bytes().startswith(b"\x89PNG")
     assert "–" not in (out / "matrix.md").read_text()
 
-    with pytest.raises(ConfigError, match="holds a cell first on first, seed 0 with head_steps 2, not 3: name an"):
+    with pytest.raises(ConfigError, match="out holds first on first, seed 0 with head_steps 2, not 3: name an"):
         transfer_masks(config.model_copy(update={"settings": ("head_steps=3",)}))
-    with pytest.raises(ConfigError, match="holds a run with steps 1, not 2: name another --output"):
+    with pytest.raises(ConfigError, match="out holds sources/first/seed0 with steps 1, not 2: name another --output"):
         transfer_masks(config.model_copy(update={"settings": ("steps=2",)}))
     (out / "cells.json").write_text("{")
     with pytest.raises(ConfigError, match=r"cells.json is damaged: delete it"):
         transfer_masks(config)
+
+
+BOTH = """
+import json, os, sys
+from pathlib import Path
+from timm_jackpot.cli import parse, run_verb
+from timm_jackpot.transfer import TransferConfig, transfer_masks
+
+def main():
+    result = transfer_masks(parse(TransferConfig, argv=sys.argv[2:]))
+    (Path(sys.argv[1]) / f"found{os.environ['RANK']}").write_text(json.dumps([result.cells, result.table]))
+    return result.summary
+
+run_verb(main)
+"""
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+def test_two_processes_agree_on_a_matrix_like_that_of_one(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images", "ab")
+    config = recipe(tmp_path, f"{TINY}data_dir: {folder}\ntargets: {{a: , b: {{train_part: 2/2}}}}\n")
+    words = ["--recipe", config.transfer, "--output", config.output, "--set", "batch_size=2"]
+    with started(2, ["-c", BOTH, str(tmp_path), *words]) as processes:
+        ended = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ended
+    (cells, table), other = (json.loads((tmp_path / f"found{rank}").read_text()) for rank in range(2))
+    assert other == [cells, table]
+    assert json.loads(ended[0][0])["cells"] == len(cells) == 10
+    assert [out for out, _ in ended[1:]] == [""]
+    assert ended[0][1].count("transfer: cell") == 10
+    assert "transfer: " not in ended[1][1]
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} == {
+        "sources", "runs.json", "cells.json", "matrix.csv", "matrix.md", "matrix.png",
+    }  # fmt: skip
+    assert (out / "matrix.md").read_text() == table
+
+    alone = transfer_masks(config.model_copy(update={"output": str(tmp_path / "alone")})).cells
+    told = ("row", "kind", "target", "own", "seed", "test_images", "sparsity")
+    assert [{key: cell[key] for key in told} for cell in cells] == [{key: cell[key] for key in told} for cell in alone]
+    controls = [[cell["mask_hash"] for cell in found if cell["kind"] == "control"] for found in (cells, alone)]
+    assert controls[0] == controls[1]
+    with pytest.raises(ConfigError, match="out holds a on a, seed 0 with processes 2, not 1: name another --output"):
+        transfer_masks(config.model_copy(update={"settings": ("batch_size=2",)}))
 
 
 def made_up(row: str, target: str, top1: float, *, seed: int = 0, own: bool = False) -> dict[str, Any]:

@@ -284,6 +284,8 @@ def _bind(
             images, labels = images[part], labels[part]
         if bool((labels < 0).any()):
             images, labels = images[labels >= 0], labels[labels >= 0]
+        if not len(labels):
+            raise DataError(f"none of the {len(reader.dataset)} images of a split of {name} can be read")
         padding = flags.crop_padding if flags.crop_padding is not None else height // (16 if name == "digits" else 8)
         return MemoryImages(
             images.to(device), labels.to(device), config["mean"], config["std"], hflip, padding, flags.stratify

@@ -7,7 +7,10 @@ from accelerate import Accelerator
 from torch import nn
 
 from timm_jackpot.data import ImageSource
+from timm_jackpot.errors import DataError
 from timm_jackpot.processes import shard_of
+
+NONE_READABLE = "none of the images to evaluate on can be read: look at --data-dir, or name another --test-split"
 
 
 class Accuracy(NamedTuple):
@@ -23,6 +26,9 @@ def evaluate_accuracy(model: nn.Module, source: ImageSource, *, batch_size: int,
     """Accuracy of `model` in eval mode on a whole split, as far as it can be read; same result on every rank.
 
     The mode is restored.
+
+    Raises:
+        DataError: if none of the images can be read.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -37,5 +43,7 @@ def evaluate_accuracy(model: nn.Module, source: ImageSource, *, batch_size: int,
     for module, training in modes:
         module.training = training
     top1, top5, n = accelerator.reduce(hits, reduction="sum").tolist()  # pyright: ignore
-    assert 0 < n <= len(source), (n, len(source))  # fewer only where images could not be read
+    if n == 0:
+        raise DataError(NONE_READABLE)
+    assert n <= len(source), (n, len(source))  # fewer only where images could not be read
     return Accuracy(100 * top1 / n, 100 * top5 / n, n)

@@ -8,6 +8,8 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from timm_jackpot.data import ImageSource
+from timm_jackpot.errors import DataError
+from timm_jackpot.evaluation.accuracy import NONE_READABLE
 from timm_jackpot.processes import shard_of
 
 
@@ -29,6 +31,9 @@ def predict(model: nn.Module, source: ImageSource, *, batch_size: int, accelerat
 
     One split gives one order of images (the ranks' parts, one after the other), whatever the model: answers of
     several models can be compared image by image. The mode is restored.
+
+    Raises:
+        DataError: if none of the images can be read.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -42,4 +47,7 @@ def predict(model: nn.Module, source: ImageSource, *, batch_size: int, accelerat
         module.training = training
     none = torch.zeros(0, dtype=torch.int64)
     parts = gather_object([(torch.cat([none, *predicted]), torch.cat([none, *labels]))])
-    return Predictions(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
+    answers = Predictions(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
+    if not len(answers.labels):
+        raise DataError(NONE_READABLE)
+    return answers

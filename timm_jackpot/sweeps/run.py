@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-from timm_jackpot.artifact import read_artifact
-from timm_jackpot.outputs import check_output, write_atomically
+from timm_jackpot.experiments import csv_table, run_cells, search_cell, write_outputs
+from timm_jackpot.outputs import check_output
 from timm_jackpot.plots import convergence_figure, sweep_figure
-from timm_jackpot.processes import launched_as_main
-from timm_jackpot.sweeps.journal import Journal
-from timm_jackpot.sweeps.plan import Cell, SweepConfig, plan_cells
-from timm_jackpot.sweeps.searches import PlannedSearch, run_missing
-from timm_jackpot.sweeps.table import csv_table, markdown_table
+from timm_jackpot.processes import from_main, make_accelerator
+from timm_jackpot.sweeps.plan import SweepConfig, plan_cells
+from timm_jackpot.sweeps.table import sweep_table
 from timm_jackpot.training import Record, read_record
 
 
@@ -24,7 +20,7 @@ def run_sweep(config: SweepConfig) -> dict[str, Any]:
     stopped goes on where it stopped.
 
     Returns:
-        The summary that the verb prints: numbers of cells and runs, and the table's rows.
+        The summary that the verb prints: numbers of cells and runs, and the table's path.
 
     Raises:
         ConfigError: for settings that no search takes, or a folder that holds other runs; nothing is run then.
@@ -32,26 +28,23 @@ def run_sweep(config: SweepConfig) -> dict[str, Any]:
     """
     folder = check_output(config.output)
     cells = plan_cells(config)
-    runs = [(cell, seed, folder / cell.name / f"seed{seed}") for cell in cells for seed in cell.searches]
-    searches = [PlannedSearch(f"{cell.name}, seed {seed}", path, cell.searches[seed]) for cell, seed, path in runs]
-    skipped = run_missing(searches, Journal(folder / "runs.json"), "sweep")
-    if launched_as_main():
-        _tabulate(folder, cells, runs)
-    return {"cells": len(cells), "runs": len(runs), "skipped": skipped, "table": str(folder / "table.md")}
-
-
-def _tabulate(folder: Path, cells: list[Cell], runs: list[tuple[Cell, int, Path]]) -> None:
-    rows = [
-        {"cell": cell.name, **cell.axes, "seed": seed, **read_artifact(path).config.info["results"]}
-        for cell, seed, path in runs
+    runs = {f"{cell.name}/seed{seed}": (cell, seed) for cell in cells for seed in cell.searches}
+    searches = [
+        search_cell(folder, key, f"{cell.name}, seed {seed}", cell.searches[seed]) for key, (cell, seed) in runs.items()
     ]
-    records: dict[str, list[Record]] = {}
-    for cell, _, path in runs:
-        records.setdefault(cell.name, []).append(read_record(path / "record.jsonl"))
-    write_atomically(folder / "table.csv", csv_table(rows).encode())
-    write_atomically(folder / "table.md", markdown_table(cells, rows).encode())
-    if find_spec("matplotlib"):
-        axes = list(dict.fromkeys(axis for cell in cells for axis in cell.axes))
-        write_atomically(folder / "picture.png", sweep_figure(rows, axes))
-        if convergence := convergence_figure(records):
-            write_atomically(folder / "convergence.png", convergence)
+    # The first accelerator of a process says how long it waits for the others.
+    accelerator = make_accelerator(seed=0, timeout=next(iter(cells[0].searches.values())).timeout)
+    ran = run_cells(searches, folder / "runs.json", accelerator, what="sweep: run")
+    axes = list(dict.fromkeys(axis for cell in cells for axis in cell.axes))
+    rows = [{"cell": cell.name, **cell.axes, "seed": seed, **ran.results[key]} for key, (cell, seed) in runs.items()]
+
+    def convergence() -> bytes | None:
+        records: dict[str, list[Record]] = {}
+        for key, (cell, _) in runs.items():
+            records.setdefault(cell.name, []).append(read_record(folder / key / "record.jsonl"))
+        return convergence_figure(records)
+
+    texts = {"table.csv": csv_table(rows), "table.md": sweep_table(cells, rows)}
+    pictures = {"picture.png": lambda: sweep_figure(rows, axes), "convergence.png": convergence}
+    from_main(accelerator, lambda: write_outputs(folder, texts, pictures))
+    return {"cells": len(cells), "runs": len(runs), "skipped": ran.skipped, "table": str(folder / "table.md")}

@@ -75,10 +75,7 @@ class Checkpoints:
         if fault is not None:
             if self._accelerator.is_main_process:
                 shutil.rmtree(aside, ignore_errors=True)
-            raise TrainingError(
-                f"a checkpoint could not be written to {self.folder}: {fault}; free some space, then go on with "
-                "--resume auto"
-            )
+            raise TrainingError(f"a checkpoint could not be written to {self.folder}: {fault}")
         return final
 
     def newest(self) -> Path | None:

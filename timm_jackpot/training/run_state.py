@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from timm_jackpot.artifact import artifact_digest
-from timm_jackpot.errors import ConfigError, RunInterrupted
+from timm_jackpot.errors import ConfigError, RunInterrupted, TrainingError
 from timm_jackpot.interruption import Interruption
 from timm_jackpot.processes import say
 from timm_jackpot.training.checkpoint import Checkpoints, State
@@ -76,6 +76,7 @@ class RunState:
         self._identity = identity
         if self.resumed is not None:
             self._refuse_other("worked on", self.resumed.about["identity"], identity)
+            self._all_steps_are_kept = self.resumed.step == identity["steps"]
 
     def keep_record(self, path: Path | None, tracker: dict[str, Any] | None) -> Record:
         """The run's record in `path`, beginning with what was written up to the checkpoint.
@@ -95,7 +96,7 @@ class RunState:
 
         Raises:
             RunInterrupted: after the state was saved.
-            TrainingError: if it could not be saved.
+            TrainingError: if it could not be saved, unless no step is left: an artifact is much smaller than a state.
         """
         number = self.interruption.requested(step, last=step == steps)
         if not (number or step == steps or (self._every and step % self._every == 0)):
@@ -107,17 +108,23 @@ class RunState:
             "events": self.record.events,
             "replaces": self._replaces,
         }
-        self._checkpoints.save(State(step, tensors(), about))
+        try:
+            self._checkpoints.save(State(step, tensors(), about))
+        except TrainingError as error:
+            if number or step < steps:
+                raise TrainingError(f"{error}; free some space, then go on with --resume auto") from error
+            say(f"warning: {error}; going on without", self._accelerator)
+            return
+        self._all_steps_are_kept = step == steps
         if number:
             raise self._stopped(f"after step {step} of {steps}", number)
 
     def after_all_steps(self) -> None:
-        """Called before anything is evaluated: the state is kept, and a signal need not wait from here on.
+        """Called before anything is evaluated: a signal need not wait from here on, and nothing is saved any more.
 
         Raises:
             RunInterrupted: now, or when a signal comes.
         """
-        self._all_steps_are_kept = self._checkpoints.newest() is not None
         self.interruption.stop_at_once(lambda number: self._stopped("after its last step, before its end", number))
 
     def kept_notice(self) -> str | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from timm_jackpot.cli import parse, run_verb
+from timm_jackpot.processes import launched_as_main
 from timm_jackpot.transfer import TransferConfig, transfer_masks
 
 
 def main() -> dict[str, object]:
     result = transfer_masks(parse(TransferConfig))
-    print(result.table)
+    if launched_as_main():
+        print(result.table)
     return result.summary
 
 

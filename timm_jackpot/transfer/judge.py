@@ -47,7 +47,7 @@ def open_target(name: str, search: RunConfig, accelerator: Accelerator) -> Targe
         raise DataError(f"target {name}: {error}") from error
     if data.num_classes < 2:
         raise DataError(f"target {name} has {data.num_classes} class: accuracy means nothing below two")
-    if len(data.train) < search.batch_size:
+    if len(data.train) < search.batch_size * accelerator.num_processes:
         raise DataError(f"target {name} has {len(data.train)} training images, less than a batch: lower batch_size")
     if not classifier_parameters(base.model) or not hasattr(base.model, "reset_classifier"):
         raise BaseError(f"{base.ref.name} has no classifier to train anew: it cannot be judged on other data")

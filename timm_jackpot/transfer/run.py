@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +12,21 @@ from accelerate import Accelerator
 
 from timm_jackpot.artifact import read_artifact
 from timm_jackpot.data import DataFlags
-from timm_jackpot.errors import ConfigError, JackpotError, TrainingError
+from timm_jackpot.errors import TrainingError
+from timm_jackpot.experiments import Cell, csv_table, run_cells, search_cell, write_outputs
 from timm_jackpot.lock import locked
-from timm_jackpot.masks import MaskSet
-from timm_jackpot.outputs import check_output, write_atomically
+from timm_jackpot.outputs import check_output
 from timm_jackpot.plots import transfer_figure
-from timm_jackpot.processes import make_accelerator, say
-from timm_jackpot.sweeps.journal import Journal
-from timm_jackpot.sweeps.searches import PlannedSearch, run_missing
-from timm_jackpot.sweeps.table import csv_table
+from timm_jackpot.processes import from_main, make_accelerator
 from timm_jackpot.transfer.judge import Target, judge_mask, open_target
 from timm_jackpot.transfer.plan import TransferConfig, TransferPlan, plan_transfer
 from timm_jackpot.transfer.rows import Row, rows_of
 from timm_jackpot.transfer.table import matrix_means, matrix_table
 
-Cell = dict[str, Any]  # one mask on one target with one seed, as the record has it
-
 
 @dataclass(frozen=True)
 class TransferResult:
-    cells: list[Cell]
+    cells: list[dict[str, Any]]  # one mask on one target with one seed, each
     table: str  # markdown
     summary: dict[str, Any]  # what the verb prints as its last line
 
@@ -49,118 +44,87 @@ def transfer_masks(config: TransferConfig) -> TransferResult:
         TrainingError: after the matrix was written, if cells failed; the next run tries them again.
     """
     plan, folder = plan_transfer(config), check_output(config.output)
-    accelerator = make_accelerator(seed=0)
-    if accelerator.num_processes > 1:  # each search ends its process group, and the next one finds none
-        raise ConfigError("a transfer is many short runs, one after the other, in one process: start it with python -m")
-    with locked(folder):
+    # The first accelerator of a process says how long it waits for the others.
+    timeout = next(iter(plan.targets.values()))[plan.seeds[0]].timeout
+    accelerator = make_accelerator(seed=0, timeout=timeout)
+    with ExitStack() as stack:
+        from_main(accelerator, lambda: stack.enter_context(locked(folder)))
         return _transfer(plan, folder, accelerator)
 
 
 def _transfer(plan: TransferPlan, folder: Path, accelerator: Accelerator) -> TransferResult:
     first = plan.seeds[0]
-    targets = {name: open_target(name, searches[first], accelerator) for name, searches in plan.targets.items()}
+    with accelerator.main_process_first():
+        targets = {name: open_target(name, searches[first], accelerator) for name, searches in plan.targets.items()}
+    sources = {(name, seed): f"sources/{name}/seed{seed}" for name in plan.sources for seed in plan.seeds}
     searches = [
-        PlannedSearch(f"source {name}, seed {seed}", folder / "sources" / name / f"seed{seed}", search)
-        for name, by_seed in plan.sources.items()
-        for seed, search in by_seed.items()
+        search_cell(folder, key, f"source {name}, seed {seed}", plan.sources[name][seed])
+        for (name, seed), key in sources.items()
     ]
-    skipped = run_missing(searches, Journal(folder / "runs.json"), "transfer")
+    searched = run_cells(searches, folder / "runs.json", accelerator, what="transfer: run")
     accelerator = make_accelerator(seed=0)  # a search's own may gather gradients over several batches
     artifacts = {
-        name: {seed: read_artifact(folder / "sources" / name / f"seed{seed}") for seed in plan.seeds}
-        for name in plan.sources
+        name: {seed: read_artifact(folder / sources[name, seed]) for seed in plan.seeds} for name in plan.sources
     }
     rows = rows_of(artifacts, next(iter(targets.values())).base)
-    cells, judged, failures = _judge_missing(rows, targets, plan, folder, accelerator)
-    table = matrix_table(cells, plan.head)
+    cells = [
+        _cell(row, target, plan, seed, accelerator)
+        for row in rows
+        for target in targets.values()
+        for seed in plan.seeds
+    ]
+    judged = run_cells(cells, folder / "cells.json", accelerator, what="transfer: cell", go_on=True)
+    found = list(judged.results.values())
+    table = matrix_table(found, plan.head)
     summary = {
         "sources": len(plan.sources),
         "targets": len(targets),
-        "cells": len(cells),
-        "skipped_searches": skipped,
-        "skipped_cells": len(cells) - judged,
-        "matrix": matrix_means(cells),
+        "cells": len(found),
+        "skipped_searches": searched.skipped,
+        "skipped_cells": judged.skipped,
+        "matrix": matrix_means(found),
         "table": str(folder / "matrix.md"),
     }
-    if cells:
-        write_atomically(folder / "matrix.csv", csv_table(cells).encode())
-        write_atomically(folder / "matrix.md", table.encode())
-        if find_spec("matplotlib"):
-            write_atomically(folder / "matrix.png", transfer_figure(cells))
-    if failures:
+    if found:
+        texts = {"matrix.csv": csv_table(found), "matrix.md": table}
+        pictures = {"matrix.png": lambda: transfer_figure(found)}
+        from_main(accelerator, lambda: write_outputs(folder, texts, pictures))
+    if judged.failures:
         raise TrainingError(
-            f"{len(failures)} of {len(failures) + len(cells)} cells failed, first {failures[0]}; {folder} holds the "
+            f"{len(judged.failures)} of {len(cells)} cells failed, first {judged.failures[0]}; {folder} holds the "
             "others, and the same command tries again"
         )
-    return TransferResult(cells, table, summary)
+    return TransferResult(found, table, summary)
 
 
-def _judge_missing(
-    rows: list[Row], targets: dict[str, Target], plan: TransferPlan, folder: Path, accelerator: Accelerator
-) -> tuple[list[Cell], int, list[str]]:
-    """Every cell in the order of the matrix, how many of them are new, and what became of those that failed."""
-    journal = Journal(folder / "cells.json")
-    places = [(row, target, seed) for row in rows for target in targets.values() for seed in plan.seeds]
+def _cell(row: Row, target: Target, plan: TransferPlan, seed: int, accelerator: Accelerator) -> Cell:
+    """One mask on one target."""
+    masks, search = row.masks[seed], plan.targets[target.name][seed]
+
+    def run() -> dict[str, Any]:
+        started = time.monotonic()
+        accuracy = judge_mask(target, masks, plan.head, seed, accelerator)
+        return {
+            "row": row.name,
+            "kind": row.kind,
+            "target": target.name,
+            "own": row.kind == "source" and plan.is_own(row.name, target.name),
+            "seed": seed,
+            "top1": accuracy.top1,
+            "test_images": accuracy.n,
+            "sparsity": masks.sparsity,
+            "mask_hash": masks.hash(),
+            "seconds": round(time.monotonic() - started, 2),
+        }
+
     made_from = {
-        _key(row, target, seed): _made_from(row.masks[seed], target, plan, seed) for row, target, seed in places
-    }
-    for key, ours in made_from.items():
-        theirs = journal.entry(key).get("made_from", ours)
-        odd = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
-        if odd:
-            raise ConfigError(
-                f"{folder} holds a cell {key} with {odd[0]} {theirs.get(odd[0])!r}, not {ours.get(odd[0])!r}: name "
-                "another --output"
-            )
-    cells: list[Cell] = []
-    failures: list[str] = []
-    judged = 0
-    for number, (row, target, seed) in enumerate(places, 1):
-        key = _key(row, target, seed)
-        if not journal.entry(key):
-            say(f"transfer: cell {number} of {len(places)}: {row.name} on {target.name}, seed {seed}", accelerator)
-            try:
-                cell = _judge(row, target, plan, seed, accelerator)
-            except JackpotError as error:
-                failures.append(f"{row.name} on {target.name}, seed {seed}: {error}")
-                say(f"transfer: failed: {error}", accelerator)
-                continue
-            judged += 1
-            journal.note(key, {"made_from": made_from[key], "cell": cell})
-        cells.append(journal.entry(key)["cell"])
-    return cells, judged, failures
-
-
-def _judge(row: Row, target: Target, plan: TransferPlan, seed: int, accelerator: Accelerator) -> Cell:
-    started = time.monotonic()
-    masks = row.masks[seed]
-    accuracy = judge_mask(target, masks, plan.head, seed, accelerator)
-    return {
-        "row": row.name,
-        "kind": row.kind,
-        "target": target.name,
-        "own": row.kind == "source" and plan.is_own(row.name, target.name),
-        "seed": seed,
-        "top1": accuracy.top1,
-        "test_images": accuracy.n,
-        "sparsity": masks.sparsity,
-        "mask_hash": masks.hash(),
-        "seconds": round(time.monotonic() - started, 2),
-    }
-
-
-def _key(row: Row, target: Target, seed: int) -> str:
-    return f"{row.name} on {target.name}, seed {seed}"
-
-
-def _made_from(masks: MaskSet, target: Target, plan: TransferPlan, seed: int) -> dict[str, Any]:
-    """What fixes a cell, as JSON has it."""
-    search = plan.targets[target.name][seed]
-    return {
         "mask": masks.hash(),
         "base": target.base.ref.digest,
         "images": [len(target.data.train), len(target.data.test)],
         "head_steps": plan.head.steps,
         "head_lr": plan.head.lr,
+        "processes": accelerator.num_processes,  # each reads batches of its own
         **search.model_dump(mode="json", include=set(DataFlags.model_fields) | {"img_size"}),
     }
+    key = f"{row.name} on {target.name}, seed {seed}"
+    return Cell(key, key, made_from, run)

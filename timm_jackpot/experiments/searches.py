@@ -1,0 +1,44 @@
+"""Searches as cells: the artifact in its folder is the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from timm_jackpot.artifact import is_artifact, read_artifact
+from timm_jackpot.experiments.cells import Cell
+from timm_jackpot.experiments.journal import Entry
+from timm_jackpot.processes import launched_as_main
+from timm_jackpot.recipes import read_recipe
+from timm_jackpot.search import RunConfig, search_jackpot
+from timm_jackpot.search.finished import write_missing_card
+from timm_jackpot.search.run import published_settings
+
+_FILES = {"model", "base_checkpoint", "data_dir"}  # of this machine: the journal knows them, an artifact does not
+
+
+def search_cell(folder: Path, key: str, title: str, search: RunConfig) -> Cell:
+    """A search into `folder / key`; its result is what the artifact there says of itself.
+
+    Args:
+        search: without an output folder.
+    """
+    path = folder / key
+    files = search.model_dump(mode="json", include=_FILES)
+
+    def run() -> Any:
+        search_jackpot(search.model_copy(update={"output": str(path), "resume": "auto"}))
+        return _results(path) if launched_as_main() else None
+
+    def find(noted: Entry | None) -> Entry | None:
+        if not is_artifact(path):
+            return None
+        write_missing_card(path)
+        known = files if noted is None else {key: noted.made_from.get(key) for key in files}
+        return Entry(read_recipe(str(path / "recipe.yaml")) | known, _results(path))
+
+    return Cell(key, title, published_settings(search) | files, run, find)
+
+
+def _results(path: Path) -> dict[str, Any]:
+    return read_artifact(path).config.info["results"]
