@@ -15,8 +15,7 @@ import yaml
 from accelerate import Accelerator
 
 from timm_jackpot.artifact import read_artifact
-from timm_jackpot.audit import AuditConfig, AuditReport, audit_jackpot
-from timm_jackpot.audit import run as audit_run
+from timm_jackpot.audit import AuditConfig, AuditReport, audit_jackpot, judge
 from timm_jackpot.audit.__main__ import main
 from timm_jackpot.audit.run import similar_margin
 from timm_jackpot.base import load_base, tensor_ids
@@ -182,11 +181,39 @@ def test_a_planted_broken_control_stops_the_audit(
     artifact: Path, monkeypatch: pytest.MonkeyPatch, control: str, broken: Any, message: str
 ) -> None:
     monkeypatch.setattr(f"timm_jackpot.methods.{control}", broken)
-    monkeypatch.setattr(audit_run.Judge, "_ask", lambda _, row: row.make())  # nothing needs to be judged for it
+    # Nothing needs to be judged for it.
+    monkeypatch.setattr("timm_jackpot.audit.judge._ask", lambda row, _: {"row": row.make() and None})
     before = {path: path.read_bytes() for path in artifact.rglob("*") if path.is_file()}
     with pytest.raises(TrainingError, match=message):
         audit_jackpot(AuditConfig(artifact=str(artifact), seeds=1))
+    (artifact / "audit.partial.json").unlink()  # the rows before it
     assert {path: path.read_bytes() for path in artifact.rglob("*") if path.is_file()} == before
+
+
+def test_an_audit_that_was_stopped_goes_on_and_ends_the_same(
+    artifact: Path, audited: tuple[Path, AuditReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    ask = judge._ask
+
+    def stopping(row: judge.Row, task: Task) -> dict[str, Any]:
+        if len(asked) == 9:
+            raise KeyboardInterrupt
+        asked.append(row.name)
+        return ask(row, task)
+
+    monkeypatch.setattr(judge, "_ask", stopping)
+    config = AuditConfig(artifact=str(artifact), seeds=2)
+    with pytest.raises(KeyboardInterrupt):
+        audit_jackpot(config)
+    with pytest.raises(ConfigError, match=r"holds dense with batch_size 64, not 32: name another --output"):
+        audit_jackpot(AuditConfig(artifact=str(artifact), seeds=2, batch_size=32))
+    monkeypatch.setattr(judge, "_ask", lambda row, task: asked.append(row.name) or ask(row, task))
+    report = audit_jackpot(config)
+    assert len(asked) == 7 + 6 * 2
+    assert report.models == audited[1].models
+    assert report.second_search == audited[1].second_search
+    assert not (artifact / "audit.partial.json").exists()
 
 
 class _Start(NamedTuple):

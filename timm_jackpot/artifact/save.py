@@ -36,6 +36,7 @@ _OURS = {
     "record.partial.jsonl",
     "recipe.yaml",
     "audit.json",
+    "audit.partial.json",
     "checkpoints",
 }
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import base64
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +16,9 @@ from numpy.typing import NDArray
 from timm_jackpot.errors import TrainingError
 from timm_jackpot.evaluation import Predictions, predict
 from timm_jackpot.evidence import title_of
-from timm_jackpot.masks import MaskSet
+from timm_jackpot.experiments import Cell, run_cells
+from timm_jackpot.masks import chance_overlap, mask_overlap
 from timm_jackpot.methods import Outcome, Task, build_network
-from timm_jackpot.processes import say
 from timm_jackpot.training import CALIBRATION_IMAGES, recalibrate
 
 
@@ -29,53 +32,81 @@ class Row(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What a row gave: its answers to the test images, and its masks."""
+    """What a row gave: answers to the test images, and the overlap of its masks with the jackpot's, beside chance."""
 
     predictions: Predictions
-    masks: MaskSet | None
+    overlap: float | None
+    chance: float | None
 
 
-class Judge:
-    """Makes the networks of a task one by one, and keeps their answers by name, one for each seed."""
+def judge_rows(rows: list[Row], task: Task, journal: Path, made_from: Mapping[str, Any]) -> dict[str, list[Answers]]:
+    """The answers of every row by name, one for each seed; those that the journal holds are not asked for again.
 
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self.answers: dict[str, list[Answers]] = {}
+    Args:
+        made_from: what fixes the answers of all rows.
 
-    def ask_all(self, rows: list[Row]) -> None:
-        """Raises: TrainingError: if the test split did not give the same images twice."""
-        for number, row in enumerate(rows, 1):
-            seed = "" if row.seed is None else f", seed {row.seed}"
-            title = title_of(row.name)
-            say(f"audit: {number} of {len(rows)}: {title}{seed}", self._task.accelerator)
-            answers = self._ask(row)
-            self.answers.setdefault(row.name, []).append(answers)
-
-    def correct(self) -> dict[str, NDArray[np.bool_]]:
-        """Network → [seeds, images], whether each answer was right."""
-        return {
-            name: np.stack([found.predictions.correct.numpy() for found in several])
-            for name, several in self.answers.items()
-        }
-
-    def masks(self, name: str) -> list[MaskSet]:
-        return [found.masks for found in self.answers[name] if found.masks is not None]
-
-    def agreement(self, a: str, b: str) -> float:
-        """Fraction of the test images to which two networks answer the same, on average over their seeds."""
-        pairs = [(one.predictions, two.predictions) for one in self.answers[a] for two in self.answers[b]]
-        return float(np.mean([(one.predicted == two.predicted).float().mean().item() for one, two in pairs]))
-
-    def _ask(self, row: Row) -> Answers:
-        task, outcome = self._task, row.make()
-        if row.recalibrated:
-            kept = {name: moved for name, moved in outcome.moved.items() if moved.role != "norm_statistics"}
-            network = build_network(task, replace(outcome, moved=kept))
-            recalibrate(network, task.data, task.batch_size, task.accelerator, images=CALIBRATION_IMAGES)
-        else:
-            network = build_network(task, outcome)
-        found = predict(network, task.data.test, batch_size=task.batch_size, accelerator=task.accelerator)
-        first = next(iter(self.answers.values()), [Answers(found, None)])[0].predictions
-        if not torch.equal(first.labels, found.labels) or not len(found.labels):
+    Raises:
+        ConfigError: if the journal holds answers that were made from something else.
+        TrainingError: if the test split did not give the same images to every row.
+    """
+    cells = [
+        Cell(
+            key=f"{row.name}, seed {row.seed}" if row.seed is not None else row.name,
+            title=title_of(row.name) + ("" if row.seed is None else f", seed {row.seed}"),
+            made_from=dict(made_from),
+            run=lambda row=row: _ask(row, task),
+        )
+        for row in rows
+    ]
+    results = run_cells(cells, journal, task.accelerator, what="audit:").results
+    answers: dict[str, list[Answers]] = {}
+    for row, cell in zip(rows, cells, strict=True):
+        answers.setdefault(row.name, []).append(_unpack(results[cell.key]))
+    labels = answers[rows[0].name][0].predictions.labels
+    for found in (one for several in answers.values() for one in several):
+        if not torch.equal(labels, found.predictions.labels) or not len(labels):
             raise TrainingError("the test split did not give the same images twice: can all of them be read?")
-        return Answers(found, outcome.masks)
+    return answers
+
+
+def correct(answers: Mapping[str, list[Answers]]) -> dict[str, NDArray[np.bool_]]:
+    """Network → [seeds, images], whether each answer was right."""
+    return {
+        name: np.stack([found.predictions.correct.numpy() for found in several]) for name, several in answers.items()
+    }
+
+
+def agreement(some: list[Answers], others: list[Answers]) -> float:
+    """Fraction of the test images to which two networks answer the same, on average over their seeds."""
+    pairs = [(one.predictions.predicted, two.predictions.predicted) for one in some for two in others]
+    return float(np.mean([(one == two).float().mean().item() for one, two in pairs]))
+
+
+def _ask(row: Row, task: Task) -> dict[str, Any]:
+    outcome, jackpot = row.make(), task.masks_to_control()
+    if row.recalibrated:
+        kept = {name: moved for name, moved in outcome.moved.items() if moved.role != "norm_statistics"}
+        network = build_network(task, replace(outcome, moved=kept))
+        recalibrate(network, task.data, task.batch_size, task.accelerator, images=CALIBRATION_IMAGES)
+    else:
+        network = build_network(task, outcome)
+    found = predict(network, task.data.test, batch_size=task.batch_size, accelerator=task.accelerator)
+    masks = outcome.masks if outcome.masks is not None and list(outcome.masks) == list(jackpot) else None
+    return {
+        "predicted": _pack(found.predicted),
+        "labels": _pack(found.labels),
+        "overlap": None if masks is None else mask_overlap(jackpot, masks),
+        "chance": None if masks is None else chance_overlap(jackpot, masks),
+    }
+
+
+def _pack(classes: torch.Tensor) -> str:
+    return base64.b64encode(zlib.compress(classes.numpy().astype("<i4").tobytes())).decode()
+
+
+def _unpack(result: Mapping[str, Any]) -> Answers:
+    def classes(text: str) -> torch.Tensor:
+        return torch.from_numpy(np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i4").astype(np.int64))
+
+    predictions = Predictions(classes(result["predicted"]), classes(result["labels"]))
+    return Answers(predictions, result["overlap"], result["chance"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from statistics import mean, stdev
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 
 from timm_jackpot.artifact import Artifact, open_artifact
 from timm_jackpot.audit.config import AuditConfig
-from timm_jackpot.audit.judge import Judge
+from timm_jackpot.audit.judge import Answers, agreement, correct, judge_rows
 from timm_jackpot.audit.rows import rows_of
 from timm_jackpot.audit.write import choose_target, write_report
 from timm_jackpot.base import norm_statistics
@@ -39,8 +40,10 @@ from timm_jackpot.methods.start import start_from
 from timm_jackpot.processes import make_accelerator, say
 from timm_jackpot.search import RunConfig
 from timm_jackpot.search.again import reopen_search, searched_in_processes
+from timm_jackpot.search.run import published_settings
 from timm_jackpot.training import CALIBRATION_IMAGES
 
+_JOURNAL = "audit.partial.json"  # what an audit that was killed goes on from
 # The paper's margins (Sec. 2.2), by what the data are called; the first that matches.
 _MARGINS = ((r"cifar-?100|tiny-?imagenet", 1.0), (r"imagenet", 1.5))
 _USUAL_MARGIN = 0.5
@@ -78,19 +81,27 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
     leaked = shared_images(data.test, [data.train, *([data.val] if data.val is not None else [])])
     task = replace(task, data=replace(data, val=None))  # nothing is chosen here
     seeds = [(search.seed + 1 + i) % 2**31 for i in range(config.seeds)]
-    judge = Judge(task)
-    judge.ask_all(rows_of(artifact, task, budget, search, seeds, config.beside))
+    journal = target.folder / _JOURNAL
+    made_from = {
+        "mask": masks.hash(),
+        "base": loaded.ref.digest,
+        "data": data.name,
+        "images": [len(data.train), len(data.test)],
+        "processes": accelerator.num_processes,
+        **published_settings(search),
+    }
+    answers = judge_rows(rows_of(artifact, task, budget, search, seeds, config.beside), task, journal, made_from)
 
     tested = Tested(
         dataset=_plain(data.name),
         train_images=len(data.train),
-        test_images=len(judge.answers["dense"][0].predictions.labels),
+        test_images=len(answers["dense"][0].predictions.labels),
         calibration_images=_calibration_images(task, task.batch_size * accelerator.num_processes),
         leaked_test_images=leaked,
     )
     margin = config.similar_margin if config.similar_margin is not None else similar_margin(data.name)
     report = AuditReport(
-        **_judgement(judge, artifact, tested, margin),
+        **_judgement(answers, artifact, tested, margin),
         format=FORMAT,
         controls=list(CONTROLS),
         producer=_producer(),
@@ -98,7 +109,7 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
         mask_hash=masks.hash(),
         steps=budget.steps,
         seeds=seeds,
-        second_search=_second_search(judge, masks),
+        second_search=_second_search(answers),
         overlaps=_overlaps(task, budget, search),
         seconds=round(time.monotonic() - started, 2),
         device=_plain(torch.cuda.get_device_name() if accelerator.device.type == "cuda" else "cpu"),
@@ -106,6 +117,7 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
     if accelerator.is_main_process:
         for line in write_report(report, target):
             say(line, accelerator)
+        journal.unlink(missing_ok=True)
     return report
 
 
@@ -138,15 +150,17 @@ def _say_what_differs(artifact: Artifact, data: Data, accelerator: Accelerator) 
         )
 
 
-def _judgement(judge: Judge, artifact: Artifact, tested: Tested, margin: float) -> dict[str, Any]:
+def _judgement(
+    answers: Mapping[str, list[Answers]], artifact: Artifact, tested: Tested, margin: float
+) -> dict[str, Any]:
     """Accuracies, differences, and what follows from them: the fields of the report."""
     jackpot, behind = "jackpot_recalibrated", ("dense", "jackpot")
     shuffled = ("shuffled_labels", "magnitude_recalibrated")
     first = ("dense", "dense_recalibrated", "jackpot", "jackpot_recalibrated")
-    ahead = {name: (jackpot, name) for name in judge.answers if name not in first}
-    top1, differences = paired_intervals(judge.correct(), [behind, shuffled, *ahead.values()])
+    ahead = {name: (jackpot, name) for name in answers if name not in first}
+    top1, differences = paired_intervals(correct(answers), [behind, shuffled, *ahead.values()])
     models: dict[str, Measured] = {}
-    for name, several in judge.answers.items():
+    for name, several in answers.items():
         accuracies = [100 * found.predictions.correct.double().mean().item() for found in several]
         models[name] = Measured(
             top1=top1[name],
@@ -172,12 +186,12 @@ def _judgement(judge: Judge, artifact: Artifact, tested: Tested, margin: float) 
     }
 
 
-def _second_search(judge: Judge, masks: MaskSet) -> SecondSearch:
-    found = judge.masks("second_search")
+def _second_search(answers: Mapping[str, list[Answers]]) -> SecondSearch:
+    found = answers["second_search"]
     return SecondSearch(
-        overlap=mean(mask_overlap(masks, other) for other in found),
-        chance=mean(chance_overlap(masks, other) for other in found),
-        agreement=judge.agreement("jackpot_recalibrated", "second_search"),
+        overlap=mean(one.overlap for one in found if one.overlap is not None),
+        chance=mean(one.chance for one in found if one.chance is not None),
+        agreement=agreement(answers["jackpot_recalibrated"], found),
     )
 
 
