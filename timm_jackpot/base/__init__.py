@@ -1,15 +1,14 @@
 """Bases: pre-trained timm models, where they came from, and which of their weights a mask may cover."""
 
-from timm_jackpot.base.flags import BaseFlags
-from timm_jackpot.base.load import (
-    Base,
+from timm_jackpot.base.build import (
     build_skeleton,
     create_timm_model,
-    load_base,
     parse_model_kwargs,
     random_weights,
     save_random_weights,
 )
+from timm_jackpot.base.flags import BaseFlags
+from timm_jackpot.base.load import Base, load_base
 from timm_jackpot.base.maskable import DenseWeight, Maskable, classifier_parameters, maskable_weights
 from timm_jackpot.base.module import base_from_module
 from timm_jackpot.base.ref import MAX_CHANS, MAX_CLASSES, MAX_PIXELS, BaseRef

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from timm_jackpot.base.load import Base, load_base, parse_model_kwargs
+from timm_jackpot.base.build import parse_model_kwargs
+from timm_jackpot.base.load import Base, load_base
 from timm_jackpot.base.ref import MAX_CHANS, MAX_CLASSES, MAX_PIXELS
 from timm_jackpot.schema import Settings
 

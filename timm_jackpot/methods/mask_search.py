@@ -31,7 +31,7 @@ def paper(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
 @register_method("random_weights", family="mask search", paper="arXiv:1911.13299")
 def random_weights(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
     """The search in random weights of the base's architecture: what pre-training is worth."""
-    fresh = random_weights_of(task.base)
+    fresh = random_weights_of(task.base.ref)
     model = working_copy(task.base.model, own=fresh.keys())
     model.load_state_dict(fresh, strict=False)
     parameters = dict(model.named_parameters(remove_duplicate=False))

@@ -1,0 +1,127 @@
+"""timm models built by name: without weights, with random ones, or as asked."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from timm.models import is_model
+from torch import Tensor, nn
+
+from timm_jackpot.base.ref import BaseRef, Scalar
+from timm_jackpot.base.skip_init import SkipInit
+from timm_jackpot.errors import BaseError
+
+_GROWTH, _ALLOWANCE = 4, 64 * 2**20  # how much larger than usual a stranger's numbers may make a model, in bytes
+
+
+def build_skeleton(name: str, model_kwargs: Mapping[str, Scalar], **changes: int | None) -> nn.Module:
+    """A registered model without its weights, on the meta device: names and shapes, at no cost in memory.
+
+    Args:
+        changes: num_classes, in_chans, img_size.
+
+    Raises:
+        BaseError: if it cannot be built, or the changes make it many times as large as it is.
+    """
+    requested: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
+    arguments: dict[str, Any] = dict(model_kwargs)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"), SkipInit():
+            model = create_timm_model(name, dict(requested), pretrained=False, **arguments)
+            size = _bytes(model)
+            if size <= _ALLOWANCE or set(requested) <= {"num_classes"}:  # classes are bounded by themselves
+                return model
+            usual = _bytes(timm.create_model(name, pretrained=False, **arguments))
+    except Exception as error:  # the arguments are a stranger's: anything can happen in a constructor
+        raise BaseError(f"{name} cannot be built with {arguments}: {repr(error)[:200]}") from error
+    if size > _GROWTH * usual + _ALLOWANCE:
+        raise BaseError(f"{name} with {requested} would take {size} bytes, usually it takes {usual}")
+    return model
+
+
+def save_random_weights(name: str, path: Path, model_kwargs: Mapping[str, Scalar], **changes: int | None) -> None:
+    """Write the initial weights of an architecture, drawn from torch's generator as it stands, as a checkpoint.
+
+    Args:
+        changes: num_classes, in_chans, img_size.
+
+    Raises:
+        BaseError: if timm does not know it, or the file cannot be written.
+    """
+    if not is_model(name):
+        raise BaseError(f"unknown architecture {name!r}{did_you_mean(name)}")
+    requested: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
+    try:
+        model = create_timm_model(name, requested, pretrained=False, **dict(model_kwargs))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({n: t.detach().contiguous() for n, t in model.state_dict().items()}, path)
+    except TypeError as error:
+        raise BaseError(f"{name} does not take these arguments: {error}") from error
+    except (OSError, SafetensorError) as error:
+        raise BaseError(f"{path} could not be written: {error}") from error
+
+
+def random_weights(ref: BaseRef) -> dict[str, Tensor]:
+    """The state dict of a model like a base, as its architecture initializes it from torch's generator as it stands.
+
+    Raises:
+        BaseError: if timm cannot build it again.
+    """
+    if ref.source == "module":
+        raise BaseError(f"{ref.name} is a module of one's own: only an architecture of timm's can be drawn anew")
+    changes = {"num_classes": ref.num_classes, "in_chans": ref.in_chans, "img_size": ref.img_size}
+    requested: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
+    return create_timm_model(ref.architecture, requested, pretrained=False, **ref.model_kwargs).state_dict()
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in chain(model.parameters(), model.buffers()))
+
+
+def parse_model_kwargs(pairs: Sequence[str]) -> dict[str, Scalar]:
+    """`["bn_eps=1e-3", "pad_type=same"]` → `{"bn_eps": 0.001, "pad_type": "same"}`.
+
+    Raises:
+        BaseError: for a pair without "=".
+    """
+    kwargs: dict[str, Scalar] = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not separator or not key:
+            raise BaseError(f"--model-kwargs takes key=value, not {pair!r}, e.g. --model-kwargs bn_eps=1e-3")
+        try:
+            value = json.loads(text.lower() if text in ("True", "False") else text)
+        except ValueError:
+            value = text
+        kwargs[key] = value if isinstance(value, (bool, int, float, str)) else text
+    return kwargs
+
+
+def create_timm_model(name: str, requested: dict[str, Any], **arguments: Any) -> nn.Module:
+    """Build a timm model with what is `requested` of num_classes, in_chans, img_size.
+
+    Models that take images of any size have no argument img_size: it then is the data's alone, and is taken out of
+    `requested`.
+    """
+    try:
+        return timm.create_model(name, **requested, **arguments)
+    except TypeError as error:
+        if "img_size" not in requested or "img_size" not in str(error):
+            raise
+        del requested["img_size"]
+        return timm.create_model(name, **requested, **arguments)
+
+
+def did_you_mean(name: str) -> str:
+    known = timm.list_models() + timm.list_pretrained()
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f": did you mean {' or '.join(near)}?" if near else ": see timm.list_models() for the names"
