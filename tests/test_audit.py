@@ -111,6 +111,8 @@ def test_report_card_and_pictures_lie_beside_the_artifact(audited: tuple[Path, A
     assert card == render_card(artifact, pictures=pictures)
     assert all(f"]({picture})" in card for picture in pictures)
     assert not list(folder.rglob("*.part"))
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        assert str(folder.parent).encode() not in path.read_bytes(), path.name
 
 
 def test_a_push_takes_report_and_pictures_along(audited: tuple[Path, AuditReport], tmp_path: Path) -> None:

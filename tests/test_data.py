@@ -566,6 +566,16 @@ def test_a_split_is_a_name_and_not_a_path(flag: str, path: str) -> None:
         DataFlags(**{flag: path})  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.parametrize(
+    "path", ["/data", "hfds//data", "hfds/../data", "hfds/~/data", "hfds/c:\\data", "hfds/c:/data", "a/\n", "", "a/"]
+)
+def test_a_data_set_is_a_name_and_not_a_path(path: str) -> None:
+    with pytest.raises(
+        ValidationError, match="a data set is a name such as torch/cifar10 or hfds/user/name, not a path"
+    ):
+        DataFlags(dataset=path)
+
+
 def test_a_split_has_a_name_that_a_file_can_have(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="longer than a file's name can be"):
         DataFlags(test_split="é" * 126)
@@ -597,11 +607,12 @@ def test_data_sets_of_torchvision_are_read_by_name(tmp_path: Path) -> None:
     )
 
 
-def test_hub_data_sets_need_no_validation_split(tmp_path: Path) -> None:
+def test_hub_data_sets_need_no_validation_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("datasets", reason="the data sets of the Hub need the package datasets")
     for split, per_class in (("train", 10), ("test", 3)):
         write_split(tmp_path / "set", split, size=32, per_class=per_class)
-    data = open_folder(tmp_path / "cache", dataset=f"hfds/{tmp_path / 'set'}")
+    monkeypatch.chdir(tmp_path)
+    data = open_folder(tmp_path / "cache", dataset="hfds/set")
     assert data.val is not None
     assert (len(data.train), len(data.val), len(data.test)) == (18, 2, 6)
 

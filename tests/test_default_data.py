@@ -183,13 +183,14 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
 
     def write(files: Mapping[str, bytes], **flags: Any) -> DataFlags:
         for name, content in files.items():
             path = tmp_path / "repo" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        return DataFlags(dataset=f"hfds/{tmp_path / 'repo'}", data_dir=str(tmp_path / "cache"), **flags)
+        return DataFlags(dataset="hfds/repo", data_dir=str(tmp_path / "cache"), **flags)
 
     yield write
     open_hub_data.cache_clear()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from timm_jackpot.artifact import read_artifact
 from timm_jackpot.audit import AuditConfig, audit_jackpot
@@ -108,6 +109,35 @@ def test_every_verb_refuses_it_before_anything_is_loaded(
     assert not list(tmp_path.iterdir())
 
 
+TESTED_ON_TRAIN: dict[str, Callable[[str, str, str], object]] = {
+    "search": lambda output, *_: search_jackpot(SearchConfig(test_split="train", output=output)),
+    "pretrain": lambda output, *_: pretrain(output, test_split="train"),
+    "finetune": lambda output, artifact, _: finetune(Path(artifact), output, test_split="train"),
+    "sweep": lambda output, _, recipe: run_sweep(SweepConfig(sweep=recipe, output=output)),
+    "transfer": lambda output, _, recipe: transfer_masks(TransferConfig(transfer=recipe, output=output)),
+    "audit": lambda output, artifact, _: audit_jackpot(
+        AuditConfig(artifact=artifact, output=output, test_split="train")
+    ),
+}
+
+
+@pytest.mark.parametrize("verb", TESTED_ON_TRAIN)
+def test_every_verb_refuses_to_test_on_train_before_its_first_step(
+    verb: str, jackpot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a step was taken, or an image tested on")
+
+    for name in ("search.find.fit", "training.dense.fit", "training.finetune.evaluate_accuracy", "audit.judge.predict"):
+        monkeypatch.setattr(f"timm_jackpot.{name}", never)
+    cells = "targets: {toy: }" if verb == "transfer" else "grid: {test_split: [train]}"
+    data = "" if verb == "sweep" else "test_split: train\n"
+    (tmp_path / "recipe.yaml").write_text(f"dataset: digits\nsteps: 1\n{data}{cells}\n")
+    with pytest.raises(JackpotError, match="has images of the split that is tested on"):
+        TESTED_ON_TRAIN[verb](str(tmp_path / "out"), str(jackpot), str(tmp_path / "recipe.yaml"))
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission_is_unusable(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
@@ -147,6 +177,33 @@ def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch:
     assert content(tmp_path) == {"new/file": b"newest"}
     with pytest.raises(ConfigError, match="cannot be written"):
         write_atomically(path / "below", b"")
+
+
+@pytest.mark.parametrize("given", ["a folder", "a file"])
+def test_no_path_of_this_machine_is_in_an_artifact(given: str, tmp_path: Path) -> None:
+    pretrain(tmp_path / "base")
+    for split in ("train", "test"):
+        for label in "ab":
+            (tmp_path / "images" / split / label).mkdir(parents=True)
+            for i in range(8):
+                Image.new("RGB", (32, 32), (i, 0, 0)).save(tmp_path / "images" / split / label / f"{i}.png")
+    if given == "a folder":
+        base = {"model": f"local-dir:{tmp_path / 'base'}"}
+    else:
+        base = {"model": "digits_resnet", "base_checkpoint": str(tmp_path / "base" / "model.safetensors")}
+    search_jackpot(
+        SearchConfig(
+            **base,  # pyright: ignore
+            data_dir=str(tmp_path / "images"),
+            num_classes=2,
+            batch_size=4,
+            steps=1,
+            report_to="tensorboard",
+            output=str(tmp_path / "j"),
+        )
+    )
+    for name, file in content(tmp_path / "j").items():
+        assert str(tmp_path).encode() not in file, name
 
 
 # -- pretrain and finetune --------------------------------------------------------------------------

@@ -55,12 +55,26 @@ class DataFlags(Settings):
     stratify: bool = False
     """Spread every class evenly over the training batches (of all processes together) of in-memory images."""
 
+    @field_validator("dataset")
+    @classmethod
+    def _a_data_set(cls, value: str | None) -> str | None:
+        parts = () if value is None else value.split("/")
+        if any(
+            part in ("", ".", "..") or part[0] == "~" or part[1:] == ":" or not part.isprintable() or "\\" in part
+            for part in parts
+        ):
+            raise ValueError(
+                "a data set is a name such as torch/cifar10 or hfds/user/name, not a path: --dataset folder --data-dir "
+                "DIR reads a folder"
+            )
+        return value
+
     @field_validator("train_split", "val_split", "test_split")
     @classmethod
     def _a_name(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        # Cards and recipes, which are published, name the splits: nothing of this machine may stand there.
+        # Cards and recipes, which are published, name data set and splits: nothing of this machine may stand there.
         if not value.strip() or not value.isprintable() or value in (".", "..") or set(value) & set("/\\"):
             raise ValueError("a split is a name such as test, not a path: --data-dir says where the folder is")
         if len(f"{value}.tar".encode()) > _LONGEST_FILE_NAME:

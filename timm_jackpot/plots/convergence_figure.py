@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import mean
 
-from timm_jackpot.plots.style import COLOURS, finish, new_figure, to_png
+from timm_jackpot.plots.style import finish, new_figure, series, to_png
 from timm_jackpot.training import Record
 
 
@@ -28,8 +28,7 @@ def convergence_figure(records: Mapping[str, Sequence[Record]]) -> bytes | None:
     plot = figure.subplots()
     for i, (name, points) in enumerate(lines.items()):
         steps = sorted(points)
-        style = {"color": COLOURS[i % len(COLOURS)], "marker": "osD^vP"[i % 6], "markersize": 5}
-        plot.plot(steps, [mean(points[step]) for step in steps], label=name, **style)
+        plot.plot(steps, [mean(points[step]) for step in steps], label=name, **series(i))
     plot.set_xlabel("step")
     plot.set_ylabel("top-1 on held-out images (%)")
     finish(plot)

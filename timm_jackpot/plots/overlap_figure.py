@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from timm_jackpot.plots.style import COLOURS, GREY, new_figure, to_png
+from timm_jackpot.plots.style import GREY, finish, name_layers, new_figure, series, to_png
 
 _SPREAD = 0.6  # of the room of a layer that its stems take
+_BAR: dict[str, Any] = {"marker": "_", "markersize": 8, "markeredgewidth": 1.8, "linestyle": "none"}
 
 
 def overlap_figure(name: str, others: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
@@ -26,23 +28,17 @@ def overlap_figure(name: str, others: Mapping[str, Mapping[str, Sequence[float]]
 
     plot = figure.subplots()
     for i, (other, by_layer) in enumerate(others.items()):
-        colour, marker = COLOURS[i % len(COLOURS)], "osD^vP"[i % 6]
+        style = series(i)
         x = [place + _SPREAD * ((i + 0.5) / len(others) - 0.5) for place in range(len(layers))]
         overlap, chance = ([100 * by_layer[layer][k] for layer in layers] for k in (0, 1))
-        plot.vlines(x, chance, overlap, color=colour, linewidth=1.2)
-        plot.plot(x, chance, color=colour, marker="_", markersize=8, markeredgewidth=1.8, linestyle="none")
-        plot.plot(x, overlap, color=colour, marker=marker, markersize=5, linestyle="none", label=other)
-    if len(layers) <= 24:
-        plot.set_xticks(range(len(layers)), [n.removesuffix(".weight") for n in layers], rotation=60, ha="right")
-        plot.tick_params(axis="x", labelsize=7)
-    else:
-        plot.set_xlabel("layer, from input to output")
+        plot.vlines(x, chance, overlap, color=style["color"], linewidth=1.2)
+        plot.plot(x, chance, color=style["color"], **_BAR)
+        plot.plot(x, overlap, linestyle="none", label=other, **style)
+    name_layers(plot, layers)
     plot.set_ylabel("overlap (% of the layer)")
-    plot.spines[["top", "right"]].set_visible(False)
-    plot.grid(axis="y", linewidth=0.4, alpha=0.5)
-    plot.set_axisbelow(True)
+    finish(plot, legend=None)
     handles, _ = plot.get_legend_handles_labels()
-    bar = Line2D([], [], color=GREY, marker="_", markersize=8, markeredgewidth=1.8, linestyle="none", label="by chance")
+    bar = Line2D([], [], color=GREY, label="by chance", **_BAR)
     legend = figure.legend(
         handles=[*handles, bar], loc="outside upper left", frameon=False, fontsize=8, ncols=min(4, len(handles) + 1)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from timm_jackpot.errors import ConfigError
-from timm_jackpot.plots.style import BLUE, GREY, ORANGE, finish, new_figure, to_png
+from timm_jackpot.plots.style import BLUE, GREY, ORANGE, finish, name_layers, new_figure, to_png
 from timm_jackpot.training import Record
 
 if TYPE_CHECKING:
@@ -33,15 +33,9 @@ def _draw_layers(axes: Axes, layers: dict[str, Any]) -> None:
     mean = 100 * (1 - sum(layers["kept"]) / sum(layers["total"]))
     axes.bar(range(len(sparsity)), sparsity, color=BLUE, width=0.8)
     axes.axhline(mean, color=GREY, linewidth=1, linestyle="--", label=f"all maskable weights: {mean:.1f} %")
-    if len(sparsity) <= 24:
-        names = [name.removesuffix(".weight") for name in layers["names"]]
-        axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
-    else:
-        axes.set_xlabel("layer, from input to output")
-    axes.set_ylim(0, 125)  # room for the legend
-    axes.set_yticks(range(0, 101, 20))
+    name_layers(axes, layers["names"])
     axes.set_ylabel("sparsity of the layer (%)")
-    finish(axes, legend="upper left", columns=2)
+    _in_per_cent(axes)
 
 
 def _draw_convergence(axes: Axes, record: Record) -> None:
@@ -50,18 +44,12 @@ def _draw_convergence(axes: Axes, record: Record) -> None:
     x = [event["step"] for event in steps]
     axes.plot(x, [100 * event["sparsity"] for event in steps], color=GREY, linestyle="--", label="sparsity (%)")
     if validation:
-        axes.plot(
-            [event["step"] for event in validation],
-            [event["top1"] for event in validation],
-            color=BLUE,
-            marker="o",
-            label=f"top-1 on held-out images (%), n = {validation[-1]['n']}",
-        )
-    axes.set_ylim(0, 125)  # room for the legend
-    axes.set_yticks(range(0, 101, 20))
+        points = [[event[key] for event in validation] for key in ("step", "top1")]
+        label = f"top-1 on held-out images (%), n = {validation[-1]['n']}"
+        axes.plot(*points, color=BLUE, marker="o", label=label)
     axes.set_xlabel("step")
     axes.set_ylabel("per cent")
-    finish(axes, legend="upper left", columns=2)
+    _in_per_cent(axes)
     if not steps:  # a one-shot mask: nothing was trained
         return
     losses = axes.twinx()
@@ -69,3 +57,9 @@ def _draw_convergence(axes: Axes, record: Record) -> None:
     losses.set_ylabel("training loss", color=ORANGE)
     losses.set_ylim(0, 2 * max(event["loss"] for event in steps))  # below the accuracy, not across it
     losses.spines[["top"]].set_visible(False)
+
+
+def _in_per_cent(axes: Axes) -> None:
+    axes.set_ylim(0, 125)  # room for the legend
+    axes.set_yticks(range(0, 101, 20))
+    finish(axes, legend="upper left", columns=2)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-from timm_jackpot.plots.style import COLOURS, GREY, finish, new_figure, to_png
+from timm_jackpot.plots.style import GREY, finish, new_figure, series, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,9 +47,7 @@ def _draw_lines(plot: Axes, rows: Sequence[Mapping[str, Any]], across: str, othe
     for i, (name, points) in enumerate(_points(rows, "jackpot_top1", across, others).items()):
         x = sorted(points)
         means, spreads = [mean(points[p]) for p in x], [_spread(points[p]) for p in x]
-        colour, marker = COLOURS[i % len(COLOURS)], "osD^vP"[i % 6]
-        label = _named(others, [name]) or "jackpot"
-        plot.errorbar(x, means, spreads, color=colour, marker=marker, markersize=5, capsize=3, label=label)
+        plot.errorbar(x, means, spreads, capsize=3, label=_named(others, [name]) or "jackpot", **series(i))
     for style, (control, key) in zip((":", "-."), _CONTROLS.items(), strict=True):
         # One line for all combinations of settings that it does not tell apart.
         alike: dict[tuple[tuple[float, float], ...], list[_Combination]] = {}
@@ -87,7 +85,7 @@ def _draw_cells(plot: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         cells.setdefault(row["cell"], []).append(row["jackpot_top1"])
     x = range(len(cells))
     means, spreads = [mean(values) for values in cells.values()], [_spread(values) for values in cells.values()]
-    plot.errorbar(x, means, spreads, color=COLOURS[0], marker="o", linestyle="none", capsize=3, label="jackpot")
+    plot.errorbar(x, means, spreads, linestyle="none", capsize=3, label="jackpot", **series(0))
     plot.set_xticks(x, list(cells), rotation=30, ha="right", fontsize=8)
 
 

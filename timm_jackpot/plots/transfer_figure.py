@@ -23,9 +23,9 @@ def transfer_figure(cells: Sequence[Mapping[str, Any]]) -> bytes:
     Raises:
         ConfigError: if matplotlib is not installed.
     """
-    figure_cells: dict[tuple[str, str], list[float]] = {}
+    top1: dict[tuple[str, str], list[float]] = {}
     for cell in cells:
-        figure_cells.setdefault((cell["row"], cell["target"]), []).append(cell["top1"])
+        top1.setdefault((cell["row"], cell["target"]), []).append(cell["top1"])
     kinds = {cell["row"]: cell["kind"] for cell in cells}
     rows = sorted(kinds, key=lambda row: kinds[row] != "source")
     images = {cell["target"]: cell["test_images"] for cell in cells}
@@ -39,21 +39,23 @@ def transfer_figure(cells: Sequence[Mapping[str, Any]]) -> bytes:
 
     plot = figure.subplots()
     blues = LinearSegmentedColormap.from_list("blues", ["#F4F9FD", BLUE])
+    frame = {"color": ORANGE, "linewidth": 2.2}
     for x, target in enumerate(images):
-        column = [mean(figure_cells[row, target]) for row in rows if (row, target) in figure_cells]
+        column = [mean(top1[row, target]) for row in rows if (row, target) in top1]
         low, span = min(column), (max(column) - min(column)) or 1.0
         for y, row in enumerate(rows):
-            values = figure_cells.get((row, target))
-            shade = 0.0 if values is None else _ROOM + (1 - 2 * _ROOM) * (mean(values) - low) / span
-            colour = "#FFFFFF" if values is None else blues(shade)
-            plot.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", linewidth=1.5))
+            values = top1.get((row, target))
+            if values is None:
+                plot.text(x, y, "–", ha="center", va="center")
+                continue
+            shade = _ROOM + (1 - 2 * _ROOM) * (mean(values) - low) / span
+            place = Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=blues(shade), edgecolor="white", linewidth=1.5)
+            plot.add_patch(place)
+            text = f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+            plot.text(x, y, text, ha="center", va="center", color="white" if shade > 0.6 else "black")
             if (row, target) in own:
-                plot.add_patch(
-                    Rectangle((x - 0.46, y - 0.42), 0.92, 0.84, fill=False, edgecolor=ORANGE, linewidth=2.2, zorder=3)
-                )
-            plot.text(x, y, _text(values), ha="center", va="center", color="white" if shade > 0.6 else "black")
-    searched = sum(kind == "source" for kind in kinds.values())
-    plot.axhline(searched - 0.5, color="black", linewidth=1.2)
+                plot.add_patch(Rectangle((x - 0.46, y - 0.42), 0.92, 0.84, fill=False, zorder=3, **frame))
+    plot.axhline(list(kinds.values()).count("source") - 0.5, color="black", linewidth=1.2)
     plot.set_xlim(-0.5, len(images) - 0.5)
     plot.set_ylim(len(rows) - 0.5, -0.5)
     plot.set_xticks(range(len(images)), [f"{name}\n{n} test images" for name, n in images.items()], fontsize=9)
@@ -63,13 +65,7 @@ def transfer_figure(cells: Sequence[Mapping[str, Any]]) -> bytes:
     plot.spines[:].set_visible(False)
     spread = f"mean ± std over {seeds} seeds" if seeds > 1 else "one seed"
     plot.set_title(f"top-1 (%) on the target, {spread}", fontsize=10)
-    frame = Line2D([], [], color=ORANGE, linewidth=2.2, label="the target's own mask")
+    framed = Line2D([], [], label="the target's own mask", **frame)
     note = Line2D([], [], linestyle="none", label="darker: better, within its column")
-    figure.legend(handles=[frame, note], loc="outside lower left", frameon=False, fontsize=8, ncols=2)
+    figure.legend(handles=[framed, note], loc="outside lower left", frameon=False, fontsize=8, ncols=2)
     return to_png(figure)
-
-
-def _text(values: Sequence[float] | None) -> str:
-    if values is None:
-        return "–"
-    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
