@@ -52,7 +52,7 @@ def smallest(task: Task, budget: Budget, settings: StatisticsSettings) -> Outcom
     return without_training(task, control, recalibrated=settings.recalibrated)
 
 
-@register_method("reinitialised", family="control", paper=_MISSING_THE_MARK)
+@register_method("reinitialised", family="control", paper=_MISSING_THE_MARK, finds_jackpots=False)
 def reinitialised(task: Task, budget: Budget, settings: StatisticsSettings) -> Outcome:
     """The jackpot's mask over freshly drawn weights."""
     masks = task.masks_to_control()

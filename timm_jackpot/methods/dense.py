@@ -13,7 +13,7 @@ class DenseSettings(StatisticsSettings):
     """Re-estimate the running statistics of batch norm, on 10,000 training images."""
 
 
-@register_method("dense", family="reference")
+@register_method("dense", family="reference", finds_jackpots=False)
 def dense(task: Task, budget: Budget, settings: DenseSettings) -> Outcome:
     """The base as it came, every weight kept."""
     return without_training(task, None, recalibrated=settings.recalibrated)

@@ -28,7 +28,7 @@ def paper(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
     return search(task, budget, settings)
 
 
-@register_method("random_weights", family="mask search", paper="arXiv:1911.13299")
+@register_method("random_weights", family="mask search", paper="arXiv:1911.13299", finds_jackpots=False)
 def random_weights(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
     """The search in random weights of the base's architecture: what pre-training is worth."""
     fresh = random_weights_of(task.base.ref)

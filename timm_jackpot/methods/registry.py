@@ -29,6 +29,7 @@ class Method:
     function: Callable[[Task, Budget, Any], Outcome]
     settings: type[Settings]
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of a run, where they differ from a run's usual ones
+    finds_jackpots: bool = True  # a mask over the base's own weights, which an artifact can hold
 
     @property
     def summary(self) -> str:
@@ -53,20 +54,26 @@ class Method:
 
 
 def register_method(
-    name: str, *, family: Family, paper: str = "", defaults: Mapping[str, Any] | None = None
+    name: str,
+    *,
+    family: Family,
+    paper: str = "",
+    defaults: Mapping[str, Any] | None = None,
+    finds_jackpots: bool = True,
 ) -> Callable[[F], F]:
     """Register `function(task, budget, settings) -> Outcome`; the annotation of `settings` says what it can be set to.
 
     Args:
         paper: where it comes from, as arXiv:1911.11134.
         defaults: settings of a run that this method wants otherwise, as allocation.
+        finds_jackpots: whether it masks weights and leaves them as they are, so that an artifact can hold the outcome.
     """
     assert family in get_args(Family), family
     assert name not in _registered, f"there is a method {name} already"
 
     def add(function: F) -> F:
         settings = get_type_hints(function)["settings"]
-        _registered[name] = Method(name, family, paper, function, settings, dict(defaults or {}))
+        _registered[name] = Method(name, family, paper, function, settings, dict(defaults or {}), finds_jackpots)
         return function
 
     return add

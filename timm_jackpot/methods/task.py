@@ -67,11 +67,6 @@ class Outcome:
     seconds: float
     start: MaskSet | None = None  # what the criterion alone would keep, at the same counts
 
-    @property
-    def is_jackpot(self) -> bool:
-        """Whether an artifact can hold it: the base's own weights under a mask."""
-        return self.masks is not None and all(moved.role != "weights" for moved in self.moved.values())
-
 
 class Stopwatch:
     """Seconds since it was made."""

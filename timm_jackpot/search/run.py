@@ -78,6 +78,11 @@ def search_jackpot(config: RunConfig, base: Base | None = None) -> SearchResult:
     """
     if base is not None:
         config = _without_base(config, base)
+    if not method(config.method).finds_jackpots:
+        raise ConfigError(
+            f"the method {config.method} finds no jackpot, a mask over the base's own weights, which is all that an "
+            "artifact can hold: audit --beside and compare --methods show its accuracy"
+        )
     logs = Path(f"{config.output or 'runs/search'}-logs") if config.report_to else None
     accelerator = make_accelerator(
         seed=config.seed,
@@ -139,13 +144,8 @@ def _search(
 
 
 def _jackpot_of(outcome: Outcome, task: Task, config: RunConfig) -> Jackpot:
-    """Raises: ConfigError: if the outcome is none: dense, or with other weights than the base's."""
-    if outcome.masks is None or not outcome.is_jackpot:
-        why = "it keeps every weight" if outcome.masks is None else "it changes the base's weights"
-        raise ConfigError(
-            f"the method {config.method} finds no jackpot, which is a mask over the base's own weights: {why}; sweep, "
-            "compare and audit show its accuracy"
-        )
+    assert outcome.masks is not None
+    assert all(moved.role != "weights" for moved in outcome.moved.values())
     return Jackpot(
         base=task.base,
         maskable=task.maskable,

@@ -23,14 +23,18 @@ def sweep_table(cells: Sequence[Cell], rows: Sequence[dict[str, Any]]) -> str:
     lines = []
     for cell in cells:
         of = [row for row in rows if row["cell"] == cell.name]
-        overlap, chance, seconds = (
-            mean(row[key] for row in of) for key in ("overlap_start", "overlap_chance", "seconds")
-        )
+        overlap, chance = (_percent([row[key] for row in of]) for key in ("overlap_start", "overlap_chance"))
         lines.append(
             [
                 *(str(cell.axes.get(axis, "–")) for axis in axes),
                 *(mean_std(row.get(column) for row in of) for column in _COLUMNS.values()),
-                *(f"{100 * overlap:.1f} % ({100 * chance:.1f} %)", f"{seconds:.0f}", str(len(of))),
+                *(f"{overlap} ({chance})", f"{mean(row['seconds'] for row in of):.0f}", str(len(of))),
             ]
         )
     return markdown_table([*axes, *_COLUMNS, "overlap with the start (by chance)", "seconds", "n"], lines)
+
+
+def _percent(fractions: Sequence[float | None]) -> str:
+    """Their mean; methods that start from nothing have none."""
+    found = [fraction for fraction in fractions if fraction is not None]
+    return f"{100 * mean(found):.1f} %" if found else "–"
