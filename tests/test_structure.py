@@ -15,6 +15,7 @@ PACKAGE = Path(timm_jackpot.__file__).parent
 FLOORS = {
     "errors": 0,
     "processes": 0.1,
+    "progress": 0.1,
     "interruption": 0.1,
     "lock": 0.1,
     "outputs": 0.1,

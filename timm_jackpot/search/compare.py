@@ -11,10 +11,11 @@ from torch import nn
 
 from timm_jackpot.adapter import merge
 from timm_jackpot.base import Maskable
-from timm_jackpot.data import Data
+from timm_jackpot.data import Data, steps_per_epoch
 from timm_jackpot.evaluation import Accuracy, evaluate_accuracy
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.processes import shard_of
+from timm_jackpot.progress import with_progress
 from timm_jackpot.search.config import SearchConfig
 from timm_jackpot.search.start import start_of
 from timm_jackpot.training import reestimate_norm_statistics
@@ -68,4 +69,6 @@ def calibrate(model: nn.Module, data: Data, batch_size: int, accelerator: Accele
     shard = shard_of(accelerator)
     count = max(1, images // (batch_size * shard.count))
     batches = data.train.train_batches(seed=_CALIBRATION_SEED, epoch=0, batch_size=batch_size, shard=shard)
-    reestimate_norm_statistics(model, (batch.images for batch in itertools.islice(batches, count)), accelerator)
+    count = min(count, steps_per_epoch(len(data.train), batch_size, shard))
+    some = with_progress(itertools.islice(batches, count), count, "norm statistics", accelerator)
+    reestimate_norm_statistics(model, (batch.images for batch in some), accelerator)
