@@ -33,7 +33,7 @@ FLOORS = {
     "training": 2.2,
     "plots": 2.3,
     "hub": 3.0,
-    "switching": 3.0,
+    "serving": 3.0,
     "search": 3.1,
     "experiments": 3.14,
     "sweeps": 3.15,

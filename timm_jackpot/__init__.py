@@ -27,7 +27,7 @@ _EXPORTS = {
     "MaskSet": "timm_jackpot.masks",
     "mask_overlap": "timm_jackpot.masks",
     "layer_overlaps": "timm_jackpot.masks",
-    "JackpotModel": "timm_jackpot.switching",
+    "JackpotModel": "timm_jackpot.serving",
     "SearchConfig": "timm_jackpot.search",
     "search_jackpot": "timm_jackpot.search",
     "audit_jackpot": "timm_jackpot.audit",

@@ -1,5 +1,6 @@
 """Bases: pre-trained timm models, where they came from, and which of their weights a mask may cover."""
 
+from timm_jackpot.base.copies import copy_with_head, shared_copy, with_head
 from timm_jackpot.base.flags import BaseFlags
 from timm_jackpot.base.load import (
     Base,
@@ -41,6 +42,7 @@ __all__ = [
     "build_skeleton",
     "classifier_parameters",
     "copy_tensors",
+    "copy_with_head",
     "create_timm_model",
     "load_base",
     "maskable_weights",
@@ -49,7 +51,9 @@ __all__ = [
     "norm_statistics",
     "parse_model_kwargs",
     "save_random_weights",
+    "shared_copy",
     "state_ids",
     "tensor_id",
     "tensor_ids",
+    "with_head",
 ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from timm_jackpot.base import shared_copy
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,5 @@ def frozen_teacher(model: nn.Module) -> nn.Module:
     Sharing is by object, so it costs no memory and follows the model to another device; buffers are the
     teacher's own, because the model's norm statistics move under training.
     """
-    shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
-    teacher = copy.deepcopy(model, memo=dict(shared))  # pyright: ignore[reportArgumentType]
+    teacher = shared_copy(model, own=(*(p for p in model.parameters() if p.requires_grad), *model.buffers()))
     return teacher.requires_grad_(False).eval()
