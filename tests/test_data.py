@@ -570,9 +570,7 @@ def test_a_split_is_a_name_and_not_a_path(flag: str, path: str) -> None:
     "path", ["/data", "hfds//data", "hfds/../data", "hfds/~/data", "hfds/c:\\data", "hfds/c:/data", "a/\n", "", "a/"]
 )
 def test_a_data_set_is_a_name_and_not_a_path(path: str) -> None:
-    with pytest.raises(
-        ConfigError, match="a data set is a name such as torch/cifar10 or hfds/user/name, not a path"
-    ):
+    with pytest.raises(ConfigError, match="a data set is a name such as torch/cifar10 or hfds/user/name, not a path"):
         DataFlags(dataset=path)
 
 

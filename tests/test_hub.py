@@ -126,9 +126,9 @@ def test_a_fresh_cache_loads_the_very_same_model(hub: TestHub, work: Path, pushe
         there = from_pretrained({REPO!r})
         merged = timm.create_model("hf-hub:{REPO}@dense", pretrained=True).eval()
         at = from_pretrained({REPO!r}, revision={pushed["commit"]!r}, local_files_only=True)
-        many = JackpotModel.from_pretrained({str(work / "jackpot")!r}, name="local")
-        many.load("there", {REPO!r})
-        many.set("there")
+        many = JackpotModel.from_pretrained({str(work / "jackpot")!r}, adapter_name="local")
+        many.load_adapter({REPO!r}, "there")
+        many.set_adapter("there")
         x = torch.randn(2, 3, 160, 160)
         with torch.no_grad():
             expected = local(x)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
+from accelerate import Accelerator
 from tqdm import tqdm
 
+from timm_jackpot.base import Base
+from timm_jackpot.data import DataFlags, open_data
+from timm_jackpot.evaluation import evaluate_accuracy, predict
+from timm_jackpot.progress import Progress
+from timm_jackpot.search.compare import calibrate
 from timm_jackpot.training import Record
 from timm_jackpot.training.loop import _latest
-from timm_jackpot.training.progress import Progress
 
 
 class Terminal(io.StringIO):
@@ -23,7 +29,7 @@ class Terminal(io.StringIO):
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, to be set by the test."""
     now = [0.0]
-    monkeypatch.setattr("timm_jackpot.training.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("timm_jackpot.progress.time.monotonic", lambda: now[0])
     return now
 
 
@@ -80,6 +86,32 @@ def test_a_short_run_says_no_more_than_its_tenths(clock: list[float], capsys: py
     assert len(capsys.readouterr().err.splitlines()) == 10
 
 
+def test_an_evaluation_says_nothing_unless_it_takes_long(
+    clock: list[float], capsys: pytest.CaptureFixture[str], accelerator: Accelerator, digits_base: Base
+) -> None:
+    test = open_data(DataFlags(), digits_base.model, device=accelerator.device).test
+    digits_base.model.register_forward_hook(lambda *_: clock.__setitem__(0, clock[0] + clock[1]))
+
+    def said(seconds: float, evaluate: Callable[..., object]) -> list[str]:
+        clock[:] = [0.0, seconds]
+        evaluate(digits_base.model, test, batch_size=50, accelerator=accelerator)  # 599 images
+        return capsys.readouterr().err.splitlines()
+
+    for evaluate in (evaluate_accuracy, predict):
+        assert said(0.5, evaluate) == []
+        assert said(4, evaluate) == ["evaluation: batch 2/12, 00:40 left"]
+        assert said(9, evaluate) == ["evaluation: batch 1/12, 01:39 left", "evaluation: batch 7/12, 00:45 left"]
+
+
+def test_so_does_a_calibration(
+    clock: list[float], capsys: pytest.CaptureFixture[str], accelerator: Accelerator, digits_base: Base
+) -> None:
+    data = open_data(DataFlags(), digits_base.model, device=accelerator.device)
+    digits_base.model.register_forward_hook(lambda *_: clock.__setitem__(0, clock[0] + 8))
+    calibrate(digits_base.model, data, 100, accelerator, images=300)
+    assert capsys.readouterr().err.splitlines() == ["norm statistics: batch 1/3, 00:16 left"]
+
+
 def test_other_processes_say_nothing(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     assert lines(clock, capsys, enabled=False) == []
 
@@ -91,6 +123,9 @@ def test_a_bar_on_a_terminal_has_them_too(monkeypatch: pytest.MonkeyPatch) -> No
     with Progress(4, "search", enabled=True) as progress:
         for _ in range(4):
             progress.advance({"loss": 0.5, "churn": 0.25})
+        with Progress(4, "evaluation", enabled=True, only_if_long=True) as inner:
+            inner.advance()
+    assert "evaluation" not in terminal.getvalue()
     last = terminal.getvalue().split("\r")[-1]
     assert re.search(r"search: 100%.* 4/4 \[\d\d:\d\d<00:00, .*loss 0\.5, churn 0\.25\]", last), last
 

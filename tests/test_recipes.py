@@ -134,6 +134,14 @@ def test_the_epochs_that_table_4_quotes_are_those_that_are_run_on_both_networks(
         )
 
 
+def test_the_epochs_that_table_3_quotes_are_those_that_are_run() -> None:
+    text = (package_folder("recipes") / "table3_imagenet.yaml").read_text(encoding="utf-8")
+    assert 'Of 10 epochs the abstract says "more than 70%"' in text
+    quoted = {10, *map(int, re.findall(r"after (\d+)", text))}
+    cells = plan_cells(SweepConfig(sweep="table3_imagenet", output="unused"))
+    assert {cell.axes["epochs"] for cell in cells} == quoted == {10, 30, 60}
+
+
 @pytest.mark.parametrize("name", FINETUNES)
 def test_a_finetune_recipe_runs_on_made_up_data(name: str, images: Path, tmp_path: Path) -> None:
     weights = random_weights("test_resnet", tmp_path / "base.safetensors", num_classes=5)

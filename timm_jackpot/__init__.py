@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from timm_jackpot.search import SearchResult as SearchResult
     from timm_jackpot.search import config_of as config_of
     from timm_jackpot.search import search_jackpot as search_jackpot
-    from timm_jackpot.switching import JackpotModel as JackpotModel
+    from timm_jackpot.serving import JackpotModel as JackpotModel
     from timm_jackpot.training import cubic_ramp as cubic_ramp
     from timm_jackpot.training import reestimate_norm_statistics as reestimate_norm_statistics
 
@@ -57,7 +57,7 @@ _EXPORTS = {
     "Budget": "timm_jackpot.methods",
     "Jackpot": "timm_jackpot.artifact",
     "JackpotError": "timm_jackpot.errors",
-    "JackpotModel": "timm_jackpot.switching",
+    "JackpotModel": "timm_jackpot.serving",
     "MaskSet": "timm_jackpot.masks",
     "Outcome": "timm_jackpot.methods",
     "ScoreAdapter": "timm_jackpot.adapter",

@@ -7,7 +7,7 @@
     ├── DataError        a data set is missing, unreadable or does not fit the base
     ├── ArtifactError    an artifact is damaged, edited, incomplete or too new
     ├── HubError         the Hugging Face Hub refused, or could not be reached
-    ├── SwitchError      a JackpotModel has no such jackpot, is in use, or serves and does not train
+    ├── ServingError     a JackpotModel has no such adapter, or was asked for what it cannot do while it serves
     └── TrainingError    a run could not go on (a loss that is not a number, ranks that disagree)
         └── RunInterrupted      it was told to stop, and can be resumed
 
@@ -44,7 +44,7 @@ class HubError(JackpotError):
     pass
 
 
-class SwitchError(JackpotError):
+class ServingError(JackpotError):
     pass
 
 

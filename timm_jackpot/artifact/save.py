@@ -54,7 +54,7 @@ def save_pretrained(
     The folder is written beside its final place, synced, and renamed: a reader never sees a part of it.
 
     Args:
-        encoding: packed, one bit per weight; or compact, about a fifth of it where the mask was searched from
+        encoding: packed, one bit per weight; or compact, about a quarter of it where the mask was searched from
             magnitudes, which only a reader that has the base's weights can decode.
         attachments: further files by name (card, record, recipe); never needed to load.
         overwrite: replace an artifact that is already there.

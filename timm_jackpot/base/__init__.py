@@ -7,6 +7,7 @@ from timm_jackpot.base.build import (
     random_weights,
     save_random_weights,
 )
+from timm_jackpot.base.copies import copy_with_head, shared_copy, with_head, working_copy
 from timm_jackpot.base.flags import BaseFlags
 from timm_jackpot.base.load import Base, load_base
 from timm_jackpot.base.maskable import DenseWeight, Maskable, classifier_parameters, maskable_weights
@@ -24,7 +25,6 @@ from timm_jackpot.base.tensors import (
     tensor_id,
     tensor_ids,
 )
-from timm_jackpot.base.working_copy import working_copy
 
 __all__ = [
     "MAX_CHANS",
@@ -42,6 +42,7 @@ __all__ = [
     "build_skeleton",
     "classifier_parameters",
     "copy_tensors",
+    "copy_with_head",
     "create_timm_model",
     "load_base",
     "maskable_weights",
@@ -51,8 +52,10 @@ __all__ = [
     "parse_model_kwargs",
     "random_weights",
     "save_random_weights",
+    "shared_copy",
     "state_ids",
     "tensor_id",
     "tensor_ids",
+    "with_head",
     "working_copy",
 ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from math import ceil
 from typing import NamedTuple
 
 import torch
@@ -8,7 +9,8 @@ from torch import nn
 
 from timm_jackpot.data import ImageSource
 from timm_jackpot.errors import DataError
-from timm_jackpot.processes import shard_of
+from timm_jackpot.processes import Shard, shard_of
+from timm_jackpot.progress import with_progress
 
 NONE_READABLE = "none of the images to evaluate on can be read: look at --data-dir, or name another --test-split"
 
@@ -34,7 +36,8 @@ def evaluate_accuracy(model: nn.Module, source: ImageSource, *, batch_size: int,
     model.eval()
     hits = torch.zeros(3, dtype=torch.int64, device=accelerator.device)
     shard = shard_of(accelerator)
-    for images, labels in source.eval_batches(batch_size=batch_size, shard=shard):
+    batches = source.eval_batches(batch_size=batch_size, shard=shard)
+    for images, labels in with_progress(batches, batches_of(source, batch_size, shard), "evaluation", accelerator):
         with accelerator.autocast():
             logits = model(images)
         order = logits.topk(min(5, logits.shape[1]), dim=1).indices
@@ -47,3 +50,8 @@ def evaluate_accuracy(model: nn.Module, source: ImageSource, *, batch_size: int,
         raise DataError(NONE_READABLE)
     assert n <= len(source), (n, len(source))  # fewer only where images could not be read
     return Accuracy(100 * top1 / n, 100 * top5 / n, n)
+
+
+def batches_of(source: ImageSource, batch_size: int, shard: Shard) -> int:
+    """How many batches of its split a process sees, if all images can be read."""
+    return ceil(len(source) / (batch_size * shard.count))

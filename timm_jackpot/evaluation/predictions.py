@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from timm_jackpot.data import ImageSource
 from timm_jackpot.errors import DataError
-from timm_jackpot.evaluation.accuracy import NONE_READABLE
+from timm_jackpot.evaluation.accuracy import NONE_READABLE, batches_of
 from timm_jackpot.processes import shard_of
+from timm_jackpot.progress import with_progress
 
 
 class Predictions(NamedTuple):
@@ -38,7 +39,9 @@ def predict(model: nn.Module, source: ImageSource, *, batch_size: int, accelerat
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     predicted, labels = [], []
-    for batch in source.eval_batches(batch_size=batch_size, shard=shard_of(accelerator)):
+    shard = shard_of(accelerator)
+    batches = source.eval_batches(batch_size=batch_size, shard=shard)
+    for batch in with_progress(batches, batches_of(source, batch_size, shard), "evaluation", accelerator):
         with accelerator.autocast():
             logits = model(batch.images)
         predicted.append(logits.argmax(dim=1).cpu())

@@ -43,8 +43,7 @@ class RunConfig(BaseFlags, DataFlags, BudgetFlags, RunFlags):
     output: str | None = None
     """Folder for the artifact. Default: a fresh one under runs/."""
     encoding: Encoding = "packed"
-    """How the masks are stored: packed (one bit per weight), or compact (about a quarter of it, read beside the
-    base)."""
+    """How the masks are stored: packed (one bit per weight), or compact (a quarter of that, read beside the base)."""
     overwrite: bool = False
     """Replace an artifact that --output already holds."""
     checkpoint_steps: int = Field(default=0, ge=0, le=10**9)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from timm_jackpot.base import norm_layers
-from timm_jackpot.data import Data
+from timm_jackpot.data import Data, steps_per_epoch
 from timm_jackpot.processes import shard_of
+from timm_jackpot.progress import with_progress
 
 CALIBRATION_IMAGES, _CALIBRATION_SEED = 10_000, 2021
 
@@ -59,4 +60,6 @@ def recalibrate(model: nn.Module, data: Data, batch_size: int, accelerator: Acce
     shard = shard_of(accelerator)
     count = max(1, images // (batch_size * shard.count))
     batches = data.train.train_batches(seed=_CALIBRATION_SEED, epoch=0, batch_size=batch_size, shard=shard)
-    reestimate_norm_statistics(model, (batch.images for batch in itertools.islice(batches, count)), accelerator)
+    count = min(count, steps_per_epoch(len(data.train), batch_size, shard))
+    some = with_progress(itertools.islice(batches, count), count, "norm statistics", accelerator)
+    reestimate_norm_statistics(model, (batch.images for batch in some), accelerator)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
+from typing import TypeVar
 
+from accelerate import Accelerator
 from tqdm import tqdm
 
+T = TypeVar("T")
 _FIRST, _BETWEEN = 10.0, 60.0  # seconds until the first line, and between two
 
 
@@ -21,15 +24,26 @@ class Progress:
     Args:
         done: steps of an earlier life of the run.
         figures: the latest ones of that life.
+        unit: what a step is called.
+        only_if_long: say nothing in the first ten seconds, and leave no bar.
     """
 
     def __init__(
-        self, steps: int, title: str, *, enabled: bool, done: int = 0, figures: Mapping[str, float] | None = None
+        self,
+        steps: int,
+        title: str,
+        *,
+        enabled: bool,
+        done: int = 0,
+        figures: Mapping[str, float] | None = None,
+        unit: str = "step",
+        only_if_long: bool = False,
     ) -> None:
-        self._steps, self._title, self._step, self._first = steps, title, done, done
+        self._steps, self._title, self._step, self._first, self._unit = steps, title, done, done, unit
         on_terminal = enabled and sys.stderr.isatty()
-        self._bar = tqdm(total=steps, desc=title, file=sys.stderr, initial=done) if on_terminal else None
-        self._plain = enabled and not on_terminal
+        quiet = {"leave": False, "delay": _FIRST} if only_if_long else {}
+        self._bar = tqdm(total=steps, desc=title, file=sys.stderr, initial=done, **quiet) if on_terminal else None
+        self._plain, self._tenths = enabled and not on_terminal, not only_if_long
         self._figures = _text(figures or {})
         self._started = self._now = time.monotonic()
         self._due = self._started + _FIRST
@@ -54,15 +68,20 @@ class Progress:
             return
         too_late_after_the_next = 2 * self._now - step_began > self._due
         a_tenth = self._step % max(1, self._steps // 10) == 0 or self._step == self._steps
-        if self._plain and (a_tenth or too_late_after_the_next):
+        if self._plain and ((a_tenth and self._tenths) or too_late_after_the_next):
             self._due = self._now + _BETWEEN
             seconds = (self._now - self._started) / (self._step - self._first) * (self._steps - self._step)
-            left = tqdm.format_interval(seconds)
-            print(
-                f"{self._title}: step {self._step}/{self._steps}, {left} left, {self._figures}",
-                file=sys.stderr,
-                flush=True,
-            )
+            left = f"{tqdm.format_interval(seconds)} left"
+            what = f"{self._title}: {self._unit} {self._step}/{self._steps}"
+            print(", ".join(filter(None, (what, left, self._figures))), file=sys.stderr, flush=True)
+
+
+def with_progress(batches: Iterable[T], count: int, title: str, accelerator: Accelerator) -> Iterator[T]:
+    """`batches`, `count` of them, with a display where they take long."""
+    with Progress(count, title, enabled=accelerator.is_main_process, unit="batch", only_if_long=True) as progress:
+        for batch in batches:
+            yield batch
+            progress.advance()
 
 
 def _text(figures: Mapping[str, float]) -> str:

@@ -1,0 +1,128 @@
+"""`Backbone`: the base as it came, the working copy that adapters are written into, and which adapters fit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from timm_jackpot.artifact import Artifact, Config, check_base
+from timm_jackpot.base import Base, SkipInit, copy_with_head, create_timm_model, shared_copy, tensor_id, with_head
+from timm_jackpot.errors import BaseMismatchError, ServingError
+from timm_jackpot.masks import pack, unpack
+
+
+@dataclass(frozen=True)
+class StoredAdapter:
+    """A jackpot in memory, on the CPU: one bit per masked weight, and the other tensors that moved."""
+
+    packed: dict[str, Tensor]  # U8 [ceil(n/8)], by weight name
+    extras: dict[str, Tensor]  # F32, by state-dict name
+    num_classes: int
+    data: dict[str, Any]  # timm's data config
+
+
+class Backbone:
+    """The base, which nothing writes to, and a working copy, which adapters are written into.
+
+    Args:
+        base: taken over; its model must not be changed any more.
+        built: whether it was built from what an artifact says, not handed over by its author.
+    """
+
+    def __init__(self, base: Base, *, built: bool) -> None:
+        self._base, self._built = base, built
+        self._model = base.model.eval().requires_grad_(False)
+        self._dense = StoredAdapter({}, {}, int(getattr(base.model, "num_classes", base.ref.num_classes)), {})
+        self._working = copy.deepcopy(self._model)
+        # By number of classes: the base, and what users see and may put hooks on. They share all tensors but the heads.
+        self._models = {self._dense.num_classes: (self._model, shared_copy(self._working))}
+
+    @torch.no_grad()
+    @torch.inference_mode(False)
+    def write(self, adapter: StoredAdapter | None) -> nn.Module:
+        """The working copy with an adapter in it, whatever was in it before; None: as the base.
+
+        Weights are w_base ⊙ mask, multiplied as `merge` does it: removed negative ones are −0.0. What takes memory
+        comes first, so that a lack of it leaves everything as it was.
+        """
+        adapter = adapter or self._dense
+        n = adapter.num_classes
+        if n not in self._models:
+            like = next(self._model.parameters())
+            self._models[n] = copy_with_head(self._model, n, like=like), copy_with_head(self._working, n, like=like)
+        dense, model = self._models[n]
+        base, state = dense.state_dict(), model.state_dict()
+        masks = {name: unpack(bits, base[name].shape).to(base[name].device) for name, bits in adapter.packed.items()}
+        for name in state.keys() - masks.keys():
+            state[name].copy_(base[name])
+        for name, mask in masks.items():  # after the copies: one of them may be of the same weight by another name
+            torch.mul(base[name], mask, out=state[name])
+        for name, tensor in adapter.extras.items():
+            state[name].copy_(tensor)
+        described: Mapping[str, Any] = getattr(dense, "pretrained_cfg", None) or {}
+        model.pretrained_cfg = {**described, **adapter.data}  # pyright: ignore[reportArgumentType]
+        return model
+
+    def keep_heads(self, of: Collection[int]) -> None:
+        """Drop the heads of other numbers of classes than these."""
+        self._models = {n: m for n, m in self._models.items() if n in of or n == self._dense.num_classes}
+
+    @torch.no_grad()
+    @torch.inference_mode(False)
+    def convert(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Move or convert base and working copy; where that fails, nothing has changed."""
+        models = [model for pair in self._models.values() for model in pair]
+        tensors = {id(t): t for model in models for t in (*model.parameters(), *model.buffers())}.values()
+        for tensor, converted in [(tensor, fn(tensor)) for tensor in tensors]:
+            tensor.data = converted
+
+    def store(self, artifact: Artifact) -> StoredAdapter:
+        """An artifact that was checked, as it is kept in memory.
+
+        Raises:
+            ServingError: if its masks are compact, and the base was converted: they are coded on the weights as loaded.
+        """
+        config = artifact.config
+        if config.encoding == "compact":
+            first = config.layers[0].name
+            if tensor_id(self._model.state_dict()[first]) != self._base.tensors[first]:
+                raise ServingError(
+                    "its masks are compact, and read beside the base as it was loaded: load it before .to()"
+                )
+        packed = {name: pack(mask) for name, mask in artifact.masks_on(self._base).items()}
+        return StoredAdapter(packed, dict(artifact.extras), config.base.num_classes, config.data.model_dump())
+
+    def check(self, config: Config) -> None:
+        """Refuse an artifact that was not made on this base.
+
+        Raises:
+            BaseMismatchError: another architecture, other arguments, or other weights; names the first difference.
+            ArtifactError: its tensors do not fit.
+        """
+        ours, theirs = self._base.ref, config.base
+        for what in ("architecture", "in_chans", "model_kwargs", "img_size"):
+            found, said = (_acting(getattr(ref, what)) for ref in (ours, theirs))
+            if found != said and (what != "img_size" or self._is_built_for_one_image_size()):
+                raise BaseMismatchError(f"its base {theirs.name} has {what} {said}, the base in memory {found}")
+        new_head = config.head is not None and theirs.num_classes != self._dense.num_classes
+        check_base(config, with_head(self._base, theirs.num_classes) if new_head else self._base, built=self._built)
+
+    def _is_built_for_one_image_size(self) -> bool:
+        ref = self._base.ref
+        config: Mapping[str, Any] = getattr(self._model, "pretrained_cfg", None) or {}
+        requested: dict[str, Any] = {"img_size": ref.img_size or config["input_size"][-1]}
+        with torch.random.fork_rng(devices=[]), torch.device("meta"), SkipInit():
+            create_timm_model(ref.architecture, requested, pretrained=False, **ref.model_kwargs)
+        return "img_size" in requested  # where the architecture takes none, it was taken out
+
+
+def _acting(value: Any) -> Any:
+    """Of model arguments those that act outside training too; anything else as it is."""
+    if not isinstance(value, dict):
+        return value
+    return {key: scalar for key, scalar in value.items() if not key.endswith("_rate") and key != "bn_momentum"}

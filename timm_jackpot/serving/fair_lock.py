@@ -1,0 +1,59 @@
+"""`FairLock`: forwards hold it together, a switch alone, in the order in which they came."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from timm_jackpot.errors import ServingError
+
+
+class FairLock:
+    """First come, first served: a switch waits for the forwards under way, and later forwards wait for the switch.
+
+    A thread that holds it may share it again without waiting: a forward within a forward never stands still.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._queue: list[int] = []  # threads that wait
+        self._holders: Counter[int] = Counter()  # by thread, how often
+        self._alone = False
+
+    def __reduce__(self) -> tuple[type[FairLock], tuple[()]]:
+        return FairLock, ()  # a copy of the model is in nobody's use
+
+    @contextmanager
+    def hold(self, alone: str = "") -> Iterator[None]:
+        """Share it; or hold it alone, for the call of this name.
+
+        Raises:
+            ServingError: if this thread wants it alone, but holds it already: it would wait for itself.
+        """
+        me = threading.get_ident()
+        with self._changed:
+            if alone and me in self._holders:
+                raise ServingError(f"{alone} was called within a forward of the model: call it after the forward")
+            if me not in self._holders:
+                self._queue.append(me)
+                try:
+                    self._changed.wait_for(lambda: self._queue[0] == me and not self._taken(bool(alone)))
+                    self._alone = bool(alone)
+                finally:
+                    self._queue.remove(me)
+                    self._changed.notify_all()
+            self._holders[me] += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._holders[me] -= 1
+                if not self._holders[me]:
+                    del self._holders[me]
+                    self._alone = False
+                    self._changed.notify_all()
+
+    def _taken(self, alone: bool) -> bool:
+        return self._alone or (alone and bool(self._holders))
