@@ -184,7 +184,8 @@ def test_a_flipped_bit_is_damage(folder: Path) -> None:
         read_artifact(folder)
 
 
-def test_an_edited_mask_with_matching_file_hash_is_still_refused(folder: Path) -> None:
+def test_an_edited_mask_with_matching_file_hash_is_still_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("timm_jackpot.artifact.read.unpack", None)  # which takes eight times the file
     path = folder / "masks.safetensors"
     content = bytearray(path.read_bytes())
     content[-2] ^= 1

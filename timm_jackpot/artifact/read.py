@@ -10,6 +10,7 @@ from functools import cached_property
 from math import prod
 from pathlib import Path
 
+import numpy as np
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -246,6 +247,9 @@ def _check_data(config: Config) -> None:
 def _read_packed(folder: Path, config: Config) -> MaskSet:
     packed, metadata = read_tensors(_mask_bytes(folder, config), MASKS, "U8", _packed_shapes(config))
     _check_metadata(config, metadata)
+    for layer in config.layers:  # before they are unpacked, which takes eight times the file
+        if int(np.bitwise_count(packed[layer.name].numpy()).sum(dtype=np.int64)) != layer.kept:
+            raise ArtifactError(f"{MASKS}: {layer.name} does not keep the {layer.kept} weights that {CONFIG} says")
     masks = {}
     for layer in config.layers:
         try:
@@ -319,8 +323,6 @@ def _check_masks(config: Config, found: MaskSet) -> None:
     for name, mask in found.items():
         if n is not None and m is not None and not is_n_of_m(mask, n, m):
             raise ArtifactError(f"{MASKS}: {name} does not keep {n} of every {m} weights, as {CONFIG} says")
-    for layer, kept in zip(config.layers, found.kept_per_layer().values(), strict=True):
-        if kept != layer.kept:
-            raise ArtifactError(f"{MASKS}: {layer.name} does not keep the {layer.kept} weights that {CONFIG} says")
+    assert list(found.kept_per_layer().values()) == [layer.kept for layer in config.layers]
     if found.hash() != config.mask_hash:
         raise ArtifactError(f"{MASKS} does not match the mask hash in {CONFIG}")
