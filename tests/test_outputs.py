@@ -128,7 +128,12 @@ def test_every_verb_refuses_to_test_on_train_before_its_first_step(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a step was taken, or an image tested on")
 
-    for name in ("search.find.fit", "training.dense.fit", "training.finetune.evaluate_accuracy", "audit.judge.predict"):
+    for name in (
+        "methods.find.fit",
+        "training.dense.fit",
+        "training.finetune.evaluate_accuracy",
+        "audit.judge.predict",
+    ):
         monkeypatch.setattr(f"timm_jackpot.{name}", never)
     cells = "targets: {toy: }" if verb == "transfer" else "grid: {test_split: [train]}"
     data = "" if verb == "sweep" else "test_split: train\n"

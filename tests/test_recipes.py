@@ -221,8 +221,8 @@ def test_a_sweep_goes_on_where_it_stopped_and_tells_all_in_one_table(tmp_path: P
     ("text", "grid", "sentence"),
     [
         ("grid: [1, 2]", (), "grid must map settings to lists"),
-        ("grid: {sparsity: [0.5, 2]}", (), "cell sparsity-2: sparsity: "),
-        ("grid: {nonsense: [1]}", (), "nonsense: Extra inputs"),
+        ("grid: {sparsity: [0.5, 2]}", (), "cell sparsity-2: --sparsity 2: "),
+        ("grid: {nonsense: [1]}", (), "there is no setting nonsense"),
         ("grid: {seed: [1]}", (), "sets seed itself"),
         ("steps: 2", ("sparsity",), "takes key=value"),
     ],

@@ -72,7 +72,7 @@ def test_no_step_is_lost_by_what_happens_in_the_last_evaluation(
     capsys: pytest.CaptureFixture[str],
     whole: SearchResult,
 ) -> None:
-    monkeypatch.setattr(search_run, "compare", evaluate)
+    monkeypatch.setattr(search_run, "compare_with_controls", evaluate)
     with pytest.raises(raised) as stopped:
         search(tmp_path / "j")
     said = capsys.readouterr().err
@@ -116,7 +116,7 @@ def test_nothing_is_said_to_be_kept_that_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("timm_jackpot.training.checkpoint.save_file", fail(OSError(28, "No space left on device")))
-    monkeypatch.setattr(search_run, "compare", fail(DataError("image 3.png cannot be read")))
+    monkeypatch.setattr(search_run, "compare_with_controls", fail(DataError("image 3.png cannot be read")))
     with pytest.raises(DataError):
         search(tmp_path / "j")
     assert "no step is lost" not in capsys.readouterr().err

@@ -72,7 +72,7 @@ sources:
     folders = ("third=elsewhere", "other=here")
     plan = plan_transfer(recipe(tmp_path, text, data_dir=folders, base_checkpoint="w.safetensors", seeds=(3, 4)))
     assert plan.seeds == (3, 4)
-    assert (plan.head.steps, plan.head.lr) == (100, 0.3)
+    assert (plan.head.head_steps, plan.head.head_lr) == (100, 0.3)
     assert list(plan.sources) == ["half-1", "adam", "uniform", "third", "digits", "other"]
     assert all(list(by_seed) == [3, 4] for by_seed in plan.sources.values())
     first = {name: by_seed[3] for name, by_seed in plan.sources.items()}
@@ -101,7 +101,7 @@ def test_flags_beat_the_recipe_wherever_it_has_the_setting(tmp_path: Path) -> No
     for searches in (*plan.sources.values(), *plan.targets.values()):
         assert (searches[0].steps, searches[0].epochs, searches[0].lr) == (9, None, 0.25)
         assert searches[0].exclude == ("layer1.*",)
-    assert plan.head.steps == 4
+    assert plan.head.head_steps == 4
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_flags_beat_the_recipe_wherever_it_has_the_setting(tmp_path: Path) -> No
         ("targets: [digits]", {}, "targets must map names to settings"),
         ("targets: {digits: 3}", {}, "targets must map names to settings"),
         ("targets: {d: }\nsources: {a: {data: e}}", {}, "source a: data e is no target: there are d"),
-        ("targets: {d: }\nsources: {a: {nonsense: 1}}", {}, "source a: nonsense: Extra inputs"),
-        ("targets: {d: {sparsity: 2}}", {}, "target d: sparsity: "),
+        ("targets: {d: }\nsources: {a: {nonsense: 1}}", {}, "source a: there is no setting nonsense"),
+        ("targets: {d: {sparsity: 2}}", {}, "target d: --sparsity 2: "),
         ("targets: {d: {model: resnet18}}", {}, "target d sets model: a transfer has one base for all its masks"),
         ("targets: {d: }\nsources: {a: {in_chans: 1}}", {}, "source a sets in_chans"),
         ("targets: {d: }\nsources: {a: {seed: 1}}", {}, "source a sets seed: a transfer sets that itself"),
@@ -126,8 +126,8 @@ def test_flags_beat_the_recipe_wherever_it_has_the_setting(tmp_path: Path) -> No
         ("targets: {../x: }", {}, "'target ../x': a name is up to 40 letters"),
         ("targets: {d: }\nsources: {random: }", {}, "'source random': a name is"),
         ("targets: {d: }\nsources: {d: {lr: 1}}", {}, "source d is not the target d's own search"),
-        ("head_steps: 0\ntargets: {d: }", {}, "head_steps: Input should be greater"),
-        ("head_size: 3\ntargets: {d: }", {}, "head_size: Extra inputs"),
+        ("head_steps: 0\ntargets: {d: }", {}, "--head-steps 0: input should be greater"),
+        ("head_size: 3\ntargets: {d: }", {}, "there is no setting head_size"),
         ("targets: {d: }", {"data_dir": ("e=x",)}, "--data-dir names e, which is neither target nor source"),
         ("targets: {d: }", {"data_dir": ("x",)}, "--data-dir takes name=value, not 'x'"),
         ("targets: {d: }", {"settings": ("steps",)}, "--set takes name=value, not 'steps'"),
@@ -181,7 +181,7 @@ def test_the_head_alone_is_trained_from_the_same_start_under_every_mask(
         seen.append((start, {name: tensor.clone() for name, tensor in model.state_dict().items()}))
 
     monkeypatch.setattr(judge, "fit", watched)
-    masks, rule = checkerboard(target.base), HeadRule(steps=3)
+    masks, rule = checkerboard(target.base), HeadRule(head_steps=3)
     figures = [judge_mask(target, m, rule, seed, accelerator) for m, seed in ((masks, 0), (MaskSet({}), 0), (masks, 1))]
     again = judge_mask(target, masks, rule, 0, accelerator)
     assert again == figures[0]

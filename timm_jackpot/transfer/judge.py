@@ -74,16 +74,16 @@ def judge_mask(target: Target, masks: MaskSet, head: HeadRule, seed: int, accele
     fit(
         accelerator=accelerator,
         model=model,
-        optimizer=make_optimizer(OptimFlags(lr=head.lr), trained),
+        optimizer=make_optimizer(OptimFlags(lr=head.head_lr), trained),
         objective=Objective(),
         train=target.data.train,
         batch_size=target.batch_size,
         seed=seed,
-        steps=head.steps,
-        lr_at=lambda step: cosine(step, head.steps, peak=head.lr),
+        steps=head.head_steps,
+        lr_at=lambda step: cosine(step, head.head_steps, peak=head.head_lr),
         record=Record(),
         title=f"head on {target.name}",
         keep_in_eval=[layer for _, layer in norm_layers(model)],
-        log_every=head.steps,
+        log_every=head.head_steps,
     )
     return evaluate_accuracy(model, target.data.test, batch_size=target.batch_size, accelerator=accelerator)

@@ -47,8 +47,8 @@ class TransferConfig(Settings):
 class HeadRule(Settings):
     """How the new head of every judged network is trained: by `search`'s SGD, with cosine to zero."""
 
-    steps: int = Field(default=100, ge=1, le=10**9)
-    lr: float = Field(default=0.1, ge=1e-12, le=1e6)
+    head_steps: int = Field(default=100, ge=1, le=10**9)
+    head_lr: float = Field(default=0.1, ge=1e-12, le=1e6)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def plan_transfer(config: TransferConfig) -> TransferPlan:
     if unknown:
         known = ", ".join(dict.fromkeys((*targets, *sources)))
         raise ConfigError(f"--data-dir names {unknown[0]}, which is neither target nor source: there are {known}")
-    head = _head_rule({key: value for key, value in {**recipe, **flags}.items() if key.startswith("head_")})
+    head = HeadRule(**{key: value for key, value in {**recipe, **flags}.items() if key.startswith("head_")})
     recipe, flags = ({k: v for k, v in part.items() if not k.startswith("head_")} for part in (recipe, flags))
     _refuse(_SET_HERE & (recipe.keys() | flags.keys()), f"the recipe {config.transfer} or --set", "sets that itself")
 
@@ -162,13 +162,6 @@ def _mappings(value: object, key: str, recipe: str) -> dict[str, dict[str, Any]]
 def _refuse(keys: set[str], what: str, reason: str) -> None:
     if keys:
         raise ConfigError(f"{what} sets {min(keys)}: a transfer {reason}")
-
-
-def _head_rule(given: Mapping[str, Any]) -> HeadRule:
-    try:
-        return HeadRule(**{key.removeprefix("head_"): value for key, value in given.items()})
-    except ConfigError as error:
-        raise ConfigError(f"the new heads, head_steps and head_lr: {error}") from error
 
 
 def _pair(text: str, flag: str) -> tuple[str, Any]:

@@ -121,8 +121,8 @@ def _cell(row: Row, target: Target, plan: TransferPlan, seed: int, accelerator: 
         "mask": masks.hash(),
         "base": target.base.ref.digest,
         "images": [len(target.data.train), len(target.data.test)],
-        "head_steps": plan.head.steps,
-        "head_lr": plan.head.lr,
+        "head_steps": plan.head.head_steps,
+        "head_lr": plan.head.head_lr,
         "processes": accelerator.num_processes,  # each reads batches of its own
         **search.model_dump(mode="json", include=set(DataFlags.model_fields) | {"img_size"}),
     }

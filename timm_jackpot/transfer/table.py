@@ -46,5 +46,5 @@ def matrix_table(cells: Sequence[Mapping[str, Any]], head: HeadRule) -> str:
     return (
         f"{matrix}\nTop-1 on the test split (%){spread}; test images: {images}. Bold: the target's own mask. Every "
         "network, the dense one too, got its norm statistics re-estimated on the target and a new head, trained for "
-        f"{head.steps} steps (SGD, learning rate {head.lr:g}); everything else was frozen.\n"
+        f"{head.head_steps} steps (SGD, learning rate {head.head_lr:g}); everything else was frozen.\n"
     )
