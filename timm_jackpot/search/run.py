@@ -165,20 +165,24 @@ def _ended(record: Record, output: Path, state: RunState, accelerator: Accelerat
         yield
     except RunInterrupted:  # says so itself
         raise
-    except (BaseError, ConfigError):  # refused, and nothing was trained
-        record.close()
-        if accelerator.is_main_process:
-            (output / _RUNNING).unlink(missing_ok=True)
-            with suppress(OSError):  # something else is in it
-                output.rmdir()
-        raise
-    except Exception:
-        say(state.kept_notice(), accelerator)
+    except Exception as error:
+        notice = state.kept_notice()
+        say(notice, accelerator)
+        if notice is None and isinstance(error, (BaseError, ConfigError)):  # refused, and nothing was trained
+            _leave_nothing(record, output, accelerator)
         raise
     finally:
         record.close()
         for tracker in accelerator.trackers:  # `end_training` would end the process group too, and with it a sweep
             tracker.finish()
+
+
+def _leave_nothing(record: Record, output: Path, accelerator: Accelerator) -> None:
+    record.close()
+    if accelerator.is_main_process:
+        (output / _RUNNING).unlink(missing_ok=True)
+        with suppress(OSError):  # something else is in it
+            output.rmdir()
 
 
 def _without_base(config: RunConfig, base: Base) -> RunConfig:
