@@ -224,7 +224,7 @@ def test_a_sweep_goes_on_where_it_stopped_and_tells_all_in_one_table(tmp_path: P
         ("grid: {sparsity: [0.5, 2]}", (), "cell sparsity-2: --sparsity 2: "),
         ("grid: {nonsense: [1]}", (), "there is no setting nonsense"),
         ("grid: {seed: [1]}", (), "sets seed itself"),
-        ("steps: 2", ("sparsity",), "takes key=value"),
+        ("steps: 2", ("sparsity",), "--grid takes name=value, not 'sparsity'"),
     ],
 )
 def test_a_grid_that_is_none_is_refused_before_anything_runs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -196,6 +197,17 @@ def test_so_are_the_states_of_a_first_run(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("timm_jackpot.methods.find.fit", fail(AssertionError("a step was done again")))
     assert search(tmp_path / "j", resume="auto").summary["mask_hash"] == whole.summary["mask_hash"]
     assert [path.name for path in tmp_path.iterdir()] == ["j"]
+
+
+def test_what_a_kill_left_of_a_card_is_in_nobodys_way(tmp_path: Path) -> None:
+    folder = tmp_path / "j"
+    for again in ({"overwrite": True}, {"resume": "auto", "overwrite": True}):
+        search(folder)
+        (folder / "README.md").rename(folder / ".README.md.part")
+        search(folder, **again)
+        assert not (folder / ".README.md.part").exists()
+        assert (folder / "README.md").exists()
+        shutil.rmtree(folder)
 
 
 # -- finished runs ----------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         ConfigError: if it cannot be written.
     """
-    aside = path.with_name(f".{path.name}.part")
+    aside = path.with_name(part_of(path.name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_synced(aside, content)
@@ -52,6 +52,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         with suppress(OSError):
             aside.unlink()
         raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def part_of(name: str) -> str:
+    """What a file is called while `write_atomically` writes it."""
+    return f".{name}.part"
 
 
 def write_synced(path: Path, content: bytes) -> None:

@@ -12,7 +12,7 @@ from timm_jackpot.artifact.load import (
     transform_of,
 )
 from timm_jackpot.artifact.locate import locate_artifact
-from timm_jackpot.artifact.read import Artifact, read_artifact
+from timm_jackpot.artifact.read import Artifact, read_artifact, read_config
 from timm_jackpot.artifact.report import artifact_report, report_table
 from timm_jackpot.artifact.save import (
     artifact_digest,
@@ -45,6 +45,7 @@ __all__ = [
     "locate_artifact",
     "open_artifact",
     "read_artifact",
+    "read_config",
     "recode",
     "recover_folder",
     "replace_folder",

@@ -1,12 +1,16 @@
-"""The tables of every experiment as text."""
+"""What an experiment leaves for people: its tables as text, and its files."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+from timm_jackpot.outputs import write_atomically
 
 
 def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -33,3 +37,16 @@ def mean_std(values: Iterable[float | None], *, digits: int = 2, count: bool = F
         return "–"
     spread = f" ± {stdev(found):.{digits}f}" if len(set(found)) > 1 else ""
     return f"{mean(found):.{digits}f}{spread}" + (f" ({len(found)})" if count else "")
+
+
+def write_outputs(folder: Path, texts: Mapping[str, str], pictures: Mapping[str, Callable[[], bytes | None]]) -> None:
+    """Write texts, and, where matplotlib is installed, those pictures that there are; for the main process.
+
+    Raises:
+        ConfigError: if a file cannot be written.
+    """
+    for name, text in texts.items():
+        write_atomically(folder / name, text.encode())
+    for name, draw in pictures.items() if find_spec("matplotlib") else ():
+        if picture := draw():
+            write_atomically(folder / name, picture)

@@ -18,6 +18,7 @@ from timm_jackpot.artifact import (
     load_dense_base,
     locate_artifact,
     read_artifact,
+    read_config,
 )
 from timm_jackpot.base import Base, tensor_ids
 from timm_jackpot.errors import BaseMismatchError, ServingError
@@ -80,7 +81,7 @@ class JackpotModel(nn.Module):
         trust: dict[str, Any] = {"base_checkpoint": base_checkpoint, "trust_base": trust_base}
         check = partial(check_skeleton, **trust) if base is None else partial(check_magnitude, model=base)
         folder = locate_artifact(repo_or_dir, revision=revision, check=check, **hub)
-        config = read_artifact(folder, check=check).config
+        check(config := read_config(folder))
         if base is None:
             model = cls(load_dense_base(config, **trust, **hub))
         else:

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from timm_jackpot.errors import ConfigError
+from timm_jackpot.experiments import key_value, merged, unreplaced
 from timm_jackpot.recipes import read_recipe, read_seeds, read_yaml
 from timm_jackpot.schema import Settings
 from timm_jackpot.search import RunConfig, config_from
@@ -56,15 +57,11 @@ def plan_cells(config: SweepConfig) -> list[Cell]:
     recipe.pop("seeds", None)
     if not isinstance(grid, dict) or not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
         raise ConfigError(f"in the recipe {config.sweep}, grid must map settings to lists, and cells list mappings")
-    lists: dict[str, list[Any]] = {
-        _setting(key): values if isinstance(values, list) else [values] for key, values in grid.items()
-    }
-    given = dict(map(_parse_axis, config.grid))
-    # A setting that the flags name takes the place of the recipe's own; steps and epochs take each other's place too.
-    replaced = {*given, *(("steps", "epochs") if {"steps", "epochs"} & given.keys() else ())}
-    recipe = {key: value for key, value in recipe.items() if key not in replaced}
-    cells = [{_setting(key): value for key, value in cell.items() if _setting(key) not in replaced} for cell in cells]
-    lists = {key: values for key, values in lists.items() if key not in replaced} | given
+    given = dict(map(_parse_axis, config.grid))  # in the place of the recipe's own
+    recipe = unreplaced(recipe, given)
+    cells = [unreplaced({_setting(key): value for key, value in cell.items()}, given) for cell in cells]
+    lists = {_setting(key): values if isinstance(values, list) else [values] for key, values in grid.items()}
+    lists = merged(lists, given)
     count = len(cells) * math.prod(map(len, lists.values())) * len(seeds)
     if count > _MOST:
         raise ConfigError(f"the grid of {config.sweep} names {count} searches: a sweep takes {_MOST} at most")
@@ -99,9 +96,7 @@ def _cell(axes: dict[str, Any], settings: Mapping[str, Any], seeds: tuple[int, .
 
 
 def _parse_axis(text: str) -> tuple[str, list[Any]]:
-    key, separator, values = text.partition("=")
-    if not separator or not values:
-        raise ConfigError(f"--grid takes key=value or key=value,value, not {text!r}")
+    key, values = key_value(text, "--grid")
     return _setting(key), [read_yaml(value, f"--grid {text}") for value in values.split(",")]
 
 
