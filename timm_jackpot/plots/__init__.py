@@ -1,10 +1,9 @@
 """Pictures, drawn from run records and reports alone."""
 
 from timm_jackpot.plots.audit_figures import AUDIT_PICTURES, audit_figures
-from timm_jackpot.plots.convergence_figure import convergence_figure
 from timm_jackpot.plots.overlap_figure import overlap_figure
 from timm_jackpot.plots.search_figure import search_figure
-from timm_jackpot.plots.sweep_figure import sweep_figure
+from timm_jackpot.plots.sweep_figure import convergence_figure, sweep_figure
 from timm_jackpot.plots.transfer_figure import transfer_figure
 
 __all__ = [

@@ -48,20 +48,20 @@ def rows_of(sources: Mapping[str, Mapping[int, Artifact]], base: Base) -> list[R
         counts = [row.masks[seed].kept_per_layer() for seed in seeds]
         if counts not in alike.values():
             alike[row.name] = counts
+    rows.append(Row("dense", "control", {seed: MaskSet({}) for seed in seeds}))
     weights = dict(base.model.named_parameters(remove_duplicate=False))
-    controls = [Row("dense", "control", {seed: MaskSet({}) for seed in seeds})]
+    choices = {"magnitude": lambda masked, seed: criteria.magnitude(masked), "random": criteria.random}
     for name, by_seed in alike.items():
-        suffix = f" (as {name})" if len(alike) > 1 else ""
-        random, magnitude = {}, {}
-        for seed, kept in zip(seeds, by_seed, strict=True):
-            masked = {layer: weights[layer] for layer in kept}
-            random[seed] = _keep(criteria.random(masked, seed=seed), kept)
-            magnitude[seed] = _keep(criteria.magnitude(masked), kept)
-        controls += [Row(f"magnitude{suffix}", "control", magnitude), Row(f"random{suffix}", "control", random)]
-    return [*rows, *controls]
+        for control, choose in choices.items():
+            masks = {
+                seed: _largest(choose({layer: weights[layer] for layer in kept}, seed=seed), kept)
+                for seed, kept in zip(seeds, by_seed, strict=True)
+            }
+            rows.append(Row(f"{control} (as {name})" if len(alike) > 1 else control, "control", masks))
+    return rows
 
 
-def _keep(scores: Mapping[str, Tensor], kept: Mapping[str, int]) -> MaskSet:
+def _largest(scores: Mapping[str, Tensor], kept: Mapping[str, int]) -> MaskSet:
     return MaskSet({name: keep_largest(values, kept[name]) for name, values in scores.items()})
 
 
