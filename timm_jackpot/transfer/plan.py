@@ -11,6 +11,7 @@ from pydantic import Field
 
 from timm_jackpot.base import BaseFlags
 from timm_jackpot.errors import ConfigError
+from timm_jackpot.experiments.settings import key_value, merged
 from timm_jackpot.recipes import read_recipe, read_seeds, read_yaml
 from timm_jackpot.schema import Settings
 from timm_jackpot.search import RunConfig, config_from
@@ -80,10 +81,11 @@ def plan_transfer(config: TransferConfig) -> TransferPlan:
         raise ConfigError(f"the recipe {config.transfer} names no targets: give it targets, as name: settings")
     seeds = read_seeds(config.seeds or recipe.get("seeds", (0, 1, 2)))
     recipe.pop("seeds", None)
-    flags = dict(_pair(text, "--set") for text in config.settings)
+    given = (key_value(text, "--set") for text in config.settings)
+    flags = {key.replace("-", "_"): read_yaml(value, f"--set {key}={value}") for key, value in given}
     if config.base_checkpoint is not None:
         flags["base_checkpoint"] = config.base_checkpoint
-    folders = dict(_pair(text, "--data-dir") for text in config.data_dir)
+    folders = dict(key_value(text, "--data-dir") for text in config.data_dir)
     unknown = sorted(folders.keys() - targets.keys() - sources.keys())
     if unknown:
         known = ", ".join(dict.fromkeys((*targets, *sources)))
@@ -96,7 +98,7 @@ def plan_transfer(config: TransferConfig) -> TransferPlan:
         return {"data_dir": folders[name]} if name in folders else {}
 
     def searches(what: str, *layers: Mapping[str, Any]) -> dict[int, RunConfig]:
-        settings = _merged(recipe, *layers)
+        settings = merged(recipe, *layers)
         return {seed: _search(what, {**settings, "seed": seed}) for seed in seeds}
 
     found: dict[str, dict[int, RunConfig]] = {}
@@ -114,16 +116,6 @@ def plan_transfer(config: TransferConfig) -> TransferPlan:
                 raise ConfigError(f"source {name} is not the target {name}'s own search: give it another name")
             found[name] = own
     return TransferPlan(found, judged, head, seeds)
-
-
-def _merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """The later wins; steps and epochs take each other's place too."""
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        if {"steps", "epochs"} & layer.keys():
-            merged = {key: value for key, value in merged.items() if key not in ("steps", "epochs")}
-        merged |= layer
-    return merged
 
 
 def _search(what: str, settings: dict[str, Any]) -> RunConfig:
@@ -162,10 +154,3 @@ def _mappings(value: object, key: str, recipe: str) -> dict[str, dict[str, Any]]
 def _refuse(keys: set[str], what: str, reason: str) -> None:
     if keys:
         raise ConfigError(f"{what} sets {min(keys)}: a transfer {reason}")
-
-
-def _pair(text: str, flag: str) -> tuple[str, Any]:
-    key, separator, value = text.partition("=")
-    if not separator or not key or not value:
-        raise ConfigError(f"{flag} takes name=value, not {text!r}")
-    return (key, value) if flag == "--data-dir" else (key.replace("-", "_"), read_yaml(value, f"{flag} {text}"))
