@@ -38,16 +38,16 @@ VERBS: dict[str, tuple[str, str, list[str]]] = {
         ["--model", "digits_resnet", "--output", "out", *_TINY],
     ),
     "finetune": ("finetune", "training.finetune.FinetuneConfig", ["--artifact", "good", "--output", "out", *_TINY]),
-    "sweep": ("sweep", "sweeps.SweepConfig", ["--recipe", "tiny.yaml", "--seeds", "0", "--output", "out"]),
+    "sweep": ("sweep", "experiments.sweeps.SweepConfig", ["--recipe", "tiny.yaml", "--seeds", "0", "--output", "out"]),
     "push": ("push", "push.PushConfig", ["--artifact", "good", "--repo-id", "user/name"]),
     "bench": ("bench", "benchmarks.BenchConfig", ["--what", "encode", "--models", "test_resnet", "--pairs", "1"]),
     "audit": ("audit.__main__", "audit.AuditConfig", ["--artifact", "good", "--seeds", "1", "--output", "out"]),
     "transfer": (
-        "transfer.__main__",
-        "transfer.TransferConfig",
+        "transfer",
+        "experiments.transfer.TransferConfig",
         ["--recipe", "toy.yaml", "--seeds", "0", "--output", "out"],
     ),
-    "compare": ("compare", "comparison.CompareConfig", ["good", "good_compact"]),
+    "compare": ("compare", "experiments.comparison.CompareConfig", ["good", "good_compact"]),
 }
 # What no bound can make cheap: sound values that a machine may have memory for.
 _DEAR = {"--img-size", "--num-classes", "--in-chans", "--workers"}

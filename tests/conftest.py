@@ -18,7 +18,7 @@ from accelerate.utils import set_seed
 from hypothesis import settings
 
 from timm_jackpot.base import Base, load_base
-from timm_jackpot.processes import make_accelerator
+from timm_jackpot.runtime.processes import make_accelerator
 
 settings.register_profile("tests", deadline=None, max_examples=50, derandomize=True, database=None)
 settings.load_profile("tests")

@@ -17,11 +17,11 @@ from timm_jackpot.artifact import load_base_of, open_artifact, read_artifact, re
 from timm_jackpot.base import Base
 from timm_jackpot.cli import parse, run_verb
 from timm_jackpot.compare import main
-from timm_jackpot.comparison import CompareConfig, compare_masks
-from timm_jackpot.comparison.entries import Entry
-from timm_jackpot.comparison.pairs import pairs_of
 from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.evidence import AuditReport
+from timm_jackpot.experiments.comparison import CompareConfig, compare_masks
+from timm_jackpot.experiments.comparison.entries import Entry
+from timm_jackpot.experiments.comparison.pairs import pairs_of
 from timm_jackpot.masks import MaskSet, layer_overlaps, mask_overlap
 from timm_jackpot.plots import overlap_figure
 from timm_jackpot.search import SearchConfig, search_jackpot

@@ -18,7 +18,7 @@ from torch.func import functional_call
 from timm_jackpot.base import load_base, maskable_weights
 from timm_jackpot.criteria import grasp, magnitude, obd, random, snip, synflow
 from timm_jackpot.data import Batch, DataFlags, open_data
-from timm_jackpot.processes import Shard
+from timm_jackpot.runtime.processes import Shard
 from timm_jackpot.search import SearchConfig, search_jackpot
 
 CLASSES = 3

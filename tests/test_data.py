@@ -30,7 +30,7 @@ from timm_jackpot.data.memory import MemoryImages
 from timm_jackpot.data.open import data_config, hold_out
 from timm_jackpot.data.source import eval_order, sample_hash, train_order, train_part
 from timm_jackpot.errors import ConfigError, DataError
-from timm_jackpot.processes import Shard
+from timm_jackpot.runtime.processes import Shard
 
 CPU = torch.device("cpu")
 ONE = Shard()

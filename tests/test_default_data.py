@@ -31,7 +31,7 @@ from timm_jackpot.data.loader import LoaderImages
 from timm_jackpot.data.memory import MemoryImages
 from timm_jackpot.data.open import dataset_name, default_data_notice
 from timm_jackpot.errors import DataError
-from timm_jackpot.processes import Shard
+from timm_jackpot.runtime.processes import Shard
 
 CPU = torch.device("cpu")
 MINI = "timm/mini-imagenet"

@@ -13,16 +13,16 @@ from PIL import Image
 
 from timm_jackpot.artifact import read_artifact
 from timm_jackpot.audit import AuditConfig, audit_jackpot
-from timm_jackpot.comparison import CompareConfig, compare_masks
 from timm_jackpot.errors import ConfigError, JackpotError
-from timm_jackpot.lock import locked
-from timm_jackpot.outputs import check_output, write_atomically
+from timm_jackpot.experiments.comparison import CompareConfig, compare_masks
+from timm_jackpot.experiments.sweeps import SweepConfig, run_sweep
+from timm_jackpot.experiments.transfer import TransferConfig, transfer_masks
+from timm_jackpot.runtime.lock import locked
+from timm_jackpot.runtime.outputs import check_output, write_atomically
 from timm_jackpot.search import SearchConfig, search_jackpot
-from timm_jackpot.sweeps import SweepConfig, run_sweep
 from timm_jackpot.training import read_record
 from timm_jackpot.training.finetune import FinetuneConfig, finetune_jackpot
 from timm_jackpot.training.pretrain import PretrainConfig, pretrain_base
-from timm_jackpot.transfer import TransferConfig, transfer_masks
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -173,7 +173,7 @@ def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("timm_jackpot.outputs.os.fsync", full)
+    monkeypatch.setattr("timm_jackpot.runtime.outputs.os.fsync", full)
     with pytest.raises(ConfigError, match="file cannot be written: No space left on device"):
         write_atomically(path, b"newer")
     monkeypatch.undo()

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from timm_jackpot.errors import ConfigError
-from timm_jackpot.processes import make_accelerator
+from timm_jackpot.runtime.processes import make_accelerator
 from timm_jackpot.training import read_record
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from timm_jackpot.base import Base
 from timm_jackpot.data import DataFlags, open_data
 from timm_jackpot.evaluation import evaluate_accuracy, predict
-from timm_jackpot.progress import Progress
+from timm_jackpot.runtime.progress import Progress
 from timm_jackpot.search.compare import calibrate
 from timm_jackpot.training import Record
 from timm_jackpot.training.loop import _latest
@@ -29,7 +29,7 @@ class Terminal(io.StringIO):
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, to be set by the test."""
     now = [0.0]
-    monkeypatch.setattr("timm_jackpot.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("timm_jackpot.runtime.progress.time.monotonic", lambda: now[0])
     return now
 
 

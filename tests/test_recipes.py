@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 from timm_jackpot.artifact import from_pretrained, read_artifact
 from timm_jackpot.cli import parse
 from timm_jackpot.errors import ConfigError
+from timm_jackpot.experiments.sweeps import SweepConfig, plan_cells, run_sweep
+from timm_jackpot.experiments.transfer import TransferConfig, plan_transfer, transfer_masks
 from timm_jackpot.recipes import package_folder, read_recipe, recipe_names
 from timm_jackpot.search import SearchConfig, search_jackpot
-from timm_jackpot.sweeps import SweepConfig, plan_cells, run_sweep
 from timm_jackpot.training.finetune import FinetuneConfig, finetune_jackpot
 from timm_jackpot.training.pretrain import PretrainConfig, pretrain_base
-from timm_jackpot.transfer import TransferConfig, plan_transfer, transfer_masks
 
 NAMES = recipe_names()
 SWEEPS = [name for name in NAMES if {"grid", "cells"} & read_recipe(name).keys()]

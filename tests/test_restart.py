@@ -16,7 +16,7 @@ import pytest
 from timm_jackpot.artifact import read_artifact, save
 from timm_jackpot.cli import parse
 from timm_jackpot.errors import ArtifactError, ConfigError, DataError, JackpotError, RunInterrupted
-from timm_jackpot.lock import locked
+from timm_jackpot.runtime.lock import locked
 from timm_jackpot.search import SearchConfig, SearchResult, search_jackpot
 from timm_jackpot.search import run as search_run
 from timm_jackpot.search.finished import finished_summary
@@ -248,7 +248,7 @@ def test_the_verb_ends_well_on_a_finished_run(tmp_path: Path) -> None:
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from timm_jackpot.lock import locked
+from timm_jackpot.runtime.lock import locked
 with locked(Path(sys.argv[1])):
     worker = os.fork()
     if worker == 0:

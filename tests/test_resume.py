@@ -23,8 +23,8 @@ from PIL import Image
 
 from timm_jackpot.artifact import read_artifact
 from timm_jackpot.errors import ArtifactError, ConfigError, RunInterrupted, TrainingError
-from timm_jackpot.lock import locked
 from timm_jackpot.methods.search_state import SearchState
+from timm_jackpot.runtime.lock import locked
 from timm_jackpot.search import SearchConfig, SearchResult, search_jackpot
 from timm_jackpot.training import Checkpoints, RunState, State, checkpoint, read_record
 

@@ -10,8 +10,8 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from timm_jackpot.experiments.sweeps import SweepConfig, run_sweep
 from timm_jackpot.plots import sweep_figure
-from timm_jackpot.sweeps import SweepConfig, run_sweep
 
 MAGNITUDE = {("erk", 0.5): 81.1, ("erk", 0.9): 61.1, ("global", 0.5): 54.1, ("global", 0.9): 34.1}
 

@@ -22,7 +22,7 @@ from timm_jackpot.data import Batch
 from timm_jackpot.data.memory import MemoryImages
 from timm_jackpot.errors import ConfigError, TrainingError
 from timm_jackpot.evaluation import evaluate_accuracy
-from timm_jackpot.processes import Shard, make_accelerator, same_everywhere
+from timm_jackpot.runtime.processes import Shard, make_accelerator, same_everywhere
 from timm_jackpot.training import (
     Objective,
     Record,

@@ -21,16 +21,16 @@ from timm_jackpot.artifact import read_artifact
 from timm_jackpot.base import Base, norm_statistics
 from timm_jackpot.cli import parse, run_verb
 from timm_jackpot.errors import BaseMismatchError, ConfigError, DataError, TrainingError
+from timm_jackpot.experiments.transfer import TransferConfig, judge, plan_transfer, run, transfer_masks
+from timm_jackpot.experiments.transfer.judge import judge_mask, open_target
+from timm_jackpot.experiments.transfer.plan import HeadRule
+from timm_jackpot.experiments.transfer.rows import rows_of
+from timm_jackpot.experiments.transfer.table import matrix_means, matrix_table
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.plots import transfer_figure
 from timm_jackpot.search import SearchConfig, search_jackpot
 from timm_jackpot.training import fit
-from timm_jackpot.transfer import TransferConfig, judge, plan_transfer, run, transfer_masks
-from timm_jackpot.transfer.__main__ import main
-from timm_jackpot.transfer.judge import judge_mask, open_target
-from timm_jackpot.transfer.plan import HeadRule
-from timm_jackpot.transfer.rows import rows_of
-from timm_jackpot.transfer.table import matrix_means, matrix_table
+from timm_jackpot.transfer import main
 
 SMALL = "dataset: digits\nsteps: 1\nbatch_size: 64\nval_fraction: 0\nhead_steps: 2\nseeds: [0]\n"
 TINY = SMALL.replace("digits", "folder\nnum_classes: 2\nworkers: 0").replace("64", "4")
@@ -277,7 +277,7 @@ BOTH = """
 import json, os, sys
 from pathlib import Path
 from timm_jackpot.cli import parse, run_verb
-from timm_jackpot.transfer import TransferConfig, transfer_masks
+from timm_jackpot.experiments.transfer import TransferConfig, transfer_masks
 
 def main():
     result = transfer_masks(parse(TransferConfig, argv=sys.argv[2:]))

@@ -21,10 +21,10 @@ import torch
 from pydantic.fields import FieldInfo
 
 from timm_jackpot.errors import ConfigError, JackpotError, RunInterrupted
-from timm_jackpot.processes import launched_as_main, leave_process_group, lost_process_named
 from timm_jackpot.recipes import read_recipe
+from timm_jackpot.runtime.processes import launched_as_main, leave_process_group, lost_process_named
+from timm_jackpot.runtime.streams import harmless_streams
 from timm_jackpot.schema import Settings, aliases_of, choices_of, flag_of, kind_of
-from timm_jackpot.streams import harmless_streams
 
 S = TypeVar("S", bound=Settings)
 _TRACEBACK = "--traceback"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from timm_jackpot.cli import parse, run_verb
-from timm_jackpot.comparison import CompareConfig, compare_masks
+from timm_jackpot.experiments.comparison import CompareConfig, compare_masks
 
 
 def main() -> dict[str, object]:

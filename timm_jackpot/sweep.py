@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from timm_jackpot.cli import parse, run_verb
-from timm_jackpot.sweeps import SweepConfig, run_sweep
+from timm_jackpot.experiments.sweeps import SweepConfig, run_sweep
 
 
 def main() -> dict[str, object]:

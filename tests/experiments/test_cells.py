@@ -103,7 +103,7 @@ from pathlib import Path
 from timm_jackpot.cli import run_verb
 from timm_jackpot.errors import TrainingError
 from timm_jackpot.experiments import Cell, cells, run_cells
-from timm_jackpot.processes import make_accelerator
+from timm_jackpot.runtime.processes import make_accelerator
 
 cells._PATIENCE = timedelta(seconds=3)
 folder, rank = Path(sys.argv[1]), os.environ["RANK"]

@@ -23,7 +23,7 @@ from timm_jackpot.methods.controls import (
     permute_within,
     smallest_weights,
 )
-from timm_jackpot.processes import Shard
+from timm_jackpot.runtime.processes import Shard
 
 SHAPES = {"a": ((40, 30), 300), "b": ((64, 8, 3, 3), 100), "c": ((50, 50), 1250)}
 

@@ -15,10 +15,12 @@ from pydantic import Field
 from timm_jackpot.artifact import read_artifact
 from timm_jackpot.audit import AuditConfig, audit_jackpot
 from timm_jackpot.cli import parse
-from timm_jackpot.comparison import CompareConfig, compare_masks
 from timm_jackpot.criteria import criterion, criterion_names
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.evidence import audit_section
+from timm_jackpot.experiments.comparison import CompareConfig, compare_masks
+from timm_jackpot.experiments.sweeps import SweepConfig, run_sweep
+from timm_jackpot.experiments.transfer import TransferConfig, transfer_masks
 from timm_jackpot.masks import MaskSet, keep_largest
 from timm_jackpot.methods import (
     Budget,
@@ -34,8 +36,6 @@ from timm_jackpot.methods.__main__ import main as list_methods
 from timm_jackpot.schema import Settings
 from timm_jackpot.search import RunConfig, SearchConfig, config_from, config_of, search_jackpot
 from timm_jackpot.search.__main__ import main as search_main
-from timm_jackpot.sweeps import SweepConfig, run_sweep
-from timm_jackpot.transfer import TransferConfig, transfer_masks
 
 SMALL = {"dataset": "digits", "batch_size": 64, "val_fraction": 0.7}
 

@@ -23,7 +23,7 @@ from timm_jackpot.artifact.tensors_file import read_bytes
 from timm_jackpot.base import Base
 from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.masks import MaskSet, pack
-from timm_jackpot.outputs import part_of, sync, write_synced
+from timm_jackpot.runtime.outputs import part_of, sync, write_synced
 
 # Everything that an artifact folder may hold; a folder with anything else in it is somebody's own.
 _OURS = {

@@ -37,7 +37,7 @@ from timm_jackpot.evidence import (
 from timm_jackpot.masks import MaskSet, chance_overlap, mask_overlap
 from timm_jackpot.methods import Budget, Task
 from timm_jackpot.methods.start import start_from
-from timm_jackpot.processes import make_accelerator, say
+from timm_jackpot.runtime.processes import make_accelerator, say
 from timm_jackpot.search import RunConfig
 from timm_jackpot.search.again import reopen_search, searched_in_processes
 from timm_jackpot.search.run import published_settings

@@ -12,8 +12,8 @@ from timm_jackpot.audit.config import AuditConfig
 from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.evidence import AUDIT, AuditReport, audit_section, verdict_line
 from timm_jackpot.hub import render_card
-from timm_jackpot.outputs import check_output, write_atomically
 from timm_jackpot.plots import AUDIT_PICTURES, audit_figures
+from timm_jackpot.runtime.outputs import check_output, write_atomically
 
 _CARD, _PAGE = "README.md", "audit.md"
 

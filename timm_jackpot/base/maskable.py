@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
-from timm_jackpot.base.reads import altered_reads
+from timm_jackpot.base.weight_tracing import altered_reads
 from timm_jackpot.errors import BaseError
-from timm_jackpot.patterns import matching, nearest
+from timm_jackpot.masks.patterns import matching, nearest
 
 _WEIGHT_STANDARDISED = (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)
 

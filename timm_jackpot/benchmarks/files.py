@@ -20,7 +20,7 @@ from timm_jackpot.criteria import magnitude
 from timm_jackpot.data.memory import MemoryImages
 from timm_jackpot.data.open import data_config
 from timm_jackpot.masks import MaskSet, allocate, decode_compact, encode_compact, keep_largest, pack, unpack
-from timm_jackpot.processes import Shard
+from timm_jackpot.runtime.processes import Shard
 
 _IMAGES = 10_000
 

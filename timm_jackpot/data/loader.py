@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from timm_jackpot.data.read import UnreadableImage, image_name, read_image
 from timm_jackpot.data.source import Batch, Unreadable, eval_order, sample_hash, train_order
 from timm_jackpot.errors import DataError
-from timm_jackpot.processes import Shard
+from timm_jackpot.runtime.processes import Shard
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from timm_jackpot.data.source import Batch, eval_order, sample_hash, train_order
-from timm_jackpot.processes import Shard
+from timm_jackpot.runtime.processes import Shard
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from timm_jackpot.errors import DataError
-from timm_jackpot.processes import Shard
+from timm_jackpot.runtime.processes import Shard
 
 
 class Batch(NamedTuple):

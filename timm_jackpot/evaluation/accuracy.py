@@ -9,8 +9,8 @@ from torch import nn
 
 from timm_jackpot.data import ImageSource
 from timm_jackpot.errors import DataError
-from timm_jackpot.processes import Shard, shard_of
-from timm_jackpot.progress import with_progress
+from timm_jackpot.runtime.processes import Shard, shard_of
+from timm_jackpot.runtime.progress import with_progress
 
 NONE_READABLE = "none of the images to evaluate on can be read: look at --data-dir, or name another --test-split"
 

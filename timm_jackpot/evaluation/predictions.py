@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from timm_jackpot.data import ImageSource
 from timm_jackpot.errors import DataError
 from timm_jackpot.evaluation.accuracy import NONE_READABLE, batches_of
-from timm_jackpot.processes import shard_of
-from timm_jackpot.progress import with_progress
+from timm_jackpot.runtime.processes import shard_of
+from timm_jackpot.runtime.progress import with_progress
 
 
 class Predictions(NamedTuple):

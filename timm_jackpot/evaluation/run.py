@@ -7,7 +7,7 @@ from timm_jackpot.base import BaseFlags
 from timm_jackpot.data import DataFlags, default_data_notice, open_split
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.evaluation.accuracy import evaluate_accuracy
-from timm_jackpot.processes import make_accelerator, say
+from timm_jackpot.runtime.processes import make_accelerator, say
 
 
 class EvaluateConfig(BaseFlags, DataFlags):

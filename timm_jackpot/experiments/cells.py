@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from timm_jackpot.errors import JackpotError, RunInterrupted
 from timm_jackpot.experiments.journal import Entry, Journal
-from timm_jackpot.processes import from_main, same_everywhere, say
+from timm_jackpot.runtime.processes import from_main, same_everywhere, say
 
 _PATIENCE = timedelta(minutes=5)  # of a process whose cell failed, with one that has not ended it
 

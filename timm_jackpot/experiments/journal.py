@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from accelerate import Accelerator
 
 from timm_jackpot.errors import ConfigError
-from timm_jackpot.outputs import write_atomically
-from timm_jackpot.processes import from_main
+from timm_jackpot.runtime.outputs import write_atomically
+from timm_jackpot.runtime.processes import from_main
 
 
 class Entry(NamedTuple):

@@ -8,8 +8,8 @@ from typing import Any
 from timm_jackpot.artifact import is_artifact, read_artifact
 from timm_jackpot.experiments.cells import Cell
 from timm_jackpot.experiments.journal import Entry
-from timm_jackpot.processes import launched_as_main
 from timm_jackpot.recipes import read_recipe
+from timm_jackpot.runtime.processes import launched_as_main
 from timm_jackpot.search import RunConfig, search_jackpot
 from timm_jackpot.search.finished import write_missing_card
 from timm_jackpot.search.run import published_settings

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from timm_jackpot.outputs import write_atomically
+from timm_jackpot.runtime.outputs import write_atomically
 
 
 def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.masks.binarise import keep_largest
-from timm_jackpot.patterns import matching, nearest
+from timm_jackpot.masks.patterns import matching, nearest
 
 _MAX_FIGURES = 40  # of a sparsity: beyond the weights that there are
 ALLOCATIONS = ("global", "uniform", "erk")

@@ -22,7 +22,7 @@ from timm_jackpot.methods.one_shot import StatisticsSettings
 from timm_jackpot.methods.registry import register_method
 from timm_jackpot.methods.search_settings import SearchSettings
 from timm_jackpot.methods.task import Outcome, Task, without_training
-from timm_jackpot.processes import Shard
+from timm_jackpot.runtime.processes import Shard
 
 _SANITY = "arXiv:2009.11094"
 _MISSING_THE_MARK = "arXiv:2009.08576"

@@ -17,7 +17,7 @@ from timm_jackpot.methods.search_settings import SearchSettings
 from timm_jackpot.methods.search_state import SearchState
 from timm_jackpot.methods.start import Start, proportional_scores, two_level_scores
 from timm_jackpot.methods.task import Task
-from timm_jackpot.processes import same_everywhere
+from timm_jackpot.runtime.processes import same_everywhere
 from timm_jackpot.training import (
     Objective,
     average_norm_statistics,

@@ -13,7 +13,7 @@ from timm_jackpot.methods.registry import register_method
 from timm_jackpot.methods.search_settings import PAPER, SearchSettings
 from timm_jackpot.methods.start import start_from, starved_notice
 from timm_jackpot.methods.task import Moved, Outcome, Role, Stopwatch, Task
-from timm_jackpot.processes import say
+from timm_jackpot.runtime.processes import say
 
 
 @register_method("search", family="mask search", paper="after arXiv:2104.08700")

@@ -17,7 +17,7 @@ from timm_jackpot.data import Batch, ImageSource
 from timm_jackpot.masks import MaskSet, keep_largest, keep_n_of_m
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.task import Task
-from timm_jackpot.processes import Shard
+from timm_jackpot.runtime.processes import Shard
 
 _CRITERION_IMAGES = 256  # images of one criterion batch, as in the papers of SNIP and GraSP
 _CRITERION_SEED = 256

@@ -12,8 +12,8 @@ from timm_jackpot.base import Base, BaseFlags, Maskable
 from timm_jackpot.data import DataFlags, default_data_notice, open_data, steps_per_epoch
 from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.methods import Budget, Task
-from timm_jackpot.processes import say, shard_of
 from timm_jackpot.recipes import read_yaml
+from timm_jackpot.runtime.processes import say, shard_of
 from timm_jackpot.search.config import RunConfig, config_from
 from timm_jackpot.training import RunFlags, prepare_model, total_steps
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from timm_jackpot.artifact import artifact_report, is_artifact, read_artifact, recover_folder
 from timm_jackpot.hub import render_card
-from timm_jackpot.lock import locked
-from timm_jackpot.outputs import check_output, write_atomically
-from timm_jackpot.processes import launched_as_main
 from timm_jackpot.recipes import read_yaml
+from timm_jackpot.runtime.lock import locked
+from timm_jackpot.runtime.outputs import check_output, write_atomically
+from timm_jackpot.runtime.processes import launched_as_main
 from timm_jackpot.search.config import RunConfig
 from timm_jackpot.search.run import CARD, PICTURE, published_settings
 from timm_jackpot.training import CHECKPOINTS

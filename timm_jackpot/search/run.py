@@ -30,12 +30,12 @@ from timm_jackpot.base import Base, BaseFlags
 from timm_jackpot.errors import BaseError, ConfigError, RunInterrupted
 from timm_jackpot.evaluation import Accuracy
 from timm_jackpot.hub import render_card
-from timm_jackpot.lock import locked
 from timm_jackpot.masks import chance_overlap, mask_overlap
 from timm_jackpot.methods import Budget, Outcome, Task, build_network, method
-from timm_jackpot.outputs import check_output, write_atomically
 from timm_jackpot.plots import search_figure
-from timm_jackpot.processes import make_accelerator, say
+from timm_jackpot.runtime.lock import locked
+from timm_jackpot.runtime.outputs import check_output, write_atomically
+from timm_jackpot.runtime.processes import make_accelerator, say
 from timm_jackpot.search.compare import Comparison, compare_with_controls
 from timm_jackpot.search.config import RunConfig
 from timm_jackpot.search.task import open_task, steps_of

@@ -15,7 +15,7 @@ from timm_jackpot.data import ImageSource, default_data_notice, open_data, steps
 from timm_jackpot.errors import BaseError, ConfigError
 from timm_jackpot.methods import Task
 from timm_jackpot.methods.budget import n_of_m
-from timm_jackpot.processes import Shard, say, shard_of
+from timm_jackpot.runtime.processes import Shard, say, shard_of
 from timm_jackpot.search.config import RunConfig
 from timm_jackpot.training import RunFlags, prepare_model, total_steps
 

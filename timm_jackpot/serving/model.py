@@ -22,7 +22,7 @@ from timm_jackpot.artifact import (
 )
 from timm_jackpot.base import Base, tensor_ids
 from timm_jackpot.errors import BaseMismatchError, ServingError
-from timm_jackpot.patterns import nearest
+from timm_jackpot.masks.patterns import nearest
 from timm_jackpot.serving.backbone import Backbone, StoredAdapter
 from timm_jackpot.serving.fair_lock import FairLock
 

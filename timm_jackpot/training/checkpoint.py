@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from timm_jackpot.errors import ConfigError, TrainingError
-from timm_jackpot.outputs import sync
-from timm_jackpot.processes import say
+from timm_jackpot.runtime.outputs import sync
+from timm_jackpot.runtime.processes import say
 
 _KEEP = 2
 _ABOUT, _SUMS = "state.json", "SHA256SUMS"

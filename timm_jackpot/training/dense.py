@@ -19,9 +19,9 @@ from timm_jackpot.artifact import recover_folder, replace_folder
 from timm_jackpot.data import Data, DataFlags
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.evaluation import evaluate_accuracy
-from timm_jackpot.lock import locked
-from timm_jackpot.outputs import check_output
-from timm_jackpot.processes import launched_as_main
+from timm_jackpot.runtime.lock import locked
+from timm_jackpot.runtime.outputs import check_output
+from timm_jackpot.runtime.processes import launched_as_main
 from timm_jackpot.training.flags import TrainFlags, make_optimizer
 from timm_jackpot.training.loop import fit
 from timm_jackpot.training.mixing import make_mixer

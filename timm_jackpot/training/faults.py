@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from timm_jackpot.errors import DataError, TrainingError
-from timm_jackpot.processes import lost_process_named
+from timm_jackpot.runtime.processes import lost_process_named
 
 
 @contextmanager

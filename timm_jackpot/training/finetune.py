@@ -15,7 +15,7 @@ from timm_jackpot.data import default_data_notice, open_data, steps_per_epoch
 from timm_jackpot.errors import BaseError
 from timm_jackpot.evaluation import evaluate_accuracy
 from timm_jackpot.masks import MaskSet
-from timm_jackpot.processes import make_accelerator, say, shard_of
+from timm_jackpot.runtime.processes import make_accelerator, say, shard_of
 from timm_jackpot.training.dense import DenseFlags, DenseRun, dense_output
 from timm_jackpot.training.flags import prepare_model, total_steps
 

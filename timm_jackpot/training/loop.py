@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from timm_jackpot.data import Batch, ImageSource, steps_per_epoch
 from timm_jackpot.errors import TrainingError
-from timm_jackpot.processes import Shard, shard_of
-from timm_jackpot.progress import Progress
+from timm_jackpot.runtime.processes import Shard, shard_of
+from timm_jackpot.runtime.progress import Progress
 from timm_jackpot.training.faults import explained
 from timm_jackpot.training.mixing import Mixer
 from timm_jackpot.training.objective import Objective

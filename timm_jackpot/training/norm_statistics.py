@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from timm_jackpot.base import norm_layers
 from timm_jackpot.data import Data, steps_per_epoch
-from timm_jackpot.processes import shard_of
-from timm_jackpot.progress import with_progress
+from timm_jackpot.runtime.processes import shard_of
+from timm_jackpot.runtime.progress import with_progress
 
 CALIBRATION_IMAGES, _CALIBRATION_SEED = 10_000, 2021
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from timm_jackpot.artifact import artifact_digest
 from timm_jackpot.errors import ConfigError, RunInterrupted, TrainingError
-from timm_jackpot.interruption import Interruption
-from timm_jackpot.processes import say
+from timm_jackpot.runtime.interruption import Interruption
+from timm_jackpot.runtime.processes import say
 from timm_jackpot.training.checkpoint import Checkpoints, State
 from timm_jackpot.training.record import Record, follow_with_tracker
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from timm_jackpot.comparison.entries import Entry
+from timm_jackpot.experiments.comparison.entries import Entry
 from timm_jackpot.masks import LayerOverlap, chance_overlap, layer_overlaps, mask_overlap
 
 

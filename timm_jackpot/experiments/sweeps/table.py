@@ -7,7 +7,7 @@ from statistics import mean
 from typing import Any
 
 from timm_jackpot.experiments import markdown_table, mean_std
-from timm_jackpot.sweeps.plan import Cell
+from timm_jackpot.experiments.sweeps.plan import Cell
 
 _COLUMNS = {
     "dense": "dense_top1",

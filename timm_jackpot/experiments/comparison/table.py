@@ -7,8 +7,8 @@ import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from timm_jackpot.comparison.entries import Entry
-from timm_jackpot.comparison.pairs import Pair
+from timm_jackpot.experiments.comparison.entries import Entry
+from timm_jackpot.experiments.comparison.pairs import Pair
 
 _FIGURES = {
     "dense_top1": "dense",

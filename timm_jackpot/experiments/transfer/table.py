@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from timm_jackpot.experiments import markdown_table, mean_std
-from timm_jackpot.transfer.plan import HeadRule
+from timm_jackpot.experiments.transfer.plan import HeadRule
 
 
 def top1_by_place(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:

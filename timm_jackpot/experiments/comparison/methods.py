@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from timm_jackpot.artifact import Artifact, load_base_of
-from timm_jackpot.comparison.entries import Entry, free_name, one_base
 from timm_jackpot.data import DataFlags
 from timm_jackpot.evaluation import evaluate_accuracy
+from timm_jackpot.experiments.comparison.entries import Entry, free_name, one_base
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods import build_network, method
-from timm_jackpot.processes import make_accelerator, say
+from timm_jackpot.runtime.processes import make_accelerator, say
 from timm_jackpot.search.again import reopen_search
 
 

@@ -8,16 +8,16 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from timm_jackpot.comparison.entries import Entry, artifact_entries, criterion_entries
-from timm_jackpot.comparison.methods import method_entries
-from timm_jackpot.comparison.pairs import Pair, pairs_of
-from timm_jackpot.comparison.table import as_csv, as_markdown, as_text, sections_of
 from timm_jackpot.criteria import criterion_names
 from timm_jackpot.data import DataFlags
 from timm_jackpot.errors import ConfigError
+from timm_jackpot.experiments.comparison.entries import Entry, artifact_entries, criterion_entries
+from timm_jackpot.experiments.comparison.methods import method_entries
+from timm_jackpot.experiments.comparison.pairs import Pair, pairs_of
+from timm_jackpot.experiments.comparison.table import as_csv, as_markdown, as_text, sections_of
 from timm_jackpot.methods import method_names
-from timm_jackpot.outputs import check_output, write_atomically
 from timm_jackpot.plots import overlap_figure
+from timm_jackpot.runtime.outputs import check_output, write_atomically
 from timm_jackpot.schema import OneOf
 
 

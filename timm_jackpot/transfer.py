@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from timm_jackpot.cli import parse, run_verb
-from timm_jackpot.processes import launched_as_main
-from timm_jackpot.transfer import TransferConfig, transfer_masks
+from timm_jackpot.experiments.transfer import TransferConfig, transfer_masks
+from timm_jackpot.runtime.processes import launched_as_main
 
 
 def main() -> dict[str, object]:

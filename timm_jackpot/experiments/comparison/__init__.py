@@ -1,5 +1,5 @@
 """Comparison: masks side by side, and where they agree beyond chance."""
 
-from timm_jackpot.comparison.run import CompareConfig, compare_masks
+from timm_jackpot.experiments.comparison.run import CompareConfig, compare_masks
 
 __all__ = ["CompareConfig", "compare_masks"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from timm_jackpot.experiments import csv_table, run_cells, search_cell, write_outputs
-from timm_jackpot.outputs import check_output
+from timm_jackpot.experiments.sweeps.plan import SweepConfig, plan_cells
+from timm_jackpot.experiments.sweeps.table import sweep_table
 from timm_jackpot.plots import convergence_figure, sweep_figure
-from timm_jackpot.processes import from_main, make_accelerator
-from timm_jackpot.sweeps.plan import SweepConfig, plan_cells
-from timm_jackpot.sweeps.table import sweep_table
+from timm_jackpot.runtime.outputs import check_output
+from timm_jackpot.runtime.processes import from_main, make_accelerator
 from timm_jackpot.training import Record, read_record
 
 

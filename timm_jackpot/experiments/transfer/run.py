@@ -14,14 +14,14 @@ from timm_jackpot.artifact import read_artifact
 from timm_jackpot.data import DataFlags
 from timm_jackpot.errors import TrainingError
 from timm_jackpot.experiments import Cell, csv_table, run_cells, search_cell, write_outputs
-from timm_jackpot.lock import locked
-from timm_jackpot.outputs import check_output
+from timm_jackpot.experiments.transfer.judge import Target, judge_mask, open_target
+from timm_jackpot.experiments.transfer.plan import TransferConfig, TransferPlan, plan_transfer
+from timm_jackpot.experiments.transfer.rows import Row, rows_of
+from timm_jackpot.experiments.transfer.table import matrix_means, matrix_table
 from timm_jackpot.plots import transfer_figure
-from timm_jackpot.processes import from_main, make_accelerator
-from timm_jackpot.transfer.judge import Target, judge_mask, open_target
-from timm_jackpot.transfer.plan import TransferConfig, TransferPlan, plan_transfer
-from timm_jackpot.transfer.rows import Row, rows_of
-from timm_jackpot.transfer.table import matrix_means, matrix_table
+from timm_jackpot.runtime.lock import locked
+from timm_jackpot.runtime.outputs import check_output
+from timm_jackpot.runtime.processes import from_main, make_accelerator
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from timm_jackpot.base import Base, classifier_parameters, norm_layers
 from timm_jackpot.data import Data, default_data_notice, open_data
 from timm_jackpot.errors import BaseError, DataError
 from timm_jackpot.evaluation import Accuracy, evaluate_accuracy
+from timm_jackpot.experiments.transfer.plan import HeadRule
 from timm_jackpot.masks import MaskSet
-from timm_jackpot.processes import say
+from timm_jackpot.runtime.processes import say
 from timm_jackpot.search import RunConfig
 from timm_jackpot.training import Objective, OptimFlags, Record, cosine, fit, make_optimizer, recalibrate
-from timm_jackpot.transfer.plan import HeadRule
 
 _STATISTICS_IMAGES = 2_560  # for norm statistics; twenty batches of 128 tell means and variances well enough
 

@@ -1,0 +1,1 @@
+"""What every run stands on: processes, signals, locks, streams, files, progress. Knows no models."""
