@@ -15,8 +15,7 @@ from timm_jackpot.base import Base
 from timm_jackpot.data import DataFlags, open_data
 from timm_jackpot.evaluation import evaluate_accuracy, predict
 from timm_jackpot.runtime.progress import Progress
-from timm_jackpot.search.compare import calibrate
-from timm_jackpot.training import Record
+from timm_jackpot.training import Record, recalibrate
 from timm_jackpot.training.loop import _latest
 
 
@@ -108,7 +107,7 @@ def test_so_does_a_calibration(
 ) -> None:
     data = open_data(DataFlags(), digits_base.model, device=accelerator.device)
     digits_base.model.register_forward_hook(lambda *_: clock.__setitem__(0, clock[0] + 8))
-    calibrate(digits_base.model, data, 100, accelerator, images=300)
+    recalibrate(digits_base.model, data, 100, accelerator, images=300)
     assert capsys.readouterr().err.splitlines() == ["norm statistics: batch 1/3, 00:16 left"]
 
 
