@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from timm_jackpot.data import Batch
@@ -81,7 +82,7 @@ def states(accelerator: Any, folder: Path) -> dict[str, Any]:
     rank = accelerator.process_index
     checkpoints = Checkpoints(folder, accelerator)
     for step in (1, 2):
-        checkpoints.save(State(step, {"mine": torch.tensor([step, rank])}, {}))
+        checkpoints.save(State(step, {"all": torch.tensor([step]), "buffer.mine": torch.tensor([step, rank])}, {}))
     found: dict[str, Any] = {}
     save_file = checkpoint.save_file
     if rank == 1:
@@ -106,7 +107,8 @@ def states(accelerator: Any, folder: Path) -> dict[str, Any]:
         found["damaged"] = str(error)
     older = checkpoints.load_newest()
     assert older is not None
-    found["older"] = older.tensors["mine"].tolist()
+    found["older"] = [older.tensors["all"].tolist(), older.tensors["buffer.mine"].tolist()]
+    found["written"] = sorted(load_file(folder / "step-00000001" / f"rank{rank}.safetensors"))
     return found
 
 

@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 from timm_jackpot.data import ImageSource
 from timm_jackpot.errors import DataError
-from timm_jackpot.evaluation.accuracy import NONE_READABLE, batches_of
-from timm_jackpot.runtime.processes import shard_of
-from timm_jackpot.runtime.progress import with_progress
+from timm_jackpot.evaluation.loop import NONE_READABLE, logits_and_labels
 
 
 class Predictions(NamedTuple):
@@ -36,18 +34,10 @@ def predict(model: nn.Module, source: ImageSource, *, batch_size: int, accelerat
     Raises:
         DataError: if none of the images can be read.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     predicted, labels = [], []
-    shard = shard_of(accelerator)
-    batches = source.eval_batches(batch_size=batch_size, shard=shard)
-    for batch in with_progress(batches, batches_of(source, batch_size, shard), "evaluation", accelerator):
-        with accelerator.autocast():
-            logits = model(batch.images)
+    for logits, given in logits_and_labels(model, source, batch_size, accelerator):
         predicted.append(logits.argmax(dim=1).cpu())
-        labels.append(batch.labels.cpu())
-    for module, training in modes:
-        module.training = training
+        labels.append(given.cpu())
     none = torch.zeros(0, dtype=torch.int64)
     parts = gather_object([(torch.cat([none, *predicted]), torch.cat([none, *labels]))])
     answers = Predictions(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))

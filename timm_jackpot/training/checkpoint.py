@@ -21,6 +21,7 @@ from timm_jackpot.runtime.outputs import sync
 from timm_jackpot.runtime.processes import say
 
 _KEEP = 2
+_OWN = ("buffer.", "random.")  # how names of tensors begin that differ between ranks
 _ABOUT, _SUMS = "state.json", "SHA256SUMS"
 
 
@@ -28,13 +29,13 @@ class State(NamedTuple):
     """Everything that a run needs to go on as if it had never stopped."""
 
     step: int  # optimizer steps done
-    tensors: dict[str, Tensor]  # this rank's
+    tensors: dict[str, Tensor]  # on this rank; only those named `buffer.…` and `random.…` may differ between ranks
     about: dict[str, Any]  # settings and record so far, the same on every rank
 
 
 class Checkpoints:
-    """The last complete states of a run, each in a folder `step-N`: tensors in a file for each rank, what they share
-    in state.json, and the digests of all of these in SHA256SUMS (as `sha256sum -c` reads them).
+    """The last complete states of a run, each in a folder `step-N`: rank 0's tensors, of the other ranks those that
+    differ, settings and record in state.json, and the digests of all these files in SHA256SUMS (for `sha256sum -c`).
 
     A kill at any instant leaves the newest complete one usable: a folder gets its name when everything in it is on
     the disk, and older ones go after that. All processes must see the same folder.
@@ -56,10 +57,12 @@ class Checkpoints:
         try:
             aside.mkdir(parents=True, exist_ok=True)
             file = aside / _file_of(self._accelerator.process_index)
-            save_file(
-                {n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in state.tensors.items()},
-                file,
-            )
+            written = {
+                name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for name, tensor in state.tensors.items()
+                if self._accelerator.is_main_process or name.startswith(_OWN)
+            }
+            save_file(written, file)
             sync(file)
             digest = _sha256(file)
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -146,8 +149,9 @@ class Checkpoints:
             digests = {line[66:]: line[:64] for line in (path / _SUMS).read_text(encoding="utf-8").splitlines()}
             about = json.loads(_intact(path / _ABOUT, digests).read_text(encoding="utf-8"))
             if about["ranks"] == ranks:
-                file = _intact(path / _file_of(self._accelerator.process_index), digests)
-                state = State(about["step"], load_file(file), about)
+                files = [_intact(path / _file_of(rank), digests) for rank in {0, self._accelerator.process_index}]
+                tensors = {name: tensor for file in files for name, tensor in load_file(file).items()}
+                state = State(about["step"], tensors, about)
             else:
                 state = State(about["step"], {}, about)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

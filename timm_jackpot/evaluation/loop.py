@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import ceil
+
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from timm_jackpot.data import ImageSource
+from timm_jackpot.runtime.processes import shard_of
+from timm_jackpot.runtime.progress import with_progress
+
+NONE_READABLE = "none of the images to evaluate on can be read: look at --data-dir, or name another --test-split"
+
+
+def logits_and_labels(
+    model: nn.Module, source: ImageSource, batch_size: int, accelerator: Accelerator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits [b, classes] and labels [b] of this rank's part of a split, as far as it can be read, in eval mode.
+
+    The mode is restored at the end.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    shard = shard_of(accelerator)
+    count = ceil(len(source) / (batch_size * shard.count))
+    batches = source.eval_batches(batch_size=batch_size, shard=shard)
+    for images, labels in with_progress(batches, count, "evaluation", accelerator):
+        with accelerator.autocast():
+            logits = model(images)
+        yield logits, labels
+    for module, training in modes:
+        module.training = training
