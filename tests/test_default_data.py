@@ -25,11 +25,11 @@ from timm.data.imagenet_info import ImageNetInfo
 from torch import nn
 
 from timm_jackpot.data import DataFlags, open_data, open_split
+from timm_jackpot.data.default import dataset_name, default_data_notice
 from timm_jackpot.data.hub_images import open_hub_data
 from timm_jackpot.data.imagenet import imagenet_labels, is_imagenet_1k
 from timm_jackpot.data.loader import LoaderImages
 from timm_jackpot.data.memory import MemoryImages
-from timm_jackpot.data.open import dataset_name, default_data_notice
 from timm_jackpot.errors import DataError
 from timm_jackpot.runtime.processes import Shard
 

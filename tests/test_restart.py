@@ -138,7 +138,7 @@ def test_a_signal_right_after_the_last_line_of_progress_loses_no_step(tmp_path: 
 
 
 def test_a_random_base_beside_a_run_that_goes_on_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_run, "_save", fail(ConfigError("full")))
+    monkeypatch.setattr(search_run, "save_run", fail(ConfigError("full")))
     with pytest.raises(ConfigError, match="full"):
         search(tmp_path / "j", pretrained=False)
     monkeypatch.undo()

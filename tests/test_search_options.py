@@ -62,7 +62,7 @@ def _small_and_fast() -> Iterator[None]:
     parts = {split: tuple(t[:n] for t in digits_split(split)) for split, n in (("train", TRAIN), ("test", TEST))}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("timm_jackpot.data.read.digits_split", parts.__getitem__)
-        patch.setattr("timm_jackpot.search.run.find_spec", lambda _: None)
+        patch.setattr("timm_jackpot.search.save.find_spec", lambda _: None)
         patch.setattr("timm_jackpot.methods.start._CRITERION_IMAGES", 16)
         gc.freeze()
         yield

@@ -7,13 +7,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
 from torch import Tensor
 
+from timm_jackpot.artifact.agreement import check_agreement
 from timm_jackpot.artifact.compact import check_layers
 from timm_jackpot.artifact.fit import check_alone
 from timm_jackpot.artifact.schema import (
@@ -23,9 +23,6 @@ from timm_jackpot.artifact.schema import (
     FORMAT,
     MASKS,
     MAX_CONFIG_BYTES,
-    MAX_EXTRAS,
-    MAX_PIXELS,
-    MAX_WEIGHTS,
     PACKED_ONLY_FORMAT,
     Config,
 )
@@ -38,13 +35,12 @@ from timm_jackpot.artifact.tensors_file import (
     read_tensors,
 )
 from timm_jackpot.base import Base
-from timm_jackpot.errors import ArtifactError, ConfigError
+from timm_jackpot.errors import ArtifactError
 from timm_jackpot.masks import (
     MaskSet,
     RankedMasks,
     decode_compact,
     is_n_of_m,
-    kept_count,
     most_compact_bytes,
     packed_bytes,
     unpack,
@@ -172,76 +168,8 @@ def parse_config(text: bytes) -> Config:
             f"the artifact holds compact masks of format {config.format}, which are no longer read: with the version "
             "of timm-jackpot that wrote them, store them packed"
         )
-    _check_names(config)
-    _check_counts(config)
-    _check_head(config)
-    _check_data(config)
+    check_agreement(config)
     return config
-
-
-def _check_names(config: Config) -> None:
-    names = [layer.name for layer in config.layers]
-    lists = [names, [entry.name for entry in config.dense], [entry.name for entry in config.extras]]
-    if any(len(set(listed)) != len(listed) for listed in lists):
-        raise ArtifactError(f"{CONFIG} names a tensor twice")
-    moved = {extra.name for extra in config.extras} & set(names)
-    if moved:
-        raise ArtifactError(f"{CONFIG} lists {sorted(moved)[0]} both as masked and as extra: masked weights never move")
-    adapted = config.info.get("adapted", [])
-    if not isinstance(adapted, list) or not all(isinstance(name, str) for name in adapted):
-        raise ArtifactError(f"{CONFIG}: info.adapted is not a list of tensor names")
-    expected_files = {MASKS, EXTRAS} if config.extras else {MASKS}
-    if set(config.files) != expected_files:
-        raise ArtifactError(f"{CONFIG} lists files {sorted(config.files)}, expected {sorted(expected_files)}")
-
-
-def _check_counts(config: Config) -> None:
-    if not config.layers:
-        raise ArtifactError(f"{CONFIG} lists no masked layer")
-    sizes = [prod(layer.shape) for layer in config.layers]
-    if any(layer.kept > size for layer, size in zip(config.layers, sizes, strict=True)):
-        raise ArtifactError(f"{CONFIG} keeps more weights of a layer than it has")
-    if sum(sizes) > MAX_WEIGHTS or sum(prod(extra.shape) for extra in config.extras) > MAX_EXTRAS:
-        raise ArtifactError(f"{CONFIG} lists more weights than any network that this format is made for")
-    kept, total = config.sparsity.maskable
-    if (kept, total) != (sum(layer.kept for layer in config.layers), sum(sizes)):
-        raise ArtifactError(f"{CONFIG}: the sparsity does not agree with the counts of the layers")
-    kept_of_all, all_parameters = config.sparsity.all_parameters
-    if all_parameters < max(total, 1) or all_parameters - kept_of_all != total - kept:
-        raise ArtifactError(f"{CONFIG}: the two sparsities, of the maskable weights and of all, do not agree")
-    try:
-        expected = kept_count(total, config.sparsity.requested)
-    except ConfigError as error:
-        raise ArtifactError(f"{CONFIG}: {error}") from error
-    if kept != expected:
-        raise ArtifactError(
-            f"{CONFIG}: a sparsity of {config.sparsity.requested} keeps {expected} of {total} weights, but the layers "
-            f"keep {kept}"
-        )
-    pattern = config.allocation.name == "n:m"
-    if any((number is not None) != pattern for number in (config.allocation.n, config.allocation.m)):
-        raise ArtifactError(f"{CONFIG}: n and m go with the allocation n:m, and with no other")
-
-
-def _check_head(config: Config) -> None:
-    head = config.head
-    if sorted(e.name for e in config.extras if e.role == "head") != sorted(head.names if head else ()):
-        raise ArtifactError(f"{CONFIG}: head and extras name different tensors")
-    if head and head.num_classes != config.base.num_classes:
-        raise ArtifactError(f"{CONFIG}: the head has {head.num_classes} classes, the base {config.base.num_classes}")
-    if head and head.labels is not None and len(head.labels) != head.num_classes:
-        raise ArtifactError(f"{CONFIG}: {len(head.labels)} labels for {head.num_classes} classes")
-
-
-def _check_data(config: Config) -> None:
-    channels = config.data.input_size[0]
-    if channels != config.base.in_chans:
-        raise ArtifactError(f"{CONFIG}: images of {channels} channels for a base that takes {config.base.in_chans}")
-    side = max(config.data.input_size[1:]) / config.data.crop_pct
-    if side > MAX_PIXELS:
-        raise ArtifactError(f"{CONFIG}: images would be resized to {side:.4g} pixels, more than {MAX_PIXELS}")
-    if not len(config.data.mean) == len(config.data.std) == channels:
-        raise ArtifactError(f"{CONFIG}: mean and std are not one number for each of {channels} channels")
 
 
 def _read_packed(folder: Path, config: Config) -> MaskSet:

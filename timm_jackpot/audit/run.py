@@ -40,7 +40,7 @@ from timm_jackpot.methods.start import start_from
 from timm_jackpot.runtime.processes import make_accelerator, say
 from timm_jackpot.search import RunConfig
 from timm_jackpot.search.again import reopen_search, searched_in_processes
-from timm_jackpot.search.run import published_settings
+from timm_jackpot.search.save import published_settings
 from timm_jackpot.training import CALIBRATION_IMAGES
 
 _JOURNAL = "audit.partial.json"  # what an audit that was killed goes on from

@@ -1,8 +1,9 @@
 """Images: what a run trains on, what it holds out, what it is tested on."""
 
+from timm_jackpot.data.default import default_data_notice
 from timm_jackpot.data.flags import DataFlags
 from timm_jackpot.data.leaks import shared_images
-from timm_jackpot.data.open import Data, default_data_notice, open_data, open_split
+from timm_jackpot.data.open import Data, open_data, open_split
 from timm_jackpot.data.source import Batch, ImageSource, steps_per_epoch
 
 __all__ = [

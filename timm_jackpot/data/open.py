@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from timm.data.config import resolve_data_config
-from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 
-from timm_jackpot.data.digits import DIGITS_SIZE
+from timm_jackpot.data.bind import bind_split
+from timm_jackpot.data.default import dataset_name
 from timm_jackpot.data.flags import DataFlags
 from timm_jackpot.data.imagenet import Relabelled, imagenet_labels, is_imagenet_1k
-from timm_jackpot.data.loader import LoaderImages
 from timm_jackpot.data.memory import MemoryImages
 from timm_jackpot.data.read import (
     Reader,
-    UnreadableImage,
     find_split,
     first_split,
-    hub_data,
-    image_name,
-    read_image,
     read_split,
     share_images,
 )
 from timm_jackpot.data.source import ImageSource, Unreadable, train_part
 from timm_jackpot.errors import DataError
-
-# Up to this image size a split is held in memory: CIFAR-10's training images take 154 MB.
-_MEMORY_PIXELS = 64
-# 100 of ImageNet's classes: train and validation are from ImageNet's training images, test from its validation
-# images. Class names are synsets.
-_IMAGENET_DEFAULT = "hfds/timm/mini-imagenet"
 
 
 @dataclass(frozen=True)
@@ -85,7 +72,7 @@ def open_data(flags: DataFlags, model: nn.Module, *, device: torch.device, img_s
     unreadable = Unreadable(strict=flags.strict)
 
     def bind(split: str, part: Tensor | None = None) -> ImageSource:
-        return _bind(readers[split], part, flags, config, device, name, unreadable)
+        return bind_split(readers[split], part, flags, config, device, name, unreadable)
 
     num_classes, test = _head(model), bind(test_split)
     classes = readers[flags.train_split].classes
@@ -124,7 +111,7 @@ def open_split(
     split = split or flags.test_split or first_split(name, flags, ("test", "validation"), "test-split")
     config = data_config(model, img_size, mean=flags.mean, std=flags.std)
     reader = _match_head(model, name, {split: read_split(name, flags, split, "test-split")})[split]
-    return _bind(reader, None, flags, config, device, name, Unreadable(strict=flags.strict))
+    return bind_split(reader, None, flags, config, device, name, Unreadable(strict=flags.strict))
 
 
 def hold_out(n: int, fraction: float) -> tuple[Tensor, Tensor]:
@@ -164,53 +151,6 @@ def data_config(
                 raise DataError(f"--{key} {' '.join(map(str, given))}: give {channels} numbers, one for each channel")
             cfg[key] = tuple(given)
     return cfg
-
-
-def dataset_name(flags: DataFlags, model: nn.Module) -> str:
-    """The data set that was asked for, or else the one that the base was trained on, or a small part of it."""
-    if flags.dataset is not None:
-        return "folder" if flags.dataset in ("", "folder") else flags.dataset
-    if flags.data_dir is not None:
-        return "folder"
-    cfg = getattr(model, "pretrained_cfg", None) or {}
-    architecture, classes = cfg.get("architecture", ""), cfg.get("num_classes")
-    if architecture == "digits_resnet":
-        return "digits"
-    if architecture.startswith("cifar_") and classes in (10, 100):
-        return f"torch/cifar{classes}"
-    if is_imagenet_1k(model):
-        return _IMAGENET_DEFAULT
-    raise DataError(
-        f"no data named, and none is known for {architecture or 'this model'}: give --data-dir DIR with one folder "
-        "or .tar file per split, or --dataset NAME"
-    )
-
-
-def default_data_notice(flags: DataFlags, model: nn.Module, *, steps: Callable[[int], int] | None = None) -> str | None:
-    """One line for stderr before data that nobody named is downloaded; None where there is nothing to tell.
-
-    Args:
-        steps: from the number of training images to the steps of the run.
-
-    Raises:
-        DataError: the data set cannot be looked up.
-    """
-    if flags.dataset is not None or dataset_name(flags, model) != _IMAGENET_DEFAULT:
-        return None
-    data = hub_data(_IMAGENET_DEFAULT, flags)
-    size = data.bytes_to_fetch
-    if data.is_cached:
-        cost = "in the local cache already"
-    elif size is None:
-        cost = "a download of unknown size"
-    else:
-        cost = f"{size[0] / 1e9:.1f} GB to download, {sum(size) / 1e9:.1f} GB on disk"
-    images = ", ".join(f"{n:,} {split}" for split, n in data.splits.items())
-    parts = [f"no data named: taking {_IMAGENET_DEFAULT}, a part of ImageNet ({images} images; {cost})"]
-    if steps is not None and flags.train_split in data.splits:
-        count = steps(data.splits[flags.train_split])
-        parts.append(f"steps: {count:,}, and only the first ones can tell how long that takes (--steps N for fewer)")
-    return "; ".join([*parts, "--data-dir or --dataset name other data"])
 
 
 def _head(model: nn.Module) -> int:
@@ -257,65 +197,3 @@ def _way_to_a_new_head(model: nn.Module, classes: int) -> str:
         f"replace the module's last layer by one with {classes} outputs, and pass num_classes={classes} and "
         "new_head=True to base_from_module"
     )
-
-
-def _bind(
-    reader: Reader,
-    part: Tensor | None,
-    flags: DataFlags,
-    config: dict[str, Any],
-    device: torch.device,
-    name: str,
-    unreadable: Unreadable,
-) -> ImageSource:
-    channels, height, width = config["input_size"]
-    hflip = flags.hflip if flags.hflip is not None else (0.0 if name == "digits" else 0.5)
-    if name == "digits" and max(height, width) > DIGITS_SIZE:
-        raise DataError(
-            f"digits are {DIGITS_SIZE}-pixel images, but the model wants {height}: name other data with --dataset"
-        )
-    if max(height, width) <= _MEMORY_PIXELS:
-        if name == "digits":
-            images, labels = reader.dataset.tensors
-            images = images[:, :channels]
-        else:
-            images, labels = _decode(reader.dataset, channels, (width, height), unreadable)
-        if part is not None:
-            images, labels = images[part], labels[part]
-        if bool((labels < 0).any()):
-            images, labels = images[labels >= 0], labels[labels >= 0]
-        if not len(labels):
-            raise DataError(f"none of the {len(reader.dataset)} images of a split of {name} can be read")
-        padding = flags.crop_padding if flags.crop_padding is not None else height // (16 if name == "digits" else 8)
-        return MemoryImages(
-            images.to(device), labels.to(device), config["mean"], config["std"], hflip, padding, flags.stratify
-        )
-    transform = {key: config[key] for key in ("input_size", "mean", "std", "interpolation")}
-    return LoaderImages(
-        reader.dataset,
-        torch.arange(len(reader.dataset)) if part is None else part,
-        create_transform(**transform, is_training=True, hflip=hflip, color_jitter=None),  # pyright: ignore
-        create_transform(**transform, crop_pct=config["crop_pct"], crop_mode=config["crop_mode"]),  # pyright: ignore
-        flags.workers,
-        device,
-        "L" if channels == 1 else "RGB",
-        unreadable,
-    )
-
-
-def _decode(dataset: Any, channels: int, size: tuple[int, int], unreadable: Unreadable) -> tuple[Tensor, Tensor]:
-    """Read every image once into a uint8 tensor [n, c, h, w]; of one that cannot be read the label is −1."""
-    images = np.empty((len(dataset), size[1], size[0], channels), dtype=np.uint8)
-    labels = np.empty(len(dataset), dtype=np.int64)
-    for i in range(len(dataset)):
-        try:
-            image, labels[i] = read_image(dataset, i)
-        except UnreadableImage as error:
-            unreadable.note(image_name(dataset, i), str(error))
-            labels[i] = -1
-            continue
-        image = image.convert("L" if channels == 1 else "RGB")
-        if image.size != size:
-            image = image.resize(size, Image.Resampling.BILINEAR)
-        images[i] = np.asarray(image).reshape(images.shape[1:])
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels)

@@ -12,7 +12,7 @@ from timm_jackpot.recipes import read_recipe
 from timm_jackpot.runtime.processes import launched_as_main
 from timm_jackpot.search import RunConfig, search_jackpot
 from timm_jackpot.search.finished import write_missing_card
-from timm_jackpot.search.run import published_settings
+from timm_jackpot.search.save import published_settings
 
 _FILES = {"model", "base_checkpoint", "data_dir"}  # of this machine: the journal knows them, an artifact does not
 

@@ -14,7 +14,7 @@ from timm_jackpot.runtime.lock import locked
 from timm_jackpot.runtime.outputs import check_output, write_atomically
 from timm_jackpot.runtime.processes import launched_as_main
 from timm_jackpot.search.config import RunConfig
-from timm_jackpot.search.run import CARD, PICTURE, published_settings
+from timm_jackpot.search.save import CARD, PICTURE, published_settings
 from timm_jackpot.training import CHECKPOINTS
 
 

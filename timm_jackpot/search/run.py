@@ -2,51 +2,39 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from timm_jackpot.artifact import (
     Extra,
     Jackpot,
-    artifact_report,
     check_target,
-    read_artifact,
     recover_folder,
-    save_pretrained,
 )
 from timm_jackpot.base import Base, BaseFlags
 from timm_jackpot.errors import BaseError, ConfigError, RunInterrupted
-from timm_jackpot.evaluation import Accuracy
-from timm_jackpot.hub import render_card
-from timm_jackpot.masks import chance_overlap, mask_overlap
 from timm_jackpot.methods import Budget, Outcome, Task, build_network, method
-from timm_jackpot.plots import search_figure
 from timm_jackpot.runtime.lock import locked
 from timm_jackpot.runtime.outputs import check_output, write_atomically
 from timm_jackpot.runtime.processes import make_accelerator, say
 from timm_jackpot.search.compare import Comparison, compare_with_controls
 from timm_jackpot.search.config import RunConfig
+from timm_jackpot.search.save import device_name, published_settings, save_run, summary_of
 from timm_jackpot.search.task import open_task, steps_of
 from timm_jackpot.training import Record, RunState
 
-CARD, PICTURE = "README.md", "plots/search.png"
-_RECORD, _RUNNING = "record.jsonl", "record.partial.jsonl"
+_RUNNING = "record.partial.jsonl"
 _DETERMINISTIC = "the same seed gives the same mask on this machine, bit for bit"
 _NOT_QUITE = "cuDNN's deterministic kernels; others (scatter, interpolation, attention backward) may round differently"
-# Paths of one machine, which are never published, and what does not bear on the result.
-_PRIVATE = {"output", "overwrite", "base_checkpoint", "data_dir", "resume", "checkpoint_steps", "report_to", "timeout"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -135,11 +123,11 @@ def _search(
         record.write("layers", names=list(kept), kept=list(kept.values()), total=total)
         network = build_network(task, outcome)
         comparison = compare_with_controls(network, task, budget)
-        summary = _summary(jackpot, outcome, comparison, task, config, state.seconds)
+        summary = summary_of(jackpot, outcome, comparison, task, config, state.seconds)
         record.write("result", **summary)
         if random_weights is not None and accelerator.is_main_process:
             write_atomically(random_base_of(output), random_weights)
-        summary |= _save(jackpot, summary, output, record, config, accelerator)
+        summary |= save_run(jackpot, summary, output, record, config, accelerator)
     return SearchResult(jackpot, network, comparison, summary)
 
 
@@ -255,85 +243,9 @@ def _open_record(output: Path, state: RunState, config: RunConfig, accelerator: 
         processes=accelerator.num_processes,
         distributed_type=accelerator.distributed_type.value,
         mixed_precision=accelerator.mixed_precision,
-        device=_device_name(accelerator.device),
+        device=device_name(accelerator.device),
         torch=torch.__version__,
         deterministic=_DETERMINISTIC if accelerator.device.type == "cpu" else _NOT_QUITE,
         threads=torch.get_num_threads(),
     )
     return record
-
-
-def _summary(
-    jackpot: Jackpot, outcome: Outcome, comparison: Comparison, task: Task, config: RunConfig, seconds: float
-) -> dict[str, Any]:
-    kept_all, total_all = jackpot.kept_of_all
-    unreadable = gather_object([sorted(task.data.unreadable.names)])
-
-    def top1(accuracy: Accuracy | None) -> float | None:
-        return None if accuracy is None else accuracy.top1
-
-    return {
-        "model": jackpot.base.ref.name,
-        "method": config.method,
-        "dataset": task.data.name,
-        "sparsity": jackpot.masks.sparsity,
-        "sparsity_all_parameters": 1 - kept_all / total_all,
-        "dense_top1": top1(comparison.dense),
-        "magnitude_top1": top1(comparison.magnitude),
-        "magnitude_recalibrated_top1": top1(comparison.magnitude_recalibrated),
-        "jackpot_top1": comparison.jackpot.top1,
-        "test_images": comparison.jackpot.n,
-        "unreadable_images": len({name for names in unreadable for name in names}),
-        "overlap_start": mask_overlap(jackpot.masks, outcome.start) if outcome.start else None,
-        "overlap_chance": chance_overlap(jackpot.masks, outcome.start) if outcome.start else None,
-        "steps": outcome.steps,
-        "seconds": round(seconds, 2),
-        "seed": config.seed,
-        "processes": task.accelerator.num_processes,
-        "device": _device_name(task.accelerator.device),
-        "mask_hash": jackpot.masks.hash(),
-    }
-
-
-def published_settings(config: RunConfig, *, exclude_defaults: bool = False) -> dict[str, Any]:
-    """The settings without this machine's paths, as an artifact's recipe.yaml has them."""
-    settings = config.model_dump(mode="json", exclude=_PRIVATE, exclude_defaults=exclude_defaults)
-    if config.model.startswith("local-dir:"):
-        settings["model"] = "local-dir:FOLDER"
-    return settings
-
-
-def _save(
-    jackpot: Jackpot,
-    summary: dict[str, Any],
-    output: Path,
-    record: Record,
-    config: RunConfig,
-    accelerator: Accelerator,
-) -> dict[str, Any]:
-    if not accelerator.is_main_process:
-        return {}
-    # The settings that differ from the defaults; recipe.yaml has all of them.
-    settings = published_settings(config, exclude_defaults=True)
-    jackpot.info.update(results=summary, config=settings)
-    attachments = {
-        _RECORD: record.lines().encode(),
-        "recipe.yaml": yaml.safe_dump(published_settings(config), sort_keys=False).encode(),
-    }
-    if find_spec("matplotlib"):
-        attachments[PICTURE] = search_figure(record)
-    save_pretrained(jackpot, output, encoding=config.encoding, attachments=attachments, overwrite=config.overwrite)
-    artifact = read_artifact(output)  # what was written, read back
-    artifact.masks_on(jackpot.base)
-    pictures = (PICTURE,) if PICTURE in attachments else ()
-    write_atomically(output / CARD, render_card(artifact, pictures=pictures).encode())
-    report = artifact_report(artifact)
-    return {
-        "artifact": str(output),
-        "artifact_bytes": sum(report["bytes"].values()),
-        "mask_bytes": report["bytes"]["masks.safetensors"],
-    }
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"

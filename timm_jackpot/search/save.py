@@ -1,0 +1,105 @@
+"""What a run leaves: its figures, its settings, and the artifact with its card."""
+
+from __future__ import annotations
+
+import platform
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from timm_jackpot.artifact import Jackpot, artifact_report, read_artifact, save_pretrained
+from timm_jackpot.evaluation import Accuracy
+from timm_jackpot.hub import render_card
+from timm_jackpot.masks import chance_overlap, mask_overlap
+from timm_jackpot.methods import Outcome, Task
+from timm_jackpot.plots import search_figure
+from timm_jackpot.runtime.outputs import write_atomically
+from timm_jackpot.search.compare import Comparison
+from timm_jackpot.search.config import RunConfig
+from timm_jackpot.training import Record
+
+CARD, PICTURE = "README.md", "plots/search.png"
+_RECORD = "record.jsonl"
+# Paths of one machine, which are never published, and what does not bear on the result.
+_PRIVATE = {"output", "overwrite", "base_checkpoint", "data_dir", "resume", "checkpoint_steps", "report_to", "timeout"}
+
+
+def summary_of(
+    jackpot: Jackpot, outcome: Outcome, comparison: Comparison, task: Task, config: RunConfig, seconds: float
+) -> dict[str, Any]:
+    kept_all, total_all = jackpot.kept_of_all
+    unreadable = gather_object([sorted(task.data.unreadable.names)])
+
+    def top1(accuracy: Accuracy | None) -> float | None:
+        return None if accuracy is None else accuracy.top1
+
+    return {
+        "model": jackpot.base.ref.name,
+        "method": config.method,
+        "dataset": task.data.name,
+        "sparsity": jackpot.masks.sparsity,
+        "sparsity_all_parameters": 1 - kept_all / total_all,
+        "dense_top1": top1(comparison.dense),
+        "magnitude_top1": top1(comparison.magnitude),
+        "magnitude_recalibrated_top1": top1(comparison.magnitude_recalibrated),
+        "jackpot_top1": comparison.jackpot.top1,
+        "test_images": comparison.jackpot.n,
+        "unreadable_images": len({name for names in unreadable for name in names}),
+        "overlap_start": mask_overlap(jackpot.masks, outcome.start) if outcome.start else None,
+        "overlap_chance": chance_overlap(jackpot.masks, outcome.start) if outcome.start else None,
+        "steps": outcome.steps,
+        "seconds": round(seconds, 2),
+        "seed": config.seed,
+        "processes": task.accelerator.num_processes,
+        "device": device_name(task.accelerator.device),
+        "mask_hash": jackpot.masks.hash(),
+    }
+
+
+def published_settings(config: RunConfig, *, exclude_defaults: bool = False) -> dict[str, Any]:
+    """The settings without this machine's paths, as an artifact's recipe.yaml has them."""
+    settings = config.model_dump(mode="json", exclude=_PRIVATE, exclude_defaults=exclude_defaults)
+    if config.model.startswith("local-dir:"):
+        settings["model"] = "local-dir:FOLDER"
+    return settings
+
+
+def save_run(
+    jackpot: Jackpot,
+    summary: dict[str, Any],
+    output: Path,
+    record: Record,
+    config: RunConfig,
+    accelerator: Accelerator,
+) -> dict[str, Any]:
+    if not accelerator.is_main_process:
+        return {}
+    # The settings that differ from the defaults; recipe.yaml has all of them.
+    settings = published_settings(config, exclude_defaults=True)
+    jackpot.info.update(results=summary, config=settings)
+    attachments = {
+        _RECORD: record.lines().encode(),
+        "recipe.yaml": yaml.safe_dump(published_settings(config), sort_keys=False).encode(),
+    }
+    if find_spec("matplotlib"):
+        attachments[PICTURE] = search_figure(record)
+    save_pretrained(jackpot, output, encoding=config.encoding, attachments=attachments, overwrite=config.overwrite)
+    artifact = read_artifact(output)  # what was written, read back
+    artifact.masks_on(jackpot.base)
+    pictures = (PICTURE,) if PICTURE in attachments else ()
+    write_atomically(output / CARD, render_card(artifact, pictures=pictures).encode())
+    report = artifact_report(artifact)
+    return {
+        "artifact": str(output),
+        "artifact_bytes": sum(report["bytes"].values()),
+        "mask_bytes": report["bytes"]["masks.safetensors"],
+    }
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
