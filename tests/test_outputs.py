@@ -66,6 +66,7 @@ TARGETS = {
     "n" * 249: "is too long",
     "n" * 5000: "is too long",
     "a" * 260 + "/j": "is too long",
+    "a/" * 3000: "cannot be written: File name too long",
     "ü" * 125: "is too long",
     ".": "names no folder",
     "..": "names no folder",
@@ -96,8 +97,8 @@ def test_every_verb_refuses_it_before_anything_is_loaded(
         "training.pretrain._build",
         "training.finetune.open_artifact",
         "audit.run.open_artifact",
-        "comparison.run.artifact_entries",
-        "transfer.run.open_target",
+        "experiments.comparison.run.artifact_entries",
+        "experiments.transfer.run.open_target",
     ):
         monkeypatch.setattr(f"timm_jackpot.{name}", never)
     for target in ("/dev/null", "n" * 249, "."):
@@ -260,6 +261,12 @@ def test_a_full_disk_leaves_no_half_model(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(JackpotError, match="could not be written: No space left on device"):
         pretrain(tmp_path / "base")
     assert list(content(tmp_path)) == ["base/record.partial.jsonl"]
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(JackpotError, match="unknown architecture"):
+        pretrain(tmp_path / "a" / "b" / "c", model="nonsense")
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_do_not_share_a_folder(jackpot: Path, tmp_path: Path) -> None:

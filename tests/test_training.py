@@ -194,6 +194,12 @@ def test_reestimating_restores_momenta_and_modes(accelerator: Accelerator) -> No
     assert all(torch.equal(p, before) for p, before in zip(model.parameters(), parameters, strict=True))
 
 
+def test_reestimating_with_one_image_at_a_time_is_told_in_a_sentence(accelerator: Accelerator) -> None:
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3))
+    with pytest.raises(TrainingError, match="batch norm needs more than one image per process: raise --batch-size"):
+        reestimate_norm_statistics(model, [torch.randn(1, 3, 8, 8)], accelerator)
+
+
 def test_reestimating_forgets_what_was_there(accelerator: Accelerator) -> None:
     batches = [torch.randn(4, 3, 8, 8) for _ in range(2)]
     model = normed_net()

@@ -22,7 +22,7 @@ def locked(folder: Path) -> Iterator[None]:
         ConfigError: if another run holds it, or its parent cannot be written to.
     """
     path = folder.with_name(f".{folder.name}.lock")
-    created = not path.parent.exists()
+    created = [place for place in path.parents if not place.exists()]
     lock = FileLock(path, blocking=False, on_acquired=_write_process_id)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,9 +39,9 @@ def locked(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # Windows deletes no open file; filelock does it there when it lets go
             path.unlink()
         lock.release()
-        if created:
-            with suppress(OSError):  # a run that came to something has left its folder in it
-                path.parent.rmdir()
+        with suppress(OSError):  # a run that came to something has left its folder in them
+            for place in created:
+                place.rmdir()
 
 
 def _write_process_id(descriptor: int) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from timm_jackpot.errors import ConfigError
 
 # A file's name has 255 bytes on the usual file systems; what stands beside a folder (its lock, the weights of a search
-# in random ones) adds to the folder's.
-_LONGEST_NAME = 230
+# in random ones) adds to the folder's. What lies in it adds to the whole path, whose length systems bound too.
+_LONGEST_NAME, _INSIDE = 230, "x" * 200
 
 
 def check_output(folder: str | Path) -> Path:
@@ -31,6 +31,8 @@ def check_output(folder: str | Path) -> Path:
             raise ConfigError(f"--output {folder} cannot be written: {existing} is not a folder")
         with tempfile.TemporaryFile(dir=existing):
             pass
+        with suppress(FileNotFoundError):
+            (path.absolute() / _INSIDE).lstat()
     except OSError as error:
         raise ConfigError(f"--output {folder} cannot be written: {error.strerror or error}") from error
     return path

@@ -20,14 +20,10 @@ def explained(step: int) -> Iterator[None]:
         DataError: a data worker died.
     """
     try:
-        with lost_process_named(f" at step {step}"):
+        with lost_process_named(f" at step {step}"), one_image_explained():
             yield
     except torch.OutOfMemoryError as error:
         raise _out_of_memory(step) from error
-    except ValueError as error:
-        if "more than 1 value per channel" in str(error):  # torch's batch norm
-            raise TrainingError("batch norm needs more than one image per process: raise --batch-size") from error
-        raise
     except RuntimeError as error:
         text = str(error)
         if "DataLoader worker" in text:
@@ -36,6 +32,20 @@ def explained(step: int) -> Iterator[None]:
             ) from error
         if "not enough memory" in text or "can't allocate memory" in text:
             raise _out_of_memory(step) from error
+        raise
+
+
+@contextmanager
+def one_image_explained() -> Iterator[None]:
+    """
+    Raises:
+        TrainingError: a batch too small for batch norm.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):  # torch's batch norm
+            raise TrainingError("batch norm needs more than one image per process: raise --batch-size") from error
         raise
 
 

@@ -14,6 +14,7 @@ from timm_jackpot.base import norm_layers
 from timm_jackpot.data import Data, steps_per_epoch
 from timm_jackpot.runtime.processes import shard_of
 from timm_jackpot.runtime.progress import with_progress
+from timm_jackpot.training.faults import one_image_explained
 
 CALIBRATION_IMAGES, _CALIBRATION_SEED = 10_000, 2021
 
@@ -34,6 +35,9 @@ def reestimate_norm_statistics(model: nn.Module, batches: Iterable[Tensor], acce
     """Forget running statistics and take their plain average over `batches` of images.
 
     A model without running statistics is left as it is. Mode flags and momenta are restored.
+
+    Raises:
+        TrainingError: for batches too small for batch norm.
     """
     layers = [layer for _, layer in norm_layers(model) if isinstance(layer, _NormBase)]
     if not layers:
@@ -46,7 +50,7 @@ def reestimate_norm_statistics(model: nn.Module, batches: Iterable[Tensor], acce
         layer.momentum = None  # cumulative average
         layer.train()
     for images in batches:
-        with accelerator.autocast():
+        with accelerator.autocast(), one_image_explained():
             model(images)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
