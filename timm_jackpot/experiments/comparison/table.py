@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from timm_jackpot.experiments.comparison.entries import Entry
 from timm_jackpot.experiments.comparison.pairs import Pair
+from timm_jackpot.experiments.text import csv_table, markdown_table
 
 _FIGURES = {
     "dense_top1": "dense",
@@ -70,25 +69,20 @@ def as_text(sections: Sequence[Section]) -> str:
 
 
 def as_markdown(sections: Sequence[Section]) -> str:
-    blocks = []
-    for title, head, rows in sections:
-        above, *below = ("| " + " | ".join(line) + " |" for line in (head, *rows))
-        blocks.append("\n".join([*([f"**{title}**", ""] if title else []), above, "|---" * len(head) + "|", *below]))
-    return "\n\n".join(blocks) + "\n"
+    titled = ((f"**{title}**\n\n" if title else "", head, rows) for title, head, rows in sections)
+    return "\n".join(title + markdown_table(head, rows) for title, head, rows in titled)
 
 
 def as_csv(entries: Sequence[Entry], pairs: Sequence[Pair]) -> str:
     """One line for each layer of each pair that can be compared: densities, overlap, chance."""
     by_name = {entry.name: entry.masks for entry in entries}
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["a", "b", "layer", "weights", "kept_a", "kept_b", "overlap", "chance"])
+    rows = []
     for pair in pairs:
         kept_a, kept_b = by_name[pair.a].kept_per_layer(), by_name[pair.b].kept_per_layer()
         for layer, (overlap, chance) in pair.layers.items():
-            size = by_name[pair.a][layer].numel()
-            writer.writerow([pair.a, pair.b, layer, size, kept_a[layer], kept_b[layer], overlap, chance])
-    return buffer.getvalue()
+            kept = {"weights": by_name[pair.a][layer].numel(), "kept_a": kept_a[layer], "kept_b": kept_b[layer]}
+            rows.append({"a": pair.a, "b": pair.b, "layer": layer, **kept, "overlap": overlap, "chance": chance})
+    return csv_table(rows)
 
 
 def _aligned(column: Sequence[str]) -> list[str]:
