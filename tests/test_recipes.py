@@ -265,6 +265,12 @@ BOMB = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9 if i else ['lol'] * 
 MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 40))
 
 
+@pytest.mark.parametrize("key", ["self", "cls", "values", "__init__"])
+def test_a_key_of_any_name_is_no_setting_unless_it_is_one(key: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"there is no setting {key} here"):
+        plan_cells(SweepConfig(sweep=recipe(tmp_path, f"{key}: 1\nseeds: [0]\n"), output="x"))
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

@@ -187,6 +187,32 @@ def test_a_number_near_the_end_of_its_type_is_refused_by_its_flag(typed, verb: s
     assert err.count("\n") == 1
 
 
+NAMING = [
+    ("inspect", "--artifact"),
+    ("evaluate", "--artifact"),
+    ("evaluate", "--data-dir"),
+    ("evaluate", "--base-checkpoint"),
+    ("evaluate", "--model"),
+    ("search", "--recipe"),
+    ("finetune", "--output", "x", "--artifact"),
+    ("audit", "--artifact"),
+    ("audit", "--output", "x", "--artifact"),
+    ("push", "--repo-id", "user/name", "--artifact"),
+    ("sweep", "--output", "x", "--recipe"),
+]
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a/" * 3000, "local-dir:" + "x" * 300], ids=lambda name: name[:12])
+@pytest.mark.parametrize("words", NAMING, ids=" ".join)
+def test_what_no_file_can_be_called_is_not_there(typed, tmp_path: Path, words: tuple[str, ...], name: str) -> None:
+    verb, *flags = words
+    code, out, err = typed(verb, *flags, name)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def unforeseen(*_: object, **__: object) -> None:
     raise ZeroDivisionError("of\ntwo lines")
 

@@ -30,7 +30,7 @@ class Settings(BaseModel):
 
     if not TYPE_CHECKING:  # type checkers see the fields
 
-        def __init__(self, **values: Any) -> None:
+        def __init__(self, /, **values: Any) -> None:  # a recipe may have a key "self"
             try:
                 super().__init__(**values)
             except ValidationError as error:

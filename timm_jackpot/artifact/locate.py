@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def locate_artifact(
         HubError: if the repo or a file of it could not be fetched, or is larger than the config says.
     """
     folder = Path(name)
-    if folder.is_dir():
+    if os.path.isdir(folder):  # Path.is_dir raises where no file can have the name
         return folder
     if isinstance(name, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ArtifactError(f"{name} is neither an artifact folder nor the name of a Hub repo (user/name)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -111,7 +112,7 @@ def read_artifact(folder: str | Path, *, check: Callable[[Config], object] | Non
         BaseError, BaseMismatchError: if the architecture cannot be built, or is another one.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ArtifactError(f"there is no artifact folder {folder}")
     config = read_config(folder)
     sized = check_size(config, check)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,11 +31,11 @@ def choose_target(config: AuditConfig) -> Target:
         ConfigError: if it cannot be written, or is not said for an artifact that is not local.
     """
     artifact = Path(config.artifact)
-    if config.output is None and not artifact.is_dir():
+    if config.output is None and not os.path.isdir(artifact):
         raise ConfigError(f"{config.artifact} is no folder of this machine: say --output FOLDER for the report")
     folder = artifact if config.output is None else check_output(config.output)
     check_output(folder.resolve())  # --artifact . is a folder with a name
-    return Target(folder, artifact.is_dir() and folder.resolve() == artifact.resolve())
+    return Target(folder, os.path.isdir(artifact) and folder.resolve() == artifact.resolve())
 
 
 def write_report(report: AuditReport, target: Target) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +76,7 @@ def find_source(name: str, checkpoint: Path | None, revision: str | None, hub: d
 
 def _find_folder(name: str, folder: Path, checkpoint: Path | None) -> Source:
     config = folder / "config.json"
-    if not config.is_file():
+    if not os.path.isfile(config):
         raise BaseError(f"{folder} holds no config.json: local-dir: takes a folder as timm saves it")
     architecture, tag, args = read_saved_config(config, str(folder))
     return Source("file", name, architecture, tag, _existing(checkpoint or folder / _WEIGHTS), model_args=args)
@@ -125,7 +126,7 @@ def recordable_arguments(source: Source) -> dict[str, Any]:
 def _existing(path: Path) -> Path:
     if path.suffix != ".safetensors":
         raise BaseError(f"{path} is not a .safetensors file: convert the checkpoint first (pickles are not read)")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise BaseError(f"there is no checkpoint {path}")
     return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,11 +129,11 @@ def find_split(name: str, flags: DataFlags, split: str) -> str | None:
     if flags.data_dir is None:
         raise DataError("image folders need --data-dir DIR, with one folder or .tar file per split")
     root = Path(flags.data_dir)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError(f"data folder {root} does not exist: give --data-dir DIR")
     for word in words:
         for path in (root / word, root / f"{word}.tar"):
-            if path.is_dir() or path.is_file():
+            if os.path.isdir(path) or os.path.isfile(path):
                 return str(path)
     return None
 
