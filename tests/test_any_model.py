@@ -133,7 +133,7 @@ def test_a_module_is_searched_saved_and_loaded(tmp_path: Path) -> None:
 
     with pytest.raises(BaseError, match=r"stem\.weight differs first"):
         from_pretrained(tmp_path / "jackpot", base=unheard(seed=8))
-    with pytest.raises(ConfigError, match="one too"):
+    with pytest.raises(ConfigError, match="so the setting model has no effect"):
         search_jackpot(config.model_copy(update={"model": "resnet18"}), base)
 
 
@@ -237,7 +237,7 @@ def test_a_head_that_only_guesses_is_noticed(
 
     def noticed(base: Base, output: str) -> bool:
         search_jackpot(config.model_copy(update={"output": str(tmp_path / output)}), base)
-        return "as a guess would be: if its last layer is new, pass new_head=True" in capsys.readouterr().err
+        return "no better than guessing: if its last layer is new, pass new_head=True" in capsys.readouterr().err
 
     def own(model: nn.Module, **told: Any) -> Base:
         layer = "head" if isinstance(model, Unheard) else "fc"

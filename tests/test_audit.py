@@ -30,7 +30,7 @@ from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods import Task, method
 from timm_jackpot.methods.controls import permute_within
 from timm_jackpot.search import SearchConfig, search_jackpot
-from timm_jackpot.search.again import reopen_search, search_settings
+from timm_jackpot.search.reopen import reopen_search, search_settings
 
 STEPS, BATCH = 6, 64
 
@@ -240,7 +240,7 @@ def test_a_planted_test_image_in_train_leaves_the_verdict_open(
         images[3] = data.test.images[11]  # pyright: ignore
         return replace(data, train=replace(train, images=images))
 
-    monkeypatch.setattr("timm_jackpot.search.again.open_data", leaky)
+    monkeypatch.setattr("timm_jackpot.search.reopen.open_data", leaky)
     monkeypatch.setattr(sys, "argv", ["audit", "--artifact", str(artifact), "--seeds", "1"])
     (artifact / "README.md").write_text("my own words", encoding="utf-8")
     summary = main()
@@ -282,14 +282,14 @@ def test_an_artifact_that_does_not_say_how_it_was_searched_is_refused(artifact: 
             audit_jackpot(AuditConfig(artifact=str(artifact)))
 
     (artifact / "recipe.yaml").write_text("lr: high\n")
-    refused("the artifact's settings are no search's: --lr high: input should be a valid number")
+    refused("the artifact's search settings are not valid: --lr high: input should be a valid number")
     (artifact / "recipe.yaml").write_text("- 1\n")
-    refused("does not say how it was searched for")
+    refused("does not record its search settings")
     (artifact / "recipe.yaml").unlink()
     _with_info(artifact)
-    refused("does not say how it was searched for")
+    refused("does not record its search settings")
     _with_info(artifact, config={})
-    refused("how many steps")
+    refused("does not record the number of steps")
 
 
 def test_what_cannot_be_audited_is_refused_before_anything_is_searched(tmp_path: Path, shared: Path) -> None:

@@ -451,7 +451,7 @@ def test_inspect_verifies_on_request(
     assert report()["mask_hash_checked"] is False
     assert report("--verify")["mask_hash_checked"] is True
     assert "bit for each maskable weight" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match="--base-checkpoint goes with --verify"):
+    with pytest.raises(ConfigError, match="--base-checkpoint needs --verify"):
         report("--base-checkpoint", "x.safetensors")
 
 

@@ -203,7 +203,7 @@ def test_one_process_that_fails_in_an_unforeseen_way_does_not_keep_the_others(tm
         out, lost = main.communicate(timeout=60)
     assert (main.returncode, other.returncode) == (2, 1)
     assert err.splitlines()[-1].startswith(
-        "unexpected: ZeroDivisionError: nobody foresaw this; --traceback shows where"
+        "unexpected error: ZeroDivisionError: nobody foresaw this; run again with --traceback"
     )
     assert "error: another process of this run was lost at step 3" in lost
     assert "Traceback" not in err + lost

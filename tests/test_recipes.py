@@ -222,7 +222,7 @@ def test_a_sweep_goes_on_where_it_stopped_and_tells_all_in_one_table(tmp_path: P
     [
         ("grid: [1, 2]", (), "grid must map settings to lists"),
         ("grid: {sparsity: [0.5, 2]}", (), "cell sparsity-2: --sparsity 2: "),
-        ("grid: {nonsense: [1]}", (), "there is no setting nonsense"),
+        ("grid: {nonsense: [1]}", (), "unknown setting nonsense"),
         ("grid: {seed: [1]}", (), "sets seed itself"),
         ("steps: 2", ("sparsity",), "--grid takes name=value, not 'sparsity'"),
     ],
@@ -274,15 +274,15 @@ def test_a_key_of_any_name_is_no_setting_unless_it_is_one(key: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("lr: " + "[" * 1000 + "]" * 1000, "nested deeper than settings ever are"),
-        ("lr: " + "[" * 40 + "]" * 40, "nested deeper than settings ever are"),
-        (BOMB, "larger or nested deeper"),
-        ("lr: &a [*a]", "larger or nested deeper"),
-        (MERGES, "not readable as YAML"),
-        ("x: " + "y" * 200_000, "longer than settings ever are"),
-        ("steps: " + "9" * 5000, "not readable as YAML"),
-        ("lr: 2020-13-45", "not readable as YAML"),
-        ("lr: {", "not readable as YAML"),
+        ("lr: " + "[" * 1000 + "]" * 1000, "nested too deeply"),
+        ("lr: " + "[" * 40 + "]" * 40, "nested too deeply"),
+        (BOMB, "too large or nested too deeply"),
+        ("lr: &a [*a]", "too large or nested too deeply"),
+        (MERGES, "not valid YAML"),
+        ("x: " + "y" * 200_000, "too long: settings have at most 100,000 characters"),
+        ("steps: " + "9" * 5000, "not valid YAML"),
+        ("lr: 2020-13-45", "not valid YAML"),
+        ("lr: {", "not valid YAML"),
     ],
 )
 def test_yaml_that_no_settings_are_like_is_refused(text: str, sentence: str, tmp_path: Path) -> None:

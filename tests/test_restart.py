@@ -73,7 +73,7 @@ def test_no_step_is_lost_by_what_happens_in_the_last_evaluation(
     capsys: pytest.CaptureFixture[str],
     whole: SearchResult,
 ) -> None:
-    monkeypatch.setattr(search_run, "compare_with_controls", evaluate)
+    monkeypatch.setattr(search_run, "measure_on_test", evaluate)
     with pytest.raises(raised) as stopped:
         search(tmp_path / "j")
     said = capsys.readouterr().err
@@ -117,7 +117,7 @@ def test_nothing_is_said_to_be_kept_that_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("timm_jackpot.training.checkpoint.save_file", fail(OSError(28, "No space left on device")))
-    monkeypatch.setattr(search_run, "compare_with_controls", fail(DataError("image 3.png cannot be read")))
+    monkeypatch.setattr(search_run, "measure_on_test", fail(DataError("image 3.png cannot be read")))
     with pytest.raises(DataError):
         search(tmp_path / "j")
     assert "no step is lost" not in capsys.readouterr().err
@@ -223,7 +223,7 @@ def test_a_finished_run_is_said_to_be_finished_and_its_card_is_made_up_for(
     capsys.readouterr()
     summary = finished_summary(parse(SearchConfig, recipes=True, argv=words))
     assert summary == result.summary
-    assert capsys.readouterr().err == f"note: {tmp_path / 'j'} holds this run already, finished\n"
+    assert capsys.readouterr().err == f"note: this run has already finished, its artifact is in {tmp_path / 'j'}\n"
     assert (tmp_path / "j" / "README.md").read_bytes() == card
     monkeypatch.setattr("timm_jackpot.methods.find.fit", fail(AssertionError("a step was done again")))
     assert finished_summary(parse(SearchConfig, recipes=True, argv=[*words, "--seed", "1"])) is None

@@ -184,7 +184,7 @@ def test_a_folder_with_somebodys_files_is_never_replaced(tmp_path: Path) -> None
 
 
 def test_a_new_head_and_a_masked_classifier_exclude_each_other(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="exclude each other"):
+    with pytest.raises(ConfigError, match="cannot be used"):
         _search(tmp_path / "x", mask_classifier=True, num_classes=7, dataset="digits")
     assert list(tmp_path.iterdir()) == []
 

@@ -231,7 +231,7 @@ def test_layers_that_a_pattern_does_not_fit_are_left_dense_with_the_reason(two_o
     config = read_artifact(two_of_four.summary["artifact"]).config
     assert {weight.name: weight.reason for weight in config.dense} == {
         "fc.weight": "classifier",
-        "conv1.0.weight": "its 3 input channels are no multiple of 4",
+        "conv1.0.weight": "its 3 input channels are not a multiple of 4",
     }
     all_weights = maskable_weights(two_of_four.jackpot.base.model).weights
     assert list(two_of_four.jackpot.masks) == [name for name in all_weights if name != "conv1.0.weight"]
@@ -241,8 +241,8 @@ def test_strict_refuses_the_layer_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         _search(tmp_path / "s", allocation="2:4", strict=True)
     assert str(refused.value) == (
-        "--allocation 2:4 does not fit conv1.0.weight of shape (16, 3, 3, 3): its dim 1 is no multiple of 4 "
-        "(without --strict it is left dense)"
+        "--allocation 2:4 does not fit conv1.0.weight of shape (16, 3, 3, 3): its dim 1 is not a multiple of 4 "
+        "(without --strict, the layer is left dense)"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -254,7 +254,7 @@ def test_strict_takes_what_fits(tmp_path: Path) -> None:
 
 def test_where_no_layer_fits_there_is_nothing_to_mask(tmp_path: Path) -> None:
     with pytest.raises(
-        BaseError, match=r"nothing to mask.*conv1\.0\.weight \(its 3 input channels are no multiple of 4"
+        BaseError, match=r"nothing to mask.*conv1\.0\.weight \(its 3 input channels are not a multiple of 4"
     ):
         _search(tmp_path / "n", allocation="2:4", include=("conv1.0.weight",))
     assert list(tmp_path.iterdir()) == []
@@ -695,7 +695,7 @@ def test_a_random_transformer_of_another_size_and_head_loads(tmp_path: Path) -> 
 
 
 def test_a_random_base_and_a_checkpoint_exclude_each_other(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--no-pretrained and --base-checkpoint exclude each other"):
+    with pytest.raises(ConfigError, match="--no-pretrained and --base-checkpoint cannot be used together"):
         _search(tmp_path / "x", pretrained=False, model="digits_resnet", base_checkpoint="x.safetensors")
     assert list(tmp_path.iterdir()) == []
 
@@ -786,7 +786,7 @@ def test_trained_layer_norms_and_head_of_a_patterned_transformer(vit: Path, tmp_
     saved = load_file(vit)
     assert all(not torch.equal(result.jackpot.extras[name].tensor, saved[name]) for name in (*affine, *head))
     assert all(is_n_of_m(mask, 2, 4) for mask in result.jackpot.masks.values())
-    assert {w.reason for w in result.jackpot.maskable.dense} >= {"its 3 input channels are no multiple of 4"}
+    assert {w.reason for w in result.jackpot.maskable.dense} >= {"its 3 input channels are not a multiple of 4"}
     assert_loads_as_searched(result, base_checkpoint=vit)
 
 

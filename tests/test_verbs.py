@@ -133,7 +133,7 @@ BAD = [
     (["pretrain", "--model", "nonsense", "--output", "x"], "unknown architecture 'nonsense'"),
     (["sweep", "--output", "x"], "--recipe is required"),
     (["transfer", "--output", "x"], "--recipe is required"),
-    (["sweep", "--recipe", "digits", "--output", "x", "--grid", "lr={"], "--grid lr={ is not readable as YAML"),
+    (["sweep", "--recipe", "digits", "--output", "x", "--grid", "lr={"], "--grid lr={ is not valid YAML"),
     (["search", "--model", "x" * 100_000], "unknown model"),
     (["search", "--recipe", "x" * 300], "there is no recipe"),
     (["search", "--model", "two\nlines"], "unknown model"),
@@ -228,7 +228,8 @@ def test_what_nobody_foresaw_is_one_sentence_and_exit_code_one(
     out, err = capsys.readouterr()
     assert (stopped.value.code, out) == (1, "")
     last = err.splitlines()[-1]
-    assert last == "unexpected: ZeroDivisionError: of two lines; --traceback shows where; please report"
+    sentence = "ZeroDivisionError: of two lines; run again with --traceback to see where, and please report it"
+    assert last == f"unexpected error: {sentence}"
     assert ("Traceback" in err) == ("--traceback" in words)
     assert ("in unforeseen" in err) == ("--traceback" in words)
     assert "--traceback" in words or err.count("\n") == 1
@@ -245,7 +246,7 @@ def test_too_little_memory_is_no_fault_of_ours(
     with pytest.raises(SystemExit) as stopped:
         run_verb(too_much)
     assert stopped.value.code == 2
-    assert capsys.readouterr().err.startswith("error: not enough memory: lower --batch-size")
+    assert capsys.readouterr().err.startswith("error: out of memory: lower --batch-size")
 
 
 def test_a_process_of_its_own_says_no_more(tmp_path: Path) -> None:
@@ -289,7 +290,7 @@ def test_an_unknown_setting_in_a_recipe_is_named(typed, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("sparsty: 0.8\n")
     code, _, err = typed("search", "--recipe", "r.yaml")
     assert code == 2
-    assert "there is no setting sparsty here: did you mean sparsity?" in err
+    assert "unknown setting sparsty: did you mean sparsity?" in err
 
 
 @pytest.mark.multiprocess

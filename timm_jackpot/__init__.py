@@ -1,4 +1,4 @@
-"""timm_jackpot: binary masks over frozen pre-trained timm models; searched, saved, shared and loaded."""
+"""timm_jackpot: search, save, share and load binary masks over frozen pre-trained timm models."""
 
 from __future__ import annotations
 
@@ -49,8 +49,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Loaded on first use: `import timm_jackpot` costs little more
-# than `import timm`.
+# Loaded on first use, so that `import timm_jackpot` takes hardly longer than `import timm`.
 _EXPORTS = {
     "AuditConfig": "timm_jackpot.audit",
     "AuditReport": "timm_jackpot.audit",
@@ -92,7 +91,7 @@ _EXPORTS = {
 
 __all__ = ["__version__", *_EXPORTS]  # pyright: ignore[reportUnsupportedDunderAll]
 
-if not TYPE_CHECKING:  # or a name that there is not would be seen as Any
+if not TYPE_CHECKING:  # a type checker would take any unknown name for Any
 
     def __getattr__(name: str) -> object:
         if name not in _EXPORTS:

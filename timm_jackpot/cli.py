@@ -1,7 +1,7 @@
-"""What the verbs share: flags from a schema, errors as one sentence and exit code 2, JSON on the last line.
+"""What all verbs share: flags from a schema, errors as one sentence with exit code 2, JSON on the last line.
 
-argparse splits the command line into words; their types and bounds are the schema's own (pydantic), so that
-a flag, a recipe and a preset are checked by the same rules.
+argparse only splits the command line. Types and bounds are checked by the pydantic schema, so that flags, recipes and
+presets follow the same rules.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from timm_jackpot.schema import Settings, aliases_of, choices_of, flag_of, kind_
 
 S = TypeVar("S", bound=Settings)
 _TRACEBACK = "--traceback"
-_LONGEST_LINE = 1000  # of a sentence: names in it may be of any length
+_LONGEST_LINE = 1000  # characters of an error message, which may contain names of any length
 
 
 def parse(
@@ -38,10 +38,12 @@ def parse(
     argv: list[str] | None = None,
     schema_of: Callable[[str], type[S]] | None = None,
 ) -> S:
-    """Flags → `schema`. Precedence: default < preset (the schema's own) < recipe < flag.
+    """Parse flags into `schema`. Precedence: default < preset (handled by the schema) < recipe < flag.
 
     Args:
-        schema_of: the schema that goes with a --method, which a flag or a recipe names.
+        recipes: whether to accept --recipe.
+        argv: the command line; default: sys.argv[1:].
+        schema_of: maps a method's name to its schema, used when a flag or the recipe names a method.
 
     Raises:
         ConfigError: for an unknown flag or recipe, or a value outside its bounds.
@@ -59,16 +61,14 @@ def parse(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if recipes:
-        parser.add_argument(
-            "--recipe", metavar="NAME|FILE", help="a recipe that comes with the package, or a YAML file"
-        )
+        parser.add_argument("--recipe", metavar="NAME|FILE", help="A bundled recipe by name, or a YAML file.")
     for name, field in schema.model_fields.items():
         _add_flag(parser, name, field)
-    parser.add_argument(_TRACEBACK, action="store_true", help="Show where in the code an error arose.")
+    parser.add_argument(_TRACEBACK, action="store_true", help="Print a traceback when the run fails.")
     flags = vars(parser.parse_args(words))
-    flags.pop("traceback", None)  # run_verb looks for it: parsing may be what fails
+    flags.pop("traceback", None)  # run_verb reads it from sys.argv, as parsing itself may fail
     recipe = read_recipe(flags.pop("recipe")) if "recipe" in flags else {}
-    if {"steps", "epochs"} & set(flags):  # either one overrides whichever of the two the recipe has
+    if {"steps", "epochs"} & set(flags):  # either flag replaces both settings of the recipe
         recipe = {key: value for key, value in recipe.items() if key not in ("steps", "epochs")}
     return schema(**{**recipe, **flags})
 
@@ -81,7 +81,7 @@ def _last_given(words: list[str], flag: str) -> str | None:
 
 @harmless_streams()
 def run_verb(main: Callable[[], Mapping[str, Any]]) -> None:
-    """Run a verb; print its result as the last line of stdout (main process only)."""
+    """Run a verb and print its result as the last line of stdout (main process only)."""
     _quieten()
     try:
         with lost_process_named():
@@ -96,18 +96,18 @@ def run_verb(main: Callable[[], Mapping[str, Any]]) -> None:
         _end(130, "error: interrupted")
     except Exception as error:
         if _is_out_of_memory(error):
-            _end(2, "error: not enough memory: lower --batch-size or --img-size, or take a smaller model")
+            _end(2, "error: out of memory: lower --batch-size or --img-size, or use a smaller model")
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        _end(1, f"unexpected: {what}; {_TRACEBACK} shows where; please report")
+        _end(1, f"unexpected error: {what}; run again with {_TRACEBACK} to see where, and please report it")
     if launched_as_main():
         print(last_line, flush=True)
 
 
 def _end(code: int, sentence: str) -> NoReturn:
-    """Say on one line why, and leave; the other processes see the connection close."""
+    """Print the reason on one line and exit; the other processes notice the closed connection."""
     line = "".join(letter if letter.isprintable() else " " for letter in sentence)
     if sys.stderr is not None:
-        with suppress(OSError, ValueError):  # closed meanwhile: the exit code still tells
+        with suppress(OSError, ValueError):  # stderr is closed; the exit code still tells
             if _TRACEBACK in sys.argv:
                 traceback.print_exc()
             print(line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} …", file=sys.stderr, flush=True)
@@ -115,7 +115,7 @@ def _end(code: int, sentence: str) -> NoReturn:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # torch has a class for a GPU's memory, and words for the host's.
+    # torch has an exception class for GPU memory, but only a message for host memory.
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
@@ -145,7 +145,7 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> N
 
 
 def _quieten() -> None:
-    """stderr is for people: libraries' chatter below errors stays out of it."""
+    """Silence warnings and info messages of libraries: stderr is for the user."""
     warnings.filterwarnings("ignore", module=r"(?!timm_jackpot)")
     logging.getLogger("timm").setLevel(logging.ERROR)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)

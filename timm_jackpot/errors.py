@@ -1,23 +1,22 @@
-"""Every error that a user can cause, in one tree.
+"""Every error that a user can cause.
 
     JackpotError (a ValueError)
-    ├── ConfigError      a flag, a recipe or a combination of them makes no sense
-    ├── BaseError        the base cannot be built, found or masked
-    │   └── BaseMismatchError   a base was found, but it is not the one that was meant
+    ├── ConfigError      invalid flags, settings or recipes, or an invalid combination
+    ├── BaseError        the base cannot be found, built or masked
+    │   └── BaseMismatchError   a base was found, but not the right one
     ├── DataError        a data set is missing, unreadable or does not fit the base
     ├── ArtifactError    an artifact is damaged, edited, incomplete or too new
-    ├── HubError         the Hugging Face Hub refused, or could not be reached
-    ├── ServingError     a JackpotModel has no such adapter, or was asked for what it cannot do while it serves
-    └── TrainingError    a run could not go on (a loss that is not a number, ranks that disagree)
-        └── RunInterrupted      it was told to stop, and can be resumed
+    ├── HubError         the Hugging Face Hub refused the request or could not be reached
+    ├── ServingError     a JackpotModel has no such adapter, or cannot do this while it is serving
+    └── TrainingError    a run cannot continue (the loss is NaN, ranks disagree)
+        └── RunInterrupted      a signal stopped the run, which can be resumed
 
-The message of each is a single sentence or two for the person at the keyboard: what was wrong, what was
-expected, what to do.
+Each message is one or two sentences for the user: what was wrong, what was expected, what to do.
 """
 
 
 class JackpotError(ValueError):
-    """Root of the tree: catch this to catch everything that timm_jackpot raises on purpose."""
+    """Base class of every error that timm_jackpot raises on purpose."""
 
 
 class ConfigError(JackpotError):
@@ -53,7 +52,7 @@ class TrainingError(JackpotError):
 
 
 class RunInterrupted(TrainingError):
-    """A signal stopped a run after a step; its state is on the disk."""
+    """A signal stopped a run after a step; its state is saved on disk."""
 
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)

@@ -11,18 +11,18 @@ from timm_jackpot.schema import Settings
 
 
 class InspectConfig(Settings):
-    """What is in an artifact: layers, sparsity, bytes."""
+    """Show what is in an artifact: layers, sparsity, file sizes."""
 
     artifact: str
     """An artifact folder, or the name of a Hub repo."""
     revision: str | None = None
     """Branch, tag or commit of the Hub repo."""
     verify: bool = False
-    """Load the base too: check that the masks are the recorded ones on it."""
+    """Also load the base, and check the masks against the recorded hash."""
     base_checkpoint: str | None = None
-    """The base's .safetensors file, where --verify needs it."""
+    """The base's .safetensors file, if --verify needs one."""
     only_json: bool = Field(default=False, json_schema_extra={"flags": ["--json"]})
-    """Print nothing but the JSON line."""
+    """Print only the JSON line."""
 
 
 def main() -> dict[str, object]:
@@ -32,7 +32,7 @@ def main() -> dict[str, object]:
             *open_artifact(config.artifact, base_checkpoint=config.base_checkpoint, revision=config.revision)
         )
     elif config.base_checkpoint:
-        raise ConfigError("--base-checkpoint goes with --verify: nothing else needs the base here")
+        raise ConfigError("--base-checkpoint needs --verify: without it the base is not loaded")
     else:
         report = artifact_report(read_artifact(locate_artifact(config.artifact, revision=config.revision)))
     if not config.only_json:

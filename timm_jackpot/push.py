@@ -14,21 +14,21 @@ class PushConfig(Settings):
     artifact: str
     """The artifact folder."""
     repo_id: str
-    """Where to: user/name; user/ alone gets the default name {base}-jackpot-{sparsity}."""
+    """Hub repo, as user/name; user/ alone uses the default name {base}-jackpot-{sparsity}."""
     private: bool = False
-    """Make the repo private, where it does not exist yet."""
+    """Make the repo private if it is created."""
     revision: str | None = None
     """Branch to push to."""
     commit_message: str | None = None
-    """Message of the commit."""
+    """Commit message."""
     create_pr: bool = False
     """Open a pull request instead of committing."""
     merged: bool = False
-    """Also write the dense timm checkpoint with zeros on the branch "dense"."""
+    """Also push the merged timm checkpoint (dense tensors, zeros for removed weights) to the branch "dense"."""
     encoding: Encoding | None = None
-    """Store the masks packed or compact on the Hub, whatever they are in the folder."""
+    """Mask encoding on the Hub: packed or compact. Default: the folder's own."""
     base_checkpoint: str | None = None
-    """The base's .safetensors file, where --merged or --encoding needs it."""
+    """The base's .safetensors file, if --merged or --encoding needs one."""
 
 
 def main() -> dict[str, object]:

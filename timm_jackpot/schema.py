@@ -1,4 +1,4 @@
-"""What users set and what files hold, each with one strict base; and a fault of either as one sentence."""
+"""Strict base classes for settings and for files' contents; validation errors as one sentence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ S = TypeVar("S", bound="Settings")
 
 
 class Settings(BaseModel):
-    """Settings from flags, recipes and Python: unknown names refused, never changed, their docstrings the help.
+    """Settings from flags, recipes and Python: immutable, unknown names refused; field docstrings are the flags' help.
 
     Raises:
         ConfigError: for an unknown setting or a value outside its bounds.
@@ -38,14 +38,14 @@ class Settings(BaseModel):
 
 
 class Document(BaseModel):
-    """Part of a file that may be a stranger's: every key known, every type exact."""
+    """Part of a file that we do not trust: unknown keys are refused, types are exact."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
 
 
 @dataclass(frozen=True)
 class OneOf:
-    """Annotates a setting whose choices a registry knows: checked when it is set, listed in the help."""
+    """Annotates a setting whose choices come from a registry: checked when it is set, listed in the help."""
 
     choices: Callable[[], Iterable[str]]
 
@@ -57,18 +57,18 @@ class OneOf:
         if value not in known:
             near = difflib.get_close_matches(value, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(known)}"
-            raise ValueError(f"there is none of that name: {hint}")
+            raise ValueError(f"unknown name: {hint}")
         return value
 
 
 def choices_of(field: FieldInfo) -> list[str]:
-    """What a registry offers for a field, or for each of its elements; empty where anything goes."""
+    """The choices for a field or its elements; empty if any value is allowed."""
     marks = [*field.metadata, *(mark for part in get_args(field.annotation) for mark in get_args(part)[1:])]
     return [choice for mark in marks if isinstance(mark, OneOf) for choice in mark.choices()]
 
 
 def flag_of(name: str, field: FieldInfo) -> str:
-    """A setting's long flag: its own name, unless the schema gives it another."""
+    """A setting's long flag: --its-name, unless the schema gives another."""
     return next((flag for flag in aliases_of(field) if flag.startswith("--")), f"--{name.replace('_', '-')}")
 
 
@@ -78,7 +78,7 @@ def aliases_of(field: FieldInfo) -> list[str]:
 
 
 def kind_of(annotation: Any) -> Any:
-    """A field's type, None aside."""
+    """A field's type, ignoring None."""
     if get_origin(annotation) in (Union, types.UnionType):
         kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
         return kinds[0] if len(kinds) == 1 else annotation
@@ -86,26 +86,26 @@ def kind_of(annotation: Any) -> Any:
 
 
 def plain_settings(values: Mapping[Any, Any]) -> dict[str, Any]:
-    """Settings as a YAML file has them, by the names that Python gives them."""
+    """Settings from a YAML file, with keys as Python names (batch_size for batch-size)."""
     return {str(key).replace("-", "_"): value for key, value in values.items()}
 
 
 def fault_of(error: ValidationError) -> str:
-    """Where a document is at fault, and how; safe to print, whoever wrote the document."""
+    """Where a document is invalid and why; safe to print even if the document is hostile."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = repr(".".join(map(str, first["loc"])))[1:-1][:100]
-    return f"at {where or 'its top'}: {first['msg']}"
+    return f"at {where or 'top level'}: {first['msg']}"
 
 
 def _sentence_of(error: ValidationError, schema: type[BaseModel]) -> str:
     first = error.errors()[0]
     reason = first["msg"].removeprefix("Value error, ")
-    if not first["loc"]:  # about several settings, which the reason names
+    if not first["loc"]:  # the reason names the settings that are involved
         return reason
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, schema.model_fields, n=1)
-        return f"there is no setting {name[:100]} here" + (f": did you mean {near[0]}?" if near else "")
+        return f"unknown setting {name[:100]}" + (f": did you mean {near[0]}?" if near else "")
     flag = flag_of(name, schema.model_fields[name]) if name in schema.model_fields else name
     if first["type"] == "missing":
         return f"{flag} is required"

@@ -39,7 +39,7 @@ from timm_jackpot.methods import Budget, Task
 from timm_jackpot.methods.start import start_from
 from timm_jackpot.runtime.processes import make_accelerator, say
 from timm_jackpot.search import RunConfig
-from timm_jackpot.search.again import reopen_search, searched_in_processes
+from timm_jackpot.search.reopen import recorded_processes, reopen_search
 from timm_jackpot.search.save import published_settings
 from timm_jackpot.training import CALIBRATION_IMAGES
 
@@ -141,7 +141,7 @@ def _say_what_differs(artifact: Artifact, data: Data, accelerator: Accelerator) 
     searched_on = (artifact.config.info.get("results") or {}).get("dataset")
     if searched_on != data.name:
         say(f"note: the search ran on {_plain(str(searched_on))}, the audit runs on {data.name}", accelerator)
-    processes = searched_in_processes(artifact)
+    processes = recorded_processes(artifact)
     if processes not in (None, accelerator.num_processes):
         say(
             f"note: the search ran in {processes} processes, the audit's searches in {accelerator.num_processes}: "

@@ -1,4 +1,4 @@
-"""Search: find a jackpot in a base, measure it beside its controls, save it."""
+"""Search: find a jackpot in a base, measure it next to its controls, save it."""
 
 from timm_jackpot.search.config import PRESETS, RunConfig, SearchConfig, config_from, config_of
 from timm_jackpot.search.run import SearchResult, search_jackpot

@@ -1,4 +1,4 @@
-"""What fixes a run: one flat, strict schema for flags, recipes and presets, with the settings of its method."""
+"""A run's settings: one flat, strict schema for flags, recipes and presets, including the settings of its method."""
 
 from __future__ import annotations
 
@@ -26,35 +26,41 @@ class RunConfig(BaseFlags, DataFlags, BudgetFlags, RunFlags):
     """Settings of one run: base, data, budget, method, and where the result goes."""
 
     method: Annotated[str, OneOf(method_names)] = "search"
-    """What finds the mask; `python -m timm_jackpot.methods` says more of each."""
+    """How the mask is found; `python -m timm_jackpot.methods` describes each method."""
     pretrained: bool = True
-    """Search in the pre-trained weights; --no-pretrained: in random ones, saved beside the artifact (a control)."""
+    """Search in the pre-trained weights. With --no-pretrained, in random weights (a control), which are saved next to
+    the artifact."""
     stratify: bool = True
-    """Spread every class evenly over the training batches (of all processes together) of in-memory images."""
+    """Spread each class evenly over the training batches of all processes; images in memory only."""
     strict: bool = False
-    """Make an error of what would be left out with a notice: layers that an N:M pattern does not fit, images that
+    """Fail where a notice would be printed otherwise: on layers that an N:M pattern does not fit, and on images that
     cannot be read."""
     include: tuple[str, ...] = ()
-    """Shell patterns of weight names, as stages.3.*: mask these only."""
+    """Mask only weights whose names match one of these shell patterns, such as 'stages.3.*'."""
     exclude: tuple[str, ...] = ()
-    """Shell patterns of weight names to leave dense."""
+    """Leave weights dense whose names match one of these shell patterns."""
     mask_classifier: bool = False
-    """Mask the classifier too; by default it stays dense, as in the paper."""
+    """Mask the classifier too. By default it stays dense, as in the paper."""
     output: str | None = None
-    """Folder for the artifact. Default: a fresh one under runs/."""
+    """Folder for the artifact. Default: a new folder in runs/."""
     encoding: Encoding = "packed"
-    """How the masks are stored: packed (one bit per weight), or compact (a quarter of that, read beside the base)."""
+    """How to store the masks: packed (one bit per weight), or compact (about a quarter of that; reading it needs the
+    base)."""
     overwrite: bool = False
-    """Replace an artifact that --output already holds."""
+    """Replace an artifact that is already in --output."""
     checkpoint_steps: int = Field(default=0, ge=0, le=10**9)
-    """Steps between two checkpoints in the output folder; 0: only after the last step, or where a signal stops it."""
+    """Save a checkpoint to the output folder every so many steps; 0: only after the last step or when a signal stops
+    the run."""
     resume: str | None = None
-    """Go on with a stopped run: auto (the newest checkpoint of --output, if there is one) or a checkpoint's path."""
+    """Resume a stopped run: auto (from the newest checkpoint in --output, if any) or the path of a checkpoint."""
 
     @model_validator(mode="after")
     def _settings_are_the_methods(self) -> Self:
         if not isinstance(self, method(self.method).settings):
-            raise ConfigError(f"{self.method} has other settings: in Python, config_of({self.method!r}) is their class")
+            raise ConfigError(
+                f"{type(self).__name__} does not have the settings of the method {self.method}: use "
+                f"config_of({self.method!r})"
+            )
         return self
 
 
@@ -62,7 +68,7 @@ class SearchConfig(RunConfig, SearchSettings):
     """Settings of one search. Precedence: default < preset < recipe < flag."""
 
     preset: Literal["default", "paper"] = "default"
-    """default: the best search we know. paper: the paper's own."""
+    """default: the best search we know; paper: the paper's own search."""
 
     @model_validator(mode="before")
     @classmethod
@@ -71,17 +77,17 @@ class SearchConfig(RunConfig, SearchSettings):
 
 
 def config_of(name: str) -> type[RunConfig]:
-    """The settings of a run by the method of that name.
+    """The class of a run's settings for the method of that name.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if there is no such method.
     """
     return SearchConfig if name == "search" else _config_class(name, method(name).function)
 
 
 @cache
 def _config_class(name: str, _: Callable[..., Any]) -> type[RunConfig]:
-    """One class for each method that was ever registered: settings of two classes are never equal."""
+    """Cached, so that each method has one class: settings of different classes are never equal."""
     found = method(name)
     fields: dict[str, Any] = {}
     known = {**RunConfig.model_fields, **found.settings.model_fields}
@@ -97,7 +103,7 @@ def _config_class(name: str, _: Callable[..., Any]) -> type[RunConfig]:
 
 
 def config_from(settings: Mapping[str, Any]) -> RunConfig:
-    """A run's settings from a mapping, which may name the method.
+    """A run's settings from a mapping, which may name the method (default: search).
 
     Raises:
         ConfigError: for an unknown method or setting, or a value outside its bounds.

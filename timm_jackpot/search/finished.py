@@ -1,4 +1,4 @@
-"""A run that is resumed after its end: nothing is left to do but what a kill kept it from."""
+"""Resume a run that had finished already: write its card if it is missing, and report its result."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from timm_jackpot.training import CHECKPOINTS
 
 
 def finished_summary(config: RunConfig) -> dict[str, Any] | None:
-    """The summary of a run with these settings that `--resume auto` finds finished; None where it is not.
+    """The summary of a finished run with these settings in the output folder of `--resume auto`; None if there is none.
 
-    A card that is missing is written.
+    Writes the card if it is missing.
 
     Raises:
-        JackpotError: if another run holds the folder, or its artifact is damaged.
+        JackpotError: if another run is using the folder, or its artifact is damaged.
     """
     if config.resume != "auto" or config.output is None or config.overwrite:
         return None
@@ -36,7 +36,7 @@ def finished_summary(config: RunConfig) -> dict[str, Any] | None:
             return None
         if is_main:
             write_missing_card(folder)
-            print(f"note: {folder} holds this run already, finished", file=sys.stderr)
+            print(f"note: this run has already finished, its artifact is in {folder}", file=sys.stderr)
         artifact = read_artifact(folder)
         report = artifact_report(artifact)
         return {
@@ -48,7 +48,7 @@ def finished_summary(config: RunConfig) -> dict[str, Any] | None:
 
 
 def write_missing_card(folder: Path) -> None:
-    """Write the card of an artifact that was killed between its last rename and its card."""
+    """Write the card of an artifact if the run was killed just before writing it."""
     if not (folder / CARD).exists():
         pictures = (PICTURE,) if (folder / PICTURE).exists() else ()
         write_atomically(folder / CARD, render_card(read_artifact(folder), pictures=pictures).encode())

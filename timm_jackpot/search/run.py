@@ -1,4 +1,4 @@
-"""`search_jackpot`: a whole run, from flags to a saved, measured artifact."""
+"""`search_jackpot`: a whole run, from settings to a measured and saved artifact."""
 
 from __future__ import annotations
 
@@ -26,28 +26,30 @@ from timm_jackpot.methods import Budget, Outcome, Task, build_network, method
 from timm_jackpot.runtime.lock import locked
 from timm_jackpot.runtime.outputs import check_output, write_atomically
 from timm_jackpot.runtime.processes import make_accelerator, say
-from timm_jackpot.search.compare import Comparison, compare_with_controls
 from timm_jackpot.search.config import RunConfig
+from timm_jackpot.search.measure import Accuracies, measure_on_test
 from timm_jackpot.search.save import device_name, published_settings, save_run, summary_of
 from timm_jackpot.search.task import open_task, steps_of
 from timm_jackpot.training import Record, RunState
 
 _RUNNING = "record.partial.jsonl"
 _DETERMINISTIC = "the same seed gives the same mask on this machine, bit for bit"
-_NOT_QUITE = "cuDNN's deterministic kernels; others (scatter, interpolation, attention backward) may round differently"
+_NOT_QUITE = (
+    "cuDNN kernels are deterministic; others (scatter, interpolation, attention backward) may round differently"
+)
 
 
 @dataclass(frozen=True, repr=False)
 class SearchResult:
-    """A jackpot, its network (plain, in eval mode), what it was measured beside, and what the verb prints."""
+    """A jackpot, its network (a plain module in eval mode), test accuracies, and the summary that the verb prints."""
 
     jackpot: Jackpot
     model: nn.Module
-    comparison: Comparison
+    comparison: Accuracies
     summary: dict[str, Any]
 
     def __repr__(self) -> str:
-        top1, where = self.comparison.jackpot.top1, self.summary.get("artifact", "another process's folder")
+        top1, where = self.comparison.jackpot.top1, self.summary.get("artifact", "saved by the main process")
         sparsity = f"{100 * self.jackpot.masks.sparsity:.2f} %"
         return f"SearchResult({self.jackpot.base.ref.name}, sparsity {sparsity}, top-1 {top1:.2f}, {where})"
 
@@ -55,21 +57,22 @@ class SearchResult:
 def search_jackpot(config: RunConfig, base: Base | None = None) -> SearchResult:
     """Search, measure and save one jackpot, on every process that the launcher started.
 
-    The artifact goes to `config.output` (a fresh folder under runs/ by default), written by the main process.
+    The main process writes the artifact to `config.output` (default: a new folder in runs/).
 
     Args:
-        base: a base of your own (`base_from_module`) instead of the one that `config` names; its model is moved to
-            the device of the run, and otherwise left as it is.
+        base: your own base (from `base_from_module` or `load_base`) instead of the one that `config` names. Its model
+            is moved to the run's device and put in eval mode, and its parameters stop requiring gradients; its weights
+            do not change.
 
     Raises:
-        JackpotError: for anything wrong with model, data or flags, before any training.
+        JackpotError: if the model, the data or the settings are not usable; raised before any training.
     """
     if base is not None:
         config = _without_base(config, base)
     if not method(config.method).finds_jackpots:
         raise ConfigError(
-            f"the method {config.method} finds no jackpot, a mask over the base's own weights, which is all that an "
-            "artifact can hold: audit --beside and compare --methods show its accuracy"
+            f"the method {config.method} does not give a mask over the base's own weights, so it cannot be saved as an "
+            "artifact: use compare --methods or audit --beside to see its accuracy"
         )
     logs = Path(f"{config.output or 'runs/search'}-logs") if config.report_to else None
     accelerator = make_accelerator(
@@ -122,7 +125,7 @@ def _search(
         total = [mask.numel() for mask in jackpot.masks.values()]
         record.write("layers", names=list(kept), kept=list(kept.values()), total=total)
         network = build_network(task, outcome)
-        comparison = compare_with_controls(network, task, budget)
+        comparison = measure_on_test(network, task, budget)
         summary = summary_of(jackpot, outcome, comparison, task, config, state.seconds)
         record.write("result", **summary)
         if random_weights is not None and accelerator.is_main_process:
@@ -148,20 +151,22 @@ def _jackpot_of(outcome: Outcome, task: Task, config: RunConfig) -> Jackpot:
 
 @contextmanager
 def _ended(record: Record, output: Path, state: RunState, accelerator: Accelerator) -> Iterator[None]:
-    """However a run ends: its record and trackers are closed, and people hear of what is kept."""
+    """Close the record and the trackers however the run ends; after a failure, say what can be resumed."""
     try:
         yield
-    except RunInterrupted:  # says so itself
+    except RunInterrupted:  # its message says how to resume
         raise
     except Exception as error:
         notice = state.kept_notice()
         say(notice, accelerator)
-        if notice is None and isinstance(error, (BaseError, ConfigError)):  # refused, and nothing was trained
+        if notice is None and isinstance(error, (BaseError, ConfigError)):  # refused before any training
             _leave_nothing(record, output, accelerator)
         raise
     finally:
         record.close()
-        for tracker in accelerator.trackers:  # `end_training` would end the process group too, and with it a sweep
+        for (
+            tracker
+        ) in accelerator.trackers:  # `end_training` would also destroy the process group, which a sweep still needs
             tracker.finish()
 
 
@@ -169,59 +174,59 @@ def _leave_nothing(record: Record, output: Path, accelerator: Accelerator) -> No
     record.close()
     if accelerator.is_main_process:
         (output / _RUNNING).unlink(missing_ok=True)
-        with suppress(OSError):  # something else is in it
+        with suppress(OSError):  # not empty
             output.rmdir()
 
 
 def _without_base(config: RunConfig, base: Base) -> RunConfig:
-    """The settings of a search whose base was handed over, named as the base is."""
+    """The settings of a search with a given base, `model` set to the base's architecture."""
     twice = sorted(config.model_fields_set & set(BaseFlags.model_fields))
     if not config.pretrained:
-        raise ConfigError("a base was handed over, and the settings ask for random weights: leave one of them out")
+        raise ConfigError("a base was given, but the settings ask for random weights: leave one of them out")
     if twice:
-        raise ConfigError(f"a base was handed over, and the settings name one too ({twice[0]}): {_settled_in(base)}")
+        raise ConfigError(f"a base was given, so the setting {twice[0]} has no effect: {_instead(base)}")
     return config.model_copy(update={"model": base.ref.architecture})
 
 
-def _settled_in(base: Base) -> str:
-    """What to do instead of giving settings beside a base."""
+def _instead(base: Base) -> str:
+    """What to do instead of giving both a base and settings for it."""
     if base.ref.source != "module":
-        return "leave it out here, and give it to load_base"
+        return "remove it here and pass it to load_base"
     return (
-        "leave it out; base_from_module says what the module is, and for other classes takes one whose last layer was "
-        "replaced, with new_head=True"
+        "remove it here; to change the classes, replace the module's last layer and pass new_head=True to "
+        "base_from_module"
     )
 
 
 def random_base_of(output: Path) -> Path:
-    """Where the weights of a search with --no-pretrained are kept."""
+    """The file that holds the random weights of a search with --no-pretrained."""
     return output.with_name(f"{output.name}-base.safetensors")
 
 
 def _choose_output(config: RunConfig, accelerator: Accelerator) -> Path:
-    """The output folder, the same on every rank; refused before anything is loaded if it may not be used."""
+    """The output folder, the same on every rank; checked before anything is loaded."""
     if config.output:
         check_output(config.output)
-        if config.resume is None:  # or else a checkpoint may know what may be replaced
+        if config.resume is None:  # a checkpoint may record that the artifact may be replaced
             _check_output(config)
         return Path(config.output)
     if config.resume == "auto":
-        raise ConfigError("--resume auto needs --output, the folder of the run that was stopped")
+        raise ConfigError("--resume auto needs --output, the folder of the stopped run")
     model = config.model.rpartition("/")[2].rpartition(":")[2]
     stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
-    fresh = Path("runs") / f"{model[:100]}-{str(config.sparsity)[:20]}-{stamp}"  # a file's name has 255 bytes
+    fresh = Path("runs") / f"{model[:100]}-{str(config.sparsity)[:20]}-{stamp}"  # file names have at most 255 bytes
     while fresh.exists():
         fresh = fresh.with_name(fresh.name + "x")
     return Path(broadcast_object_list([str(fresh)])[0])
 
 
 def _check_output(config: RunConfig, *, resumed: bool = False) -> None:
-    if not config.output:  # a fresh one
+    if not config.output:  # a new folder
         return
     check_target(Path(config.output), overwrite=config.overwrite)
     beside = random_base_of(Path(config.output))
     if not config.pretrained and beside.exists() and not (config.overwrite or resumed):
-        raise ConfigError(f"{beside} exists, where the random weights would go: name another --output")
+        raise ConfigError(f"{beside} exists, and the random weights would be saved there: choose another --output")
 
 
 def _open_record(output: Path, state: RunState, config: RunConfig, accelerator: Accelerator, steps: int) -> Record:

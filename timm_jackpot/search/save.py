@@ -1,4 +1,4 @@
-"""What a run leaves: its figures, its settings, and the artifact with its card."""
+"""Save the results of a search: its figures, its settings, and the artifact with its card."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from timm_jackpot.masks import chance_overlap, mask_overlap
 from timm_jackpot.methods import Outcome, Task
 from timm_jackpot.plots import search_figure
 from timm_jackpot.runtime.outputs import write_atomically
-from timm_jackpot.search.compare import Comparison
 from timm_jackpot.search.config import RunConfig
+from timm_jackpot.search.measure import Accuracies
 from timm_jackpot.training import Record
 
 CARD, PICTURE = "README.md", "plots/search.png"
 _RECORD = "record.jsonl"
-# Paths of one machine, which are never published, and what does not bear on the result.
+# Never published: paths on this machine, and settings that do not affect the result.
 _PRIVATE = {"output", "overwrite", "base_checkpoint", "data_dir", "resume", "checkpoint_steps", "report_to", "timeout"}
 
 
 def summary_of(
-    jackpot: Jackpot, outcome: Outcome, comparison: Comparison, task: Task, config: RunConfig, seconds: float
+    jackpot: Jackpot, outcome: Outcome, comparison: Accuracies, task: Task, config: RunConfig, seconds: float
 ) -> dict[str, Any]:
     kept_all, total_all = jackpot.kept_of_all
     unreadable = gather_object([sorted(task.data.unreadable.names)])
@@ -62,7 +62,7 @@ def summary_of(
 
 
 def published_settings(config: RunConfig, *, exclude_defaults: bool = False) -> dict[str, Any]:
-    """The settings without this machine's paths, as an artifact's recipe.yaml has them."""
+    """The settings without paths on this machine, as written to an artifact's recipe.yaml."""
     settings = config.model_dump(mode="json", exclude=_PRIVATE, exclude_defaults=exclude_defaults)
     if config.model.startswith("local-dir:"):
         settings["model"] = "local-dir:FOLDER"
@@ -79,7 +79,7 @@ def save_run(
 ) -> dict[str, Any]:
     if not accelerator.is_main_process:
         return {}
-    # The settings that differ from the defaults; recipe.yaml has all of them.
+    # Only settings that differ from the defaults; recipe.yaml has all of them.
     settings = published_settings(config, exclude_defaults=True)
     jackpot.info.update(results=summary, config=settings)
     attachments = {
@@ -89,7 +89,7 @@ def save_run(
     if find_spec("matplotlib"):
         attachments[PICTURE] = search_figure(record)
     save_pretrained(jackpot, output, encoding=config.encoding, attachments=attachments, overwrite=config.overwrite)
-    artifact = read_artifact(output)  # what was written, read back
+    artifact = read_artifact(output)  # read back what was written
     artifact.masks_on(jackpot.base)
     pictures = (PICTURE,) if PICTURE in attachments else ()
     write_atomically(output / CARD, render_card(artifact, pictures=pictures).encode())

@@ -1,4 +1,4 @@
-"""What a search prints for people."""
+"""The table that a search prints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from timm_jackpot.search.run import SearchResult, random_base_of
 
 
 def comparison_table(result: SearchResult, config: RunConfig) -> str:
-    """Dense, controls and jackpot on the test split; the artifact's size; the two lines that load it."""
+    """Test accuracy of the dense base, the controls and the jackpot; the artifact's size; the code that loads it."""
     summary, comparison = result.summary, result.comparison
     dense_bytes = 4 * result.jackpot.kept_of_all[1]
     rows = {

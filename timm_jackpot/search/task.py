@@ -1,4 +1,4 @@
-"""From settings to a task: base, data, and which weights may be masked."""
+"""Build a task from settings: load the base and the data, find the maskable weights."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from timm_jackpot.search.config import RunConfig
 from timm_jackpot.training import RunFlags, prepare_model, total_steps
 
 _DEFAULT_EPOCHS = 30
-_LEAST_SHARE = 0.01  # of the parameters: below, a mask says nothing about the network
+_LEAST_SHARE = 0.01  # of the parameters; a mask over fewer says nothing about the network
 
 
 def open_task(config: RunConfig, base: Base | None, accelerator: Accelerator) -> tuple[Task, bytes | None]:
-    """Load base and data; with --no-pretrained, also the random weights as a file.
+    """Load base and data; with --no-pretrained, also return the random weights as the bytes of a safetensors file.
 
     Args:
-        base: one that was handed over, in the place of the one that `config` names.
+        base: used instead of the base that `config` names.
 
     Raises:
-        JackpotError: for anything wrong with model, data or settings.
+        JackpotError: if the model, the data or the settings are not usable.
     """
     with accelerator.main_process_first():
         random_weights = None
@@ -39,14 +39,12 @@ def open_task(config: RunConfig, base: Base | None, accelerator: Accelerator) ->
         elif base is None:
             base, random_weights = _load_random_base(config)
         if config.mask_classifier and base.new_head:
-            raise ConfigError(
-                "--mask-classifier and a new head exclude each other: a mask covers pre-trained weights only"
-            )
+            raise ConfigError("--mask-classifier cannot be used with a new head: masks cover pre-trained weights only")
         say(default_data_notice(config, base.model, steps=lambda n: steps_of(config, n, accelerator)), accelerator)
         data = open_data(config, base.model, device=accelerator.device, img_size=config.img_size)
     maskable = find_maskable(config, base, data.config["input_size"])
     say(_coverage_notice(base, maskable), accelerator)
-    if base.ref.source == "module" and not base.new_head:  # of others it is known where their head is from
+    if base.ref.source == "module" and not base.new_head:  # for other bases we know where the head comes from
         say(_idle_head_notice(base, data.train, config.batch_size), accelerator)
     prepare_model(config, base.model.requires_grad_(False).to(accelerator.device).eval())
     run = RunFlags(**{name: getattr(config, name) for name in RunFlags.model_fields})
@@ -55,7 +53,7 @@ def open_task(config: RunConfig, base: Base | None, accelerator: Accelerator) ->
 
 
 def steps_of(config: RunConfig, images: int, accelerator: Accelerator) -> int:
-    """Optimizer steps of a run on a training split of so many images."""
+    """Optimizer steps of a run on a training split of `images` images."""
     per_epoch = steps_per_epoch(images, config.batch_size, shard_of(accelerator))
     return total_steps(config, per_epoch, default_epochs=_DEFAULT_EPOCHS)
 
@@ -64,8 +62,8 @@ def find_maskable(config: RunConfig, base: Base, input_size: Sequence[int]) -> M
     """The weights that masks cover.
 
     Raises:
-        BaseError: if there is nothing to mask.
-        ConfigError: if `config.strict`, for layers that an N:M pattern does not fit.
+        BaseError: if there is (almost) nothing to mask.
+        ConfigError: if `config.strict` and an N:M pattern does not fit a layer.
     """
     maskable = maskable_weights(
         base.model,
@@ -74,16 +72,20 @@ def find_maskable(config: RunConfig, base: Base, input_size: Sequence[int]) -> M
         exclude=config.exclude,
         images=torch.zeros(2, *input_size),
     )
-    maskable = maskable.leave_dense(_unfit(maskable, config))
+    maskable = maskable.leave_dense(_not_fitting(maskable, config))
     share = _share(base, maskable)
     if not maskable.weights or (share < _LEAST_SHARE and not config.include):
-        what = f"masks would cover {100 * share:.2f} % of its parameters" if maskable.weights else "nothing to mask"
+        what = (
+            f"masks would cover only {100 * share:.2f} % of its parameters"
+            if maskable.weights
+            else "there is nothing to mask"
+        )
         raise BaseError(f"{base.ref.name} cannot be masked: {what}; {_why_dense(maskable) or 'it has no weights'}")
     return maskable
 
 
-def _unfit(maskable: Maskable, config: RunConfig) -> dict[str, str]:
-    """Layers whose dim 1 is no multiple of M, with that as the reason to leave them dense."""
+def _not_fitting(maskable: Maskable, config: RunConfig) -> dict[str, str]:
+    """Layers to leave dense because their dim 1 is not a multiple of M, with the reason."""
     pattern = n_of_m(config.allocation)
     if pattern is None:
         return {}
@@ -92,16 +94,16 @@ def _unfit(maskable: Maskable, config: RunConfig) -> dict[str, str]:
     if shapes and config.strict:
         name = next(iter(shapes))
         raise ConfigError(
-            f"--allocation {n}:{m} does not fit {name} of shape {shapes[name]}: its dim 1 is no multiple of {m} "
-            "(without --strict it is left dense)"
+            f"--allocation {n}:{m} does not fit {name} of shape {shapes[name]}: its dim 1 is not a multiple of {m} "
+            "(without --strict, the layer is left dense)"
         )
-    return {name: f"its {shape[1]} input channels are no multiple of {m}" for name, shape in shapes.items()}
+    return {name: f"its {shape[1]} input channels are not a multiple of {m}" for name, shape in shapes.items()}
 
 
 def _load_random_base(config: RunConfig) -> tuple[Base, bytes]:
-    """The random counterpart of the base that the settings name, and its weights as a file."""
+    """The base's architecture with random weights, and those weights as the bytes of a safetensors file."""
     if config.base_checkpoint is not None:
-        raise ConfigError("--no-pretrained and --base-checkpoint exclude each other")
+        raise ConfigError("--no-pretrained and --base-checkpoint cannot be used together")
     architecture, _ = split_model_name_tag(config.model)
     changes = {"num_classes": config.num_classes, "in_chans": config.in_chans, "img_size": config.img_size}
     with tempfile.TemporaryDirectory() as scratch:
@@ -113,25 +115,25 @@ def _load_random_base(config: RunConfig) -> tuple[Base, bytes]:
 
 @torch.no_grad()
 def _idle_head_notice(base: Base, train: ImageSource, batch_size: int) -> str | None:
-    """A word where a module answers training images no better than their commonest class would.
+    """A notice if a module classifies training images no better than always guessing the most frequent class.
 
-    Its head may be new, though nobody said so: it would be distilled from, and stay as it is.
+    Its head may be new without `new_head=True`: then the head would not be trained, and would serve as the teacher.
     """
     batch = next(train.train_batches(seed=0, epoch=0, batch_size=min(batch_size, len(train)), shard=Shard()))
     device = next(base.model.parameters()).device
     answers = base.model.eval()(batch.images.to(device)).argmax(1).to(batch.labels.device)
     n, hits = len(batch.labels), int((answers == batch.labels).sum())
     commonest = int(batch.labels.bincount().max())
-    if hits > commonest + 2 * (commonest * (1 - commonest / n)) ** 0.5:  # two standard deviations of a guess
+    if hits > commonest + 2 * (commonest * (1 - commonest / n)) ** 0.5:  # two standard deviations above a guess
         return None
     return (
-        f"note: {base.ref.name} is right on {hits} of {n} training images, as a guess would be: if its last layer is "
-        "new, pass new_head=True to base_from_module, or it stays as it is"
+        f"note: {base.ref.name} classifies {hits} of {n} training images correctly, no better than guessing: if its "
+        "last layer is new, pass new_head=True to base_from_module, otherwise it is not trained"
     )
 
 
 def _coverage_notice(base: Base, maskable: Maskable) -> str | None:
-    """A word where the masks reach less than half of the parameters."""
+    """A notice if the masks cover less than half of the parameters."""
     share = _share(base, maskable)
     if share >= 0.5:
         return None
@@ -143,7 +145,7 @@ def _share(base: Base, maskable: Maskable) -> float:
 
 
 def _why_dense(maskable: Maskable) -> str:
-    """The weights left dense: the first by name for each of the commonest reasons."""
+    """The weights left dense: for each of the three most frequent reasons, the first weight and how many more."""
     groups: dict[str, list[str]] = {}
     for name, reason in maskable.dense:
         groups.setdefault(reason, []).append(name)

@@ -12,7 +12,7 @@ from timm_jackpot.experiments.comparison.entries import Entry, free_name, one_ba
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods import build_network, method
 from timm_jackpot.runtime.processes import make_accelerator, say
-from timm_jackpot.search.again import reopen_search
+from timm_jackpot.search.reopen import reopen_search
 
 
 def method_entries(

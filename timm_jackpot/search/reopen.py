@@ -1,4 +1,4 @@
-"""The search that found a jackpot, so that it can be repeated: its settings, its task, its budget."""
+"""Recover the settings, task and budget of the search that found an artifact, to repeat it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from timm_jackpot.search.config import RunConfig, config_from
 from timm_jackpot.training import RunFlags, prepare_model, total_steps
 
 _RECIPE, _MAX_BYTES = "recipe.yaml", 65536
-# A stranger's artifact may say how images were augmented, but not which data to open on this machine. (Mean and std are
-# in its data config.)
+# An artifact that we do not trust may say how images are augmented, but not which data to open on this machine. (Mean
+# and std are in its data config.)
 _HARMLESS_DATA = {"val_fraction", "batch_size", "hflip", "crop_padding", "stratify"}
 _LEFT_OUT = {
     *BaseFlags.model_fields,
@@ -28,22 +28,22 @@ _LEFT_OUT = {
 }
 
 
-class Again(NamedTuple):
-    """What the search of an artifact worked on; its task may mask what the artifact masks, and nothing else."""
+class ReopenedSearch(NamedTuple):
+    """What the search of an artifact worked on; the task's maskable weights are those that the artifact masks."""
 
     task: Task
     budget: Budget
     config: RunConfig
 
 
-def reopen_search(artifact: Artifact, base: Base, flags: DataFlags, accelerator: Accelerator) -> Again:
+def reopen_search(artifact: Artifact, base: Base, flags: DataFlags, accelerator: Accelerator) -> ReopenedSearch:
     """The task of the search that found an artifact, with the artifact's masks as its jackpot.
 
     Args:
-        flags: say which data are meant; what they leave out is the search's own.
+        flags: the data to use; settings that are not given are taken from the artifact's search.
 
     Raises:
-        ArtifactError: if the artifact does not say how it was searched for, or its masks are not of this base.
+        ArtifactError: if the artifact does not record its search settings, or its masks do not fit this base.
         DataError: if the data cannot be read.
     """
     config, masks = search_settings(artifact, flags), artifact.masks_on(base)
@@ -67,14 +67,14 @@ def reopen_search(artifact: Artifact, base: Base, flags: DataFlags, accelerator:
     )
     per_epoch = steps_per_epoch(len(data.train), config.batch_size, shard_of(accelerator))
     steps = total_steps(config, per_epoch, default_epochs=1)
-    return Again(task, Budget.of(config, steps=steps, seed=config.seed), config)
+    return ReopenedSearch(task, Budget.of(config, steps=steps, seed=config.seed), config)
 
 
 def search_settings(artifact: Artifact, flags: DataFlags) -> RunConfig:
-    """The artifact's own settings (recipe.yaml where it lies beside it, else `info.config`), with the data of `flags`.
+    """The artifact's own settings (from recipe.yaml if present, else from `info.config`), with the data of `flags`.
 
     Raises:
-        ArtifactError: if it does not say how it was searched for, or not in words that a search understands.
+        ArtifactError: if it does not record its search settings, or they are not valid.
     """
     given = {key: value for key, value in _recorded(artifact).items() if key not in _LEFT_OUT}
     data = {key: getattr(flags, key) for key in flags.model_fields_set & set(DataFlags.model_fields)}
@@ -89,14 +89,14 @@ def search_settings(artifact: Artifact, flags: DataFlags) -> RunConfig:
     try:
         found = config_from({**given, **exact, **data})
     except ConfigError as error:
-        raise ArtifactError(f"the artifact's settings are no search's: {error}") from error
+        raise ArtifactError(f"the artifact's search settings are not valid: {error}") from error
     if found.steps is None and found.epochs is None:
-        raise ArtifactError("the artifact does not say how many steps its search took: it cannot be repeated")
+        raise ArtifactError("the artifact does not record the number of steps of its search: it cannot be repeated")
     return found
 
 
-def searched_in_processes(artifact: Artifact) -> int | None:
-    """How many processes the search ran on, if the artifact says so."""
+def recorded_processes(artifact: Artifact) -> int | None:
+    """The number of processes that the search ran on, if recorded."""
     count = _results(artifact).get("processes")
     return count if isinstance(count, int) and not isinstance(count, bool) else None
 
@@ -107,12 +107,12 @@ def _recorded(artifact: Artifact) -> dict[str, Any]:
         try:
             found = read_yaml(read_bytes(recipe, _MAX_BYTES).decode("utf-8"), _RECIPE)
         except (ConfigError, UnicodeDecodeError) as error:
-            raise ArtifactError(f"{_RECIPE} of the artifact is not readable as YAML") from error
+            raise ArtifactError(f"{_RECIPE} of the artifact is not valid YAML") from error
     else:
         found = artifact.config.info.get("config")
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise ArtifactError(
-            "the artifact does not say how it was searched for (recipe.yaml, info.config): it cannot be repeated"
+            "the artifact does not record its search settings (recipe.yaml, info.config): the search cannot be repeated"
         )
     return found
 

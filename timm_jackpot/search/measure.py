@@ -1,4 +1,4 @@
-"""What a jackpot is measured beside, on the test split."""
+"""Test accuracy of a jackpot, its dense base and one-shot magnitude pruning."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from timm_jackpot.training import CALIBRATION_IMAGES, recalibrate
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Top-1 on the test split, one figure per model; None where a new head leaves nothing to compare."""
+class Accuracies:
+    """Accuracy on the test split; None where a new head leaves nothing to compare with."""
 
     jackpot: Accuracy
     dense: Accuracy | None
@@ -21,17 +21,17 @@ class Comparison:
     magnitude_recalibrated: Accuracy | None
 
 
-def compare_with_controls(network: nn.Module, task: Task, budget: Budget) -> Comparison:
-    """Read the test split, once, for the jackpot's `network` and what it is to be compared with."""
+def measure_on_test(network: nn.Module, task: Task, budget: Budget) -> Accuracies:
+    """Evaluate the jackpot's `network`, the dense base and magnitude pruning on the test split, once each."""
 
     def accuracy(candidate: nn.Module) -> Accuracy:
         return evaluate_accuracy(candidate, task.data.test, batch_size=task.batch_size, accelerator=task.accelerator)
 
     jackpot = accuracy(network)
     if task.base.new_head:
-        return Comparison(jackpot, None, None, None)
+        return Accuracies(jackpot, None, None, None)
     outcome = method("magnitude").run(task, budget, OneShotSettings(recalibrated=False))
     one_shot = build_network(task, outcome)
     magnitude = accuracy(one_shot)
     recalibrate(one_shot, task.data, task.batch_size, task.accelerator, images=CALIBRATION_IMAGES)
-    return Comparison(jackpot, accuracy(task.base.model), magnitude, accuracy(one_shot))
+    return Accuracies(jackpot, accuracy(task.base.model), magnitude, accuracy(one_shot))
