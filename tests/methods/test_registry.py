@@ -126,7 +126,9 @@ def test_a_comparison_runs_a_new_method_on_the_artifacts_task(toy: str, jackpot:
     assert by_toy["name"] == "toy"
     assert by_toy["sparsity"] == first["sparsity"]
     assert 0 < by_toy["jackpot_top1"] < dense["jackpot_top1"] == first["dense_top1"]
-    assert comparison.summary["pairs"][0]["overlap"] > comparison.summary["pairs"][0]["chance"]
+    pairs = comparison.summary["pairs"]
+    assert pairs[0]["overlap"] > pairs[0]["chance"]
+    assert pairs[1]["why_not"] == "one of them is dense"
 
 
 def test_methods_are_listed_with_family_paper_and_settings(

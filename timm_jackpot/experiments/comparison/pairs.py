@@ -27,6 +27,8 @@ def pairs_of(entries: Sequence[Entry]) -> list[Pair]:
 
 
 def _pair(a: Entry, b: Entry) -> Pair:
+    if not a.masks or not b.masks:
+        return Pair(a.name, b.name, None, None, {}, "one of them is dense")
     if list(a.masks) != list(b.masks) or any(a.masks[name].shape != b.masks[name].shape for name in a.masks):
         return Pair(a.name, b.name, None, None, {}, "other layers are masked")
     if a.weights != b.weights:
