@@ -41,7 +41,7 @@ from timm_jackpot.base import (
     norm_statistics,
 )
 from timm_jackpot.data.open import data_config
-from timm_jackpot.masks import MaskSet, allocate, kept_count
+from timm_jackpot.masks import MaskSet, allocate, keep_largest, kept_count
 
 PAGE = Path(__file__).parents[1] / "hubcards" / "COVERAGE.md"
 SPARSITY, MINIMUM, BATCH = "0.8", 16, 2
@@ -299,7 +299,8 @@ def prove(base: Base, maskable: Maskable, images: Tensor, folder: Path) -> Tenso
     scores = {name: torch.rand(shape, generator=generator) for name, shape in maskable.shapes.items()}
     kept = allocate("global", scores, SPARSITY, minimum=MINIMUM)
     assert sum(kept.values()) == kept_count(sum(maskable.sizes.values()), SPARSITY)
-    adapter = attach(model, scores, kept)
+    # The masks themselves: scores that are equal at a threshold would all be kept until the masks are asked for.
+    adapter = attach(model, {name: keep_largest(values, kept[name]).float() for name, values in scores.items()}, kept)
     del scores
     with torch.no_grad():
         logits = model(images)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin
 
@@ -83,11 +83,6 @@ def kind_of(annotation: Any) -> Any:
         kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
         return kinds[0] if len(kinds) == 1 else annotation
     return annotation
-
-
-def plain_settings(values: Mapping[Any, Any]) -> dict[str, Any]:
-    """Settings from a YAML file, with keys as Python names (batch_size for batch-size)."""
-    return {str(key).replace("-", "_"): value for key, value in values.items()}
 
 
 def fault_of(error: ValidationError) -> str:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from timm_jackpot.artifact import read_artifact
 from timm_jackpot.audit import AuditConfig, audit_jackpot
+from timm_jackpot.base import base_from_module, load_base
 from timm_jackpot.cli import parse
 from timm_jackpot.criteria import criterion, criterion_names
 from timm_jackpot.errors import ConfigError
@@ -36,6 +37,7 @@ from timm_jackpot.methods.__main__ import main as list_methods
 from timm_jackpot.schema import Settings
 from timm_jackpot.search import RunConfig, SearchConfig, config_from, config_of, search_jackpot
 from timm_jackpot.search.__main__ import main as search_main
+from timm_jackpot.search.save import published_settings
 
 SMALL = {"dataset": "digits", "batch_size": 64, "val_fraction": 0.7}
 
@@ -175,11 +177,9 @@ def test_settings_of_another_method_are_refused() -> None:
 
 
 def test_a_method_that_finds_no_jackpot_leaves_nothing_behind(tmp_path: Path) -> None:
-    for name in ("dense", "reinitialised", "random_weights"):
+    for name in ("dense", "reinitialised", "random_weights", "smallest"):
         with pytest.raises(ConfigError, match=f"the method {name} does not give a mask over the base's own weights"):
             search_jackpot(config_of(name)(output=str(tmp_path / name), **SMALL))
-    with pytest.raises(ConfigError, match="a control needs a jackpot to be a control of"):
-        search_jackpot(config_of("smallest")(output=str(tmp_path / "smallest"), **SMALL))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -188,3 +188,40 @@ def test_the_verb_prints_json_on_its_last_line() -> None:
         [sys.executable, "-m", "timm_jackpot.methods"], capture_output=True, text=True, timeout=120, check=True
     )
     assert len(json.loads(done.stdout.splitlines()[-1])["methods"]) == len(all_methods())
+
+
+def test_settings_that_are_stored_lead_back_to_the_same_run(tmp_path: Path) -> None:
+    for config in (
+        config_of("paper")(steps=3, lr=0.05),
+        SearchConfig(preset="paper", start="proportional", lr=0.05),
+        SearchConfig(steps=3, sparsity=0.5),
+        config_of("snip")(criterion_batches=2),
+    ):
+        assert config_from(published_settings(config, exclude_defaults=True)) == config
+        assert len(published_settings(config, exclude_defaults=True)) < 20
+
+
+def test_what_is_not_trained_takes_no_new_head(tmp_path: Path) -> None:
+    told = {"num_classes": 10, "input_size": (3, 32, 32), "classifier": "fc", "new_head": True}
+    base = base_from_module(load_base("digits_resnet").model, "own", **told)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match="the new head has to be trained"):
+        search_jackpot(config_of("magnitude")(output=str(tmp_path / "j"), **SMALL), base)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("names", [("random",), ("dense",), ("obd", "obd")])
+def test_an_audit_has_each_row_once(names: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match="is a row of the audit already"):
+        AuditConfig(artifact="j", beside=names)
+
+
+def test_a_sweep_of_what_finds_no_jackpot_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text("dataset: digits\nsteps: 1\nseeds: [0]\ngrid:\n  method: [search, dense]\n")
+    with pytest.raises(ConfigError, match="cell method-dense: the method dense finds no jackpot"):
+        run_sweep(SweepConfig(sweep=str(tmp_path / "grid.yaml"), output=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_masks_over_other_weights_have_no_overlap(jackpot: Path) -> None:
+    comparison = compare_masks(CompareConfig(artifacts=(str(jackpot),), methods=("reinitialised",)))
+    assert comparison.summary["pairs"][0]["why_not"] == "the bases differ"

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from timm_jackpot.data import DataFlags
+from timm_jackpot.evidence import MODELS
 from timm_jackpot.methods import method_names
 from timm_jackpot.schema import OneOf
 
@@ -24,9 +25,18 @@ class AuditConfig(DataFlags):
     seeds: int = Field(default=3, ge=1, le=100)
     """Seeds of every control that is drawn, and of both kinds of searches (each costs two searches)."""
     beside: tuple[Annotated[str, OneOf(method_names)], ...] = ()
-    """Further methods to show beside the controls, with their default settings; the verdict does not hang on them."""
+    """Further methods to show beside the controls, with their default settings at the jackpot's sparsity, allocation
+    and steps; the verdict does not depend on them."""
     similar_margin: float | None = Field(default=None, ge=0, le=100)
     """Points behind the dense base that still count as similar. Default: 0.5 (CIFAR-10 and data without a margin of
     their own), 1 (CIFAR-100, Tiny-ImageNet), 1.5 (ImageNet)."""
     output: str | None = None
     """Folder for audit.json, audit.md and pictures. Default: the artifact's own, whose card is rendered anew."""
+
+    @field_validator("beside")
+    @classmethod
+    def _new_rows(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name in MODELS or names.count(name) > 1:
+                raise ValueError(f"{name} is a row of the audit already: name each further method once")
+        return names

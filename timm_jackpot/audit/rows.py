@@ -37,7 +37,7 @@ def rows_of(
     """
     masks = task.masks_to_control()
     as_they_are = StatisticsSettings(recalibrated=False)  # the judge re-estimates those of all
-    labels = search if isinstance(search, SearchSettings) else None
+    of_a_search = search if isinstance(search, SearchSettings) else None
 
     def at(seed: int) -> Budget:
         return replace(budget, seed=seed)
@@ -77,7 +77,7 @@ def rows_of(
     for seed in seeds:
         rows += [
             Row("second_search", partial(method(search.method).run, task, at(seed), search), seed=seed),
-            Row("shuffled_labels", partial(method("shuffled_labels").run, task, at(seed), labels), seed=seed),
+            Row("shuffled_labels", partial(method("shuffled_labels").run, task, at(seed), of_a_search), seed=seed),
             *(Row(name, partial(method(name).run, task, at(seed)), seed=seed) for name in beside),
         ]
     return rows

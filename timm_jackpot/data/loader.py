@@ -56,6 +56,7 @@ class LoaderImages:
             batch_sampler=[batch.tolist() for batch in batches],
             num_workers=min(self.workers, len(batches)),
             pin_memory=pin,
+            generator=torch.Generator(),  # or it would draw from the one that dropout uses, once for each epoch begun
         )
         for images, labels in loader:
             readable = labels >= 0

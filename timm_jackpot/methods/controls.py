@@ -28,7 +28,7 @@ _SANITY = "arXiv:2009.11094"
 _MISSING_THE_MARK = "arXiv:2009.08576"
 
 
-@register_method("permuted_within", family="control", paper=_SANITY)
+@register_method("permuted_within", family="control", paper=_SANITY, finds_jackpots=False)
 def permuted_within(task: Task, budget: Budget, settings: StatisticsSettings) -> Outcome:
     """The jackpot's mask with each layer's elements in random order: counts stay, places go."""
     masks = task.masks_to_control()
@@ -36,7 +36,7 @@ def permuted_within(task: Task, budget: Budget, settings: StatisticsSettings) ->
     return without_training(task, control, recalibrated=settings.recalibrated)
 
 
-@register_method("permuted_across", family="control", paper=_MISSING_THE_MARK)
+@register_method("permuted_across", family="control", paper=_MISSING_THE_MARK, finds_jackpots=False)
 def permuted_across(task: Task, budget: Budget, settings: StatisticsSettings) -> Outcome:
     """The jackpot's mask with the elements of all layers in random order: the total stays, counts and places go."""
     masks = task.masks_to_control()
@@ -44,7 +44,7 @@ def permuted_across(task: Task, budget: Budget, settings: StatisticsSettings) ->
     return without_training(task, control, recalibrated=settings.recalibrated)
 
 
-@register_method("smallest", family="control", paper=_MISSING_THE_MARK)
+@register_method("smallest", family="control", paper=_MISSING_THE_MARK, finds_jackpots=False)
 def smallest(task: Task, budget: Budget, settings: StatisticsSettings) -> Outcome:
     """The weights that magnitude would remove first, at the jackpot's layer counts."""
     masks = task.masks_to_control()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
@@ -69,6 +70,7 @@ def register_method(
         finds_jackpots: whether it masks weights and leaves them as they are, so that an artifact can hold the outcome.
     """
     assert family in get_args(Family), family
+    assert re.fullmatch(r"[a-z][a-z0-9_]{0,59}", name), name  # as an audit's report can hold it
     assert name not in _registered, f"there is a method {name} already"
 
     def add(function: F) -> F:

@@ -97,7 +97,13 @@ def without_training(
     recalibrated: bool,
     start: MaskSet | None = None,
 ) -> Outcome:
-    """The base under `masks`, with other `weights` if there are any, and its norm statistics re-estimated if asked."""
+    """The base under `masks`, with other `weights` if there are any, and its norm statistics re-estimated if asked.
+
+    Raises:
+        ConfigError: for a base with a new head.
+    """
+    if task.base.new_head:
+        raise ConfigError("the new head has to be trained, which this method does not do: take --method search")
     watch = Stopwatch()
     moved = {name: Moved("weights", tensor.detach().cpu()) for name, tensor in (weights or {}).items()}
     names = norm_statistics(task.base.model) if recalibrated else []

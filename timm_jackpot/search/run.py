@@ -120,6 +120,7 @@ def _search(
     record = _open_record(output, state, config, accelerator, steps)
     with state.interruption, _ended(record, output, state, accelerator):
         outcome = method(config.method).run(replace(task, record=record, state=state), budget, config)
+        state.after_all_steps()  # a signal need not wait from here on, whatever the method made of it
         jackpot = _jackpot_of(outcome, task, config)
         kept = jackpot.masks.kept_per_layer()
         total = [mask.numel() for mask in jackpot.masks.values()]

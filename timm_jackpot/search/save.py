@@ -16,10 +16,10 @@ from timm_jackpot.artifact import Jackpot, artifact_report, read_artifact, save_
 from timm_jackpot.evaluation import Accuracy
 from timm_jackpot.hub import render_card
 from timm_jackpot.masks import chance_overlap, mask_overlap
-from timm_jackpot.methods import Outcome, Task
+from timm_jackpot.methods import Outcome, Task, method
 from timm_jackpot.plots import search_figure
 from timm_jackpot.runtime.outputs import write_atomically
-from timm_jackpot.search.config import RunConfig
+from timm_jackpot.search.config import PRESETS, RunConfig, SearchConfig
 from timm_jackpot.search.measure import Accuracies
 from timm_jackpot.training import Record
 
@@ -63,10 +63,17 @@ def summary_of(
 
 def published_settings(config: RunConfig, *, exclude_defaults: bool = False) -> dict[str, Any]:
     """The settings without paths on this machine, as written to an artifact's recipe.yaml."""
-    settings = config.model_dump(mode="json", exclude=_PRIVATE, exclude_defaults=exclude_defaults)
+    settings = config.model_dump(mode="json", exclude=_PRIVATE)
     if config.model.startswith("local-dir:"):
         settings["model"] = "local-dir:FOLDER"
-    return settings
+    return {key: value for key, value in settings.items() if not exclude_defaults or key in _telling(config)}
+
+
+def _telling(config: RunConfig) -> set[str]:
+    """The settings from which the others follow: no search's default, or set by the preset or the method."""
+    fields = {**type(config).model_fields, **SearchConfig.model_fields}
+    chosen = {name for name in type(config).model_fields if getattr(config, name) != fields[name].default}
+    return chosen | {*method(config.method).defaults} | {*PRESETS.get(getattr(config, "preset", "default"), {})}
 
 
 def save_run(

@@ -53,7 +53,7 @@ def method_entries(
                 name=free_name(name, "method", entries),
                 base=first.base,
                 masks=outcome.masks or MaskSet({}),
-                weights=first.weights,
+                weights={} if any(moved.role == "weights" for moved in outcome.moved.values()) else first.weights,
                 allocation=f"as {first.name}",
                 recipe=f"method={name} steps={outcome.steps} seed={seed}",
                 dataset=task.data.name,

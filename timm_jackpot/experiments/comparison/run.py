@@ -18,6 +18,7 @@ from timm_jackpot.experiments.comparison.table import as_csv, as_markdown, as_te
 from timm_jackpot.methods import method_names
 from timm_jackpot.plots import overlap_figure
 from timm_jackpot.runtime.outputs import check_output, write_atomically
+from timm_jackpot.runtime.processes import launched_as_main
 from timm_jackpot.schema import OneOf
 
 
@@ -30,7 +31,8 @@ class CompareConfig(DataFlags):
     criteria: tuple[Annotated[str, OneOf(partial(criterion_names, without_images=True))], ...] = ()
     """Criteria whose masks stand beside, at the layer counts of the first artifact."""
     methods: tuple[Annotated[str, OneOf(method_names)], ...] = ()
-    """Methods to run on the task of the first artifact, with their default settings; data flags that are not given are
+    """Methods to run on the task of the first artifact, with their default settings at its sparsity,
+    allocation and steps; data flags that are not given are
     its search's own, but for --dataset, --data-dir and the splits."""
     base_checkpoint: str | None = None
     """A .safetensors file with the base's weights, where the artifacts' base came from a file. The base is needed for
@@ -65,7 +67,7 @@ def compare_masks(config: CompareConfig) -> MaskComparison:
     entries += method_entries(config.methods, entries, artifacts[0], config, seed=config.seed, **where)
     pairs = pairs_of(entries)
     sections = sections_of(entries, pairs)
-    if folder is not None:
+    if folder is not None and launched_as_main():
         files = {
             "comparison.md": as_markdown(sections).encode(),
             "layers.csv": as_csv(entries, pairs).encode(),

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.experiments import key_value, merged, unreplaced
+from timm_jackpot.methods import method
 from timm_jackpot.recipes import read_recipe, read_seeds, read_yaml
 from timm_jackpot.schema import Settings
 from timm_jackpot.search import RunConfig, config_from
@@ -90,9 +91,13 @@ def _cell(axes: dict[str, Any], settings: Mapping[str, Any], seeds: tuple[int, .
         raise ConfigError(f"a sweep sets {clash[0]} itself: leave it out of the recipe and the grid")
     name = "_".join(f"{key}-{_word(value)}" for key, value in axes.items())[:_LONGEST] or "runs"
     try:
-        return Cell(name, axes, {seed: config_from({**settings, "seed": seed}) for seed in seeds})
+        searches = {seed: config_from({**settings, "seed": seed}) for seed in seeds}
     except ConfigError as error:
         raise ConfigError(f"cell {name}: {error}") from error
+    chosen = next(iter(searches.values())).method
+    if not method(chosen).finds_jackpots:
+        raise ConfigError(f"cell {name}: the method {chosen} finds no jackpot, which every run of a sweep has to")
+    return Cell(name, axes, searches)
 
 
 def _parse_axis(text: str) -> tuple[str, list[Any]]:
