@@ -171,14 +171,19 @@ def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch:
     path = tmp_path / "new" / "file"
     write_atomically(path, b"old")
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    def failing(error: BaseException) -> Callable[..., None]:
+        def fsync(*_: object) -> None:
+            raise error
 
-    monkeypatch.setattr("timm_jackpot.runtime.outputs.os.fsync", full)
-    with pytest.raises(ConfigError, match="file cannot be written: No space left on device"):
-        write_atomically(path, b"newer")
-    monkeypatch.undo()
-    assert content(tmp_path) == {"new/file": b"old"}
+        return fsync
+
+    full = OSError(28, "No space left on device")
+    for error, raised in ((full, ConfigError), (KeyboardInterrupt(), KeyboardInterrupt)):
+        monkeypatch.setattr("timm_jackpot.runtime.outputs.os.fsync", failing(error))
+        with pytest.raises(raised, match="file cannot be written: No space left on device" if error is full else None):
+            write_atomically(path, b"newer")
+        monkeypatch.undo()
+        assert content(tmp_path) == {"new/file": b"old"}
     write_atomically(path, b"newest")
     assert content(tmp_path) == {"new/file": b"newest"}
     with pytest.raises(ConfigError, match="cannot be written"):

@@ -51,9 +51,10 @@ def write_atomically(path: Path, content: bytes) -> None:
         aside.replace(path)
         sync(path.parent)
     except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:  # after Ctrl-C too
         with suppress(OSError):
             aside.unlink()
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def part_of(name: str) -> str:
