@@ -267,7 +267,7 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]
 
 @pytest.mark.parametrize("key", ["self", "cls", "values", "__init__"])
 def test_a_key_of_any_name_is_no_setting_unless_it_is_one(key: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"there is no setting {key} here"):
+    with pytest.raises(ConfigError, match=f"unknown setting {key}"):
         plan_cells(SweepConfig(sweep=recipe(tmp_path, f"{key}: 1\nseeds: [0]\n"), output="x"))
 
 
