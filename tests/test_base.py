@@ -404,7 +404,7 @@ def test_model_arguments_reach_the_model_and_its_ref() -> None:
     assert base.model.global_pool.pool_type == "max"  # pyright: ignore
 
 
-# -- the seeds' CIFAR networks ----------------------------------------------------------------------
+# -- the papers' CIFAR networks ---------------------------------------------------------------------
 
 
 def test_the_cifar_networks_are_timm_entries() -> None:

@@ -161,7 +161,7 @@ def test_the_longest_name_that_is_accepted_holds_an_artifact(tmp_path: Path) -> 
     folder = tmp_path / ("n" * 230)
     search_jackpot(SearchConfig(steps=1, pretrained=False, output=str(folder)))
     search_jackpot(SearchConfig(steps=1, pretrained=False, output=str(folder), overwrite=True))
-    read_artifact(folder)
+    assert read_artifact(folder).config.info["results"]["steps"] == 1
 
 
 # -- files ------------------------------------------------------------------------------------------

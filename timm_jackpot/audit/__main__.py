@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
-
 from timm_jackpot.audit import AuditConfig, audit_jackpot
 from timm_jackpot.cli import parse, run_verb
 from timm_jackpot.evidence import audit_section, verdict_line
+from timm_jackpot.runtime.processes import launched_as_main
 
 
 def main() -> dict[str, object]:
     report = audit_jackpot(parse(AuditConfig))
-    if int(os.environ.get("RANK", "0")) == 0:
+    if launched_as_main():
         print(f"{verdict_line(report)}\n\n{audit_section(report)}")
     return report.summary()
 

@@ -1,4 +1,4 @@
-"""The seeds' CIFAR networks as timm entries: `cifar_resnet20/32/44/56`, `…x2` (double width), `cifar_vgg19_bn`.
+"""The papers' CIFAR networks as timm entries: `cifar_resnet20/32/44/56`, `…x2` (double width), `cifar_vgg19_bn`.
 
 Tensor names are those of the published CIFAR ResNets (akamaster/pytorch_resnet_cifar10), so that their
 checkpoints load as they are. No weights are bundled: `--base-checkpoint`, or the `pretrain` verb.

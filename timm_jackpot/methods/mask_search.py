@@ -19,7 +19,31 @@ from timm_jackpot.runtime.processes import say
 @register_method("search", family="mask search", paper="after arXiv:2104.08700")
 def search(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
     """Train a score for each maskable weight; the mask keeps the largest. The best search we know."""
-    return _search(task, budget, settings, distill=bool(settings.distill_weight) and task.can_teach)
+    watch = Stopwatch()
+    start = start_from(settings.criterion, task, budget, batches=settings.criterion_batches)
+    if budget.allocation == "global":
+        say(starved_notice(start), task.accelerator)
+    roles = trained_beside(task, settings)
+    model = working_copy(task.base.model, own=roles.keys())
+    trained = [parameter for name, parameter in model.named_parameters() if name in roles]
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    distill = settings.distill_weight > 0 and task.can_teach
+    masks = find_masks(
+        model,
+        start,
+        task,
+        settings,
+        steps=budget.steps,
+        seed=budget.seed,
+        trained=trained,
+        teacher=working_copy(task.base.model).requires_grad_(False).eval() if distill else None,
+    )
+    statistics = [] if settings.freeze_norm_statistics else norm_statistics(model)
+    changed: dict[str, Role] = dict.fromkeys(statistics, "norm_statistics")
+    changed |= roles
+    moved = {name: Moved(changed[name], tensor) for name, tensor in copy_tensors(model, changed).items()}
+    return Outcome(masks, moved, budget.steps, watch.seconds, start.masks)
 
 
 @register_method("paper", family="mask search", paper="arXiv:2104.08700", defaults=PAPER)
@@ -45,33 +69,6 @@ def random_weights(task: Task, budget: Budget, settings: SearchSettings) -> Outc
     outcome = search(drawn, budget, settings)
     drawn_weights = {name: Moved("weights", tensor.detach().cpu()) for name, tensor in fresh.items()}
     return replace(outcome, moved={**drawn_weights, **outcome.moved})
-
-
-def _search(task: Task, budget: Budget, settings: SearchSettings, *, distill: bool) -> Outcome:
-    watch = Stopwatch()
-    start = start_from(settings.criterion, task, budget, batches=settings.criterion_batches)
-    if budget.allocation == "global":
-        say(starved_notice(start), task.accelerator)
-    roles = trained_beside(task, settings)
-    model = working_copy(task.base.model, own=roles.keys())
-    trained = [parameter for name, parameter in model.named_parameters() if name in roles]
-    for parameter in trained:
-        parameter.requires_grad_(True)
-    masks = find_masks(
-        model,
-        start,
-        task,
-        settings,
-        steps=budget.steps,
-        seed=budget.seed,
-        trained=trained,
-        teacher=working_copy(task.base.model).requires_grad_(False).eval() if distill else None,
-    )
-    statistics = [] if settings.freeze_norm_statistics else norm_statistics(model)
-    changed: dict[str, Role] = dict.fromkeys(statistics, "norm_statistics")
-    changed |= roles
-    moved = {name: Moved(changed[name], tensor) for name, tensor in copy_tensors(model, changed).items()}
-    return Outcome(masks, moved, budget.steps, watch.seconds, start.masks)
 
 
 def trained_beside(task: Task, settings: SearchSettings) -> dict[str, Role]:

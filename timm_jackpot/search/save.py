@@ -66,7 +66,10 @@ def published_settings(config: RunConfig, *, exclude_defaults: bool = False) -> 
     settings = config.model_dump(mode="json", exclude=_PRIVATE)
     if config.model.startswith("local-dir:"):
         settings["model"] = "local-dir:FOLDER"
-    return {key: value for key, value in settings.items() if not exclude_defaults or key in _telling(config)}
+    if not exclude_defaults:
+        return settings
+    telling = _telling(config)
+    return {key: value for key, value in settings.items() if key in telling}
 
 
 def _telling(config: RunConfig) -> set[str]:

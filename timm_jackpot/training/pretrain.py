@@ -1,4 +1,4 @@
-"""Dense training, for bases that no zoo has (the seeds' CIFAR networks, the bundled digits)."""
+"""Dense training, for bases that no zoo has (the papers' CIFAR networks, the bundled digits)."""
 
 from __future__ import annotations
 
