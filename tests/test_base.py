@@ -26,11 +26,11 @@ from timm_jackpot.base import (
     parse_model_kwargs,
     tensor_ids,
 )
-from timm_jackpot.base.digits_model import WEIGHTS
 from timm_jackpot.base.ref import MODEL_KWARGS
 from timm_jackpot.base.skip_init import SkipInit
 from timm_jackpot.data import DataFlags, open_split
 from timm_jackpot.errors import BaseError, BaseMismatchError
+from timm_jackpot.networks.digits import WEIGHTS
 from timm_jackpot.runtime.processes import Shard
 
 CIFAR_NETS = [f"cifar_resnet{depth}{wide}" for depth in (20, 32, 44, 56) for wide in ("", "x2")] + ["cifar_vgg19_bn"]

@@ -5,10 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-# Registering our architectures is a side effect that `timm.create_model("cifar_resnet20")` relies on.
-from timm_jackpot.base import cifar_models as cifar_models
-from timm_jackpot.base import digits_model as digits_model
-
 if TYPE_CHECKING:
     from timm_jackpot.adapter import ScoreAdapter as ScoreAdapter
     from timm_jackpot.adapter import adapter_of as adapter_of
@@ -49,7 +45,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Loaded on first use, so that `import timm_jackpot` takes hardly longer than `import timm`.
+# Loaded on first use: `timm-jackpot --help` needs neither torch nor timm.
 _EXPORTS = {
     "AuditConfig": "timm_jackpot.audit",
     "AuditReport": "timm_jackpot.audit",

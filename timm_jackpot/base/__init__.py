@@ -1,5 +1,6 @@
 """Bases: pre-trained timm models, where they came from, and which of their weights a mask may cover."""
 
+from timm_jackpot import networks  # noqa: F401  # registers our architectures with timm
 from timm_jackpot.base.build import (
     build_skeleton,
     create_timm_model,
