@@ -25,8 +25,8 @@ from timm_jackpot.artifact import read_artifact
 from timm_jackpot.base import Base, build_skeleton, load_base, maskable_weights
 from timm_jackpot.errors import ArtifactError, BaseError, BaseMismatchError, ConfigError, DataError
 from timm_jackpot.masks import MaskSet, keep_largest
+from timm_jackpot.methods import find_maskable
 from timm_jackpot.methods.find import find_masks
-from timm_jackpot.search.task import find_maskable
 
 
 class OwnStandardisedConv(nn.Conv2d):
@@ -481,7 +481,7 @@ def test_a_plain_model_carries_no_adapter() -> None:
 def test_a_network_of_weight_standardised_layers_is_refused_by_name(name: str) -> None:
     base = base_from_module(timm.create_model(name), name, num_classes=1000, input_size=(3, 64, 64))
     with pytest.raises(BaseError, match=rf"{name} cannot be masked: .*stem\.conv\.weight and 28 more"):
-        find_maskable(SearchConfig(), base, (3, 64, 64))
+        find_maskable(SearchConfig(), base, (3, 64, 64), allocation="erk")
 
 
 # -- timm's hard cases, by name ---------------------------------------------------------------------

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from timm_jackpot.methods import equalise_gradients as equalise_gradients
     from timm_jackpot.methods import proportional_scores as proportional_scores
     from timm_jackpot.methods import register_method as register_method
+    from timm_jackpot.own_loop import JackpotConfig as JackpotConfig
+    from timm_jackpot.own_loop import TrainableJackpot as TrainableJackpot
+    from timm_jackpot.own_loop import get_jackpot_model as get_jackpot_model
     from timm_jackpot.search import SearchConfig as SearchConfig
     from timm_jackpot.search import SearchResult as SearchResult
     from timm_jackpot.search import config_of as config_of
@@ -51,6 +54,7 @@ _EXPORTS = {
     "AuditReport": "timm_jackpot.audit",
     "Budget": "timm_jackpot.methods",
     "Jackpot": "timm_jackpot.artifact",
+    "JackpotConfig": "timm_jackpot.own_loop",
     "JackpotError": "timm_jackpot.errors",
     "JackpotModel": "timm_jackpot.serving",
     "MaskSet": "timm_jackpot.masks",
@@ -59,6 +63,7 @@ _EXPORTS = {
     "SearchConfig": "timm_jackpot.search",
     "SearchResult": "timm_jackpot.search",
     "Task": "timm_jackpot.methods",
+    "TrainableJackpot": "timm_jackpot.own_loop",
     "adapter_of": "timm_jackpot.adapter",
     "allocate": "timm_jackpot.masks",
     "attach": "timm_jackpot.adapter",
@@ -69,6 +74,7 @@ _EXPORTS = {
     "detach": "timm_jackpot.adapter",
     "equalise_gradients": "timm_jackpot.methods",
     "from_pretrained": "timm_jackpot.artifact",
+    "get_jackpot_model": "timm_jackpot.own_loop",
     "layer_overlaps": "timm_jackpot.masks",
     "load_base": "timm_jackpot.base",
     "mask_overlap": "timm_jackpot.masks",

@@ -44,9 +44,9 @@ class ScoreAdapter(Mapping[str, ScoreMask]):
     def scores(self) -> list[nn.Parameter]:
         return [layer.scores for layer in self.values()]
 
-    def masks(self) -> MaskSet:
-        """The masks of the present scores, of exactly the counts of the last refresh."""
-        return MaskSet({name: layer.mask() for name, layer in self.items()})
+    def masks(self, kept: Mapping[str, int] | None = None) -> MaskSet:
+        """The masks of the present scores, with exactly `kept[name]` weights each. Default: as at the last refresh."""
+        return MaskSet({name: layer.mask(None if kept is None else kept[name]) for name, layer in self.items()})
 
 
 def attach(

@@ -68,9 +68,9 @@ class ScoreMask(nn.Module):
         self.threshold.copy_(threshold)
 
     @torch.no_grad()
-    def mask(self) -> Tensor:
-        """What the present scores keep: exactly as many as the last refresh asked for, of equal ones the first."""
-        return keep_largest(self._pattern_first(), self.kept)
+    def mask(self, kept: int | None = None) -> Tensor:
+        """What the present scores keep: exactly `kept` (default: as at the last refresh), of equal ones the first."""
+        return keep_largest(self._pattern_first(), self.kept if kept is None else kept)
 
     def _pattern_first(self) -> Tensor:
         """The scores, infinite in an N:M pattern."""

@@ -13,6 +13,7 @@ from timm_jackpot.base.flags import BaseFlags
 from timm_jackpot.base.load import Base, load_base
 from timm_jackpot.base.maskable import DenseWeight, Maskable, classifier_parameters, maskable_weights
 from timm_jackpot.base.module import base_from_module
+from timm_jackpot.base.recognize import recognize_base
 from timm_jackpot.base.ref import MAX_CHANS, MAX_CLASSES, MAX_PIXELS, BaseRef
 from timm_jackpot.base.skip_init import SkipInit
 from timm_jackpot.base.tensors import (
@@ -52,6 +53,7 @@ __all__ = [
     "norm_statistics",
     "parse_model_kwargs",
     "random_weights",
+    "recognize_base",
     "save_random_weights",
     "shared_copy",
     "state_ids",

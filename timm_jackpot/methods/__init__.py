@@ -7,37 +7,47 @@ def rigl(task: Task, budget: Budget, settings: RigLSettings) -> Outcome: ...
 from timm_jackpot.methods import controls, dense, mask_search, one_shot  # registered by being imported
 from timm_jackpot.methods.budget import Budget, BudgetFlags
 from timm_jackpot.methods.controls import checked
+from timm_jackpot.methods.cover import CoverFlags, coverage_notice, find_maskable
 from timm_jackpot.methods.equalise import equalise_gradients
+from timm_jackpot.methods.mask_search import trained_beside
 from timm_jackpot.methods.one_shot import OneShotSettings, StatisticsSettings
 from timm_jackpot.methods.registry import Method, all_methods, method, method_names, register_method, unregister_method
-from timm_jackpot.methods.search_settings import PAPER, SearchSettings
-from timm_jackpot.methods.start import proportional_scores
+from timm_jackpot.methods.score_training import ScoreTraining
+from timm_jackpot.methods.search_settings import PAPER, ScoreSettings, SearchSettings
+from timm_jackpot.methods.start import Start, proportional_scores
 from timm_jackpot.methods.task import Moved, Outcome, Role, Task, build_network, without_training
 
 __all__ = [
     "PAPER",
     "Budget",
     "BudgetFlags",
+    "CoverFlags",
     "Method",
     "Moved",
     "OneShotSettings",
     "Outcome",
     "Role",
+    "ScoreSettings",
+    "ScoreTraining",
     "SearchSettings",
+    "Start",
     "StatisticsSettings",
     "Task",
     "all_methods",
     "build_network",
     "checked",
     "controls",
+    "coverage_notice",
     "dense",
     "equalise_gradients",
+    "find_maskable",
     "mask_search",
     "method",
     "method_names",
     "one_shot",
     "proportional_scores",
     "register_method",
+    "trained_beside",
     "unregister_method",
     "without_training",
 ]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import ceil, isnan
+from math import isnan
 
 from torch import nn
 
@@ -11,46 +10,23 @@ from timm_jackpot.adapter import ScoreAdapter, attach, detach
 from timm_jackpot.base import norm_layers
 from timm_jackpot.errors import TrainingError
 from timm_jackpot.evaluation import evaluate_accuracy
-from timm_jackpot.masks import MaskSet, scale_counts
+from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods.equalise import equalise_gradients
+from timm_jackpot.methods.score_training import ScoreTraining
 from timm_jackpot.methods.search_settings import SearchSettings
 from timm_jackpot.methods.search_state import SearchState
-from timm_jackpot.methods.start import Start, proportional_scores, two_level_scores
+from timm_jackpot.methods.start import Start
 from timm_jackpot.methods.task import Task
 from timm_jackpot.runtime.processes import same_everywhere
 from timm_jackpot.training import (
     Objective,
     average_norm_statistics,
     cosine,
-    cubic_ramp,
     fit,
     make_mixer,
     make_optimizer,
     recalibrate,
 )
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How many weights each layer keeps at each step, and when the thresholds follow."""
-
-    start: Start
-    settings: SearchSettings
-    steps: int
-
-    @property
-    def _fraction(self) -> float:
-        return self.settings.schedule_fraction if self.settings.schedule == "cubic" else 0.0
-
-    def counts(self, step: int) -> dict[str, int]:
-        share = cubic_ramp(step, self.steps, fraction=self._fraction, start=self.settings.schedule_start)
-        return scale_counts(self.start.sizes, self.start.kept, share)
-
-    def last_refresh(self, step: int) -> int:
-        """The latest step, up to this one, before which thresholds are recomputed."""
-        regular = step - step % self.settings.refresh_interval
-        ramp_end = ceil(self._fraction * self.steps)  # from here on the final counts hold, whatever the interval
-        return ramp_end if regular < ramp_end <= step else regular
 
 
 def find_masks(
@@ -74,25 +50,20 @@ def find_masks(
         The final masks, exactly `start.kept` of each layer, the same on every rank. The model is plain again,
         its maskable weights untouched, its norm statistics and `trained` where the search left them.
     """
-    schedule, accelerator, record = Schedule(start, settings, steps), task.accelerator, task.record
+    accelerator, record = task.accelerator, task.record
     resumed = task.state.resumed if task.state is not None else None
     first_step = resumed.step if resumed is not None else 0
-    if settings.start == "two-level":
-        scores = two_level_scores(start.masks, settings.start_low)
-    else:
-        scores = proportional_scores(start.criterion, settings.start_scale)
-    kept = schedule.counts(schedule.last_refresh(max(0, first_step - 1)))
-    adapter = attach(model, scores, kept, n_of_m=start.n_of_m)
+    training = ScoreTraining(model, start, settings, steps=steps, first_step=first_step)
+    adapter = training.adapter
 
     def before_step(step: int) -> None:
-        if step and step == schedule.last_refresh(step):
-            adapter.refresh(schedule.counts(step))
+        training.before_step(step)
         if step and step % max(1, steps // 4) == 0:
             _validate(model, task, step)
 
     def figures() -> dict[str, float]:
         _check_scores(adapter, task, settings)
-        return {"sparsity": 1 - sum(layer.kept for layer in adapter.values()) / sum(start.sizes.values())}
+        return {"sparsity": training.sparsity}
 
     optimizer = make_optimizer(settings, [*adapter.scores(), *trained])
     if settings.equalise_layers:
@@ -125,9 +96,7 @@ def find_masks(
     if task.state is not None:
         task.state.after_all_steps()
     _check_scores(adapter, task, settings)
-    adapter.refresh(start.kept)
-    masks = adapter.masks()
-    assert masks.kept_per_layer() == start.kept
+    masks = training.final_masks()
     detach(model)
     # For what is measured below: the final masks themselves, which a threshold is not where scores are equal.
     attach(model, {name: mask.float() for name, mask in masks.items()}, start.kept)

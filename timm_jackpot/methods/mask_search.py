@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from timm_jackpot.base import classifier_parameters, copy_tensors, norm_affine, norm_statistics, working_copy
+from timm_jackpot.base import (
+    Base,
+    Maskable,
+    classifier_parameters,
+    copy_tensors,
+    norm_affine,
+    norm_statistics,
+    working_copy,
+)
 from timm_jackpot.base import random_weights as random_weights_of
 from timm_jackpot.errors import BaseError
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.find import find_masks
 from timm_jackpot.methods.registry import register_method
-from timm_jackpot.methods.search_settings import PAPER, SearchSettings
+from timm_jackpot.methods.search_settings import PAPER, ScoreSettings, SearchSettings
 from timm_jackpot.methods.start import start_from, starved_notice
 from timm_jackpot.methods.task import Moved, Outcome, Role, Stopwatch, Task
 from timm_jackpot.runtime.processes import say
@@ -23,7 +31,7 @@ def search(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
     start = start_from(settings.criterion, task, budget, batches=settings.criterion_batches)
     if budget.allocation == "global":
         say(starved_notice(start), task.accelerator)
-    roles = trained_beside(task, settings)
+    roles = trained_beside(task.base, task.maskable, settings)
     model = working_copy(task.base.model, own=roles.keys())
     trained = [parameter for name, parameter in model.named_parameters() if name in roles]
     for parameter in trained:
@@ -71,20 +79,20 @@ def random_weights(task: Task, budget: Budget, settings: SearchSettings) -> Outc
     return replace(outcome, moved={**drawn_weights, **outcome.moved})
 
 
-def trained_beside(task: Task, settings: SearchSettings) -> dict[str, Role]:
+def trained_beside(base: Base, maskable: Maskable, settings: ScoreSettings) -> dict[str, Role]:
     """The parameters that move beside the scores, and their roles.
 
     Raises:
         BaseError: if there is nothing to train where that was asked for.
     """
-    name, classifier = task.base.ref.name, classifier_parameters(task.base.model)
+    name, classifier = base.ref.name, classifier_parameters(base.model)
     trained: dict[str, Role] = {}
-    if task.base.new_head or settings.train_head:
-        trained |= dict.fromkeys((layer for layer in classifier if layer not in task.maskable.weights), "head")
+    if base.new_head or settings.train_head:
+        trained |= dict.fromkeys((layer for layer in classifier if layer not in maskable.weights), "head")
         if not trained:
             raise BaseError(f"{name} has no classifier to train: leave --train-head out")
     if settings.train_norm:
-        affine = [layer for layer in norm_affine(task.base.model) if layer not in trained]
+        affine = [layer for layer in norm_affine(base.model) if layer not in trained]
         if not affine:
             raise BaseError(f"{name} has no scales and shifts of norms to train: leave --train-norm out")
         trained |= dict.fromkeys(affine, "norm_affine")

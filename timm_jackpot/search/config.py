@@ -15,14 +15,14 @@ from timm_jackpot.artifact import Encoding
 from timm_jackpot.base import BaseFlags
 from timm_jackpot.data import DataFlags
 from timm_jackpot.errors import ConfigError
-from timm_jackpot.methods import PAPER, BudgetFlags, SearchSettings, method, method_names
+from timm_jackpot.methods import PAPER, BudgetFlags, CoverFlags, SearchSettings, method, method_names
 from timm_jackpot.schema import OneOf
 from timm_jackpot.training import RunFlags
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"paper": PAPER})
 
 
-class RunConfig(BaseFlags, DataFlags, BudgetFlags, RunFlags):
+class RunConfig(BaseFlags, DataFlags, BudgetFlags, CoverFlags, RunFlags):
     """Settings of one run: base, data, budget, method, and where the result goes."""
 
     method: Annotated[str, OneOf(method_names)] = "search"
@@ -35,12 +35,6 @@ class RunConfig(BaseFlags, DataFlags, BudgetFlags, RunFlags):
     strict: bool = False
     """Fail where a notice would be printed otherwise: on layers that an N:M pattern does not fit, and on images that
     cannot be read."""
-    include: tuple[str, ...] = ()
-    """Mask only weights whose names match one of these shell patterns, such as 'stages.3.*'."""
-    exclude: tuple[str, ...] = ()
-    """Leave weights dense whose names match one of these shell patterns."""
-    mask_classifier: bool = False
-    """Mask the classifier too. By default it stays dense, as in the paper."""
     output: str | None = None
     """Folder for the artifact. Default: a new folder in runs/."""
     encoding: Encoding = "packed"

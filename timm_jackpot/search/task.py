@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from timm.models import split_model_name_tag
 
-from timm_jackpot.base import Base, Maskable, maskable_weights, parse_model_kwargs, save_random_weights
+from timm_jackpot.base import Base, parse_model_kwargs, save_random_weights
 from timm_jackpot.data import ImageSource, default_data_notice, open_data, steps_per_epoch
-from timm_jackpot.errors import BaseError, ConfigError
-from timm_jackpot.methods import Task
-from timm_jackpot.methods.budget import n_of_m
+from timm_jackpot.errors import ConfigError
+from timm_jackpot.methods import Task, coverage_notice, find_maskable
 from timm_jackpot.runtime.processes import Shard, say, shard_of
 from timm_jackpot.search.config import RunConfig
 from timm_jackpot.training import RunFlags, prepare_model, total_steps
 
 _DEFAULT_EPOCHS = 30
-_LEAST_SHARE = 0.01  # of the parameters; a mask over fewer says nothing about the network
 
 
 def open_task(config: RunConfig, base: Base | None, accelerator: Accelerator) -> tuple[Task, bytes | None]:
@@ -38,12 +35,13 @@ def open_task(config: RunConfig, base: Base | None, accelerator: Accelerator) ->
             base = config.load()
         elif base is None:
             base, random_weights = _load_random_base(config)
-        if config.mask_classifier and base.new_head:
-            raise ConfigError("--mask-classifier cannot be used with a new head: masks cover pre-trained weights only")
+        config.check_for(base)
         say(default_data_notice(config, base.model, steps=lambda n: steps_of(config, n, accelerator)), accelerator)
         data = open_data(config, base.model, device=accelerator.device, img_size=config.img_size)
-    maskable = find_maskable(config, base, data.config["input_size"])
-    say(_coverage_notice(base, maskable), accelerator)
+    maskable = find_maskable(
+        config, base, data.config["input_size"], allocation=config.allocation, strict=config.strict
+    )
+    say(coverage_notice(base, maskable), accelerator)
     if base.ref.source == "module" and not base.new_head:  # for other bases we know where the head comes from
         say(_idle_head_notice(base, data.train, config.batch_size), accelerator)
     prepare_model(config, base.model.requires_grad_(False).to(accelerator.device).eval())
@@ -56,48 +54,6 @@ def steps_of(config: RunConfig, images: int, accelerator: Accelerator) -> int:
     """Optimizer steps of a run on a training split of `images` images."""
     per_epoch = steps_per_epoch(images, config.batch_size, shard_of(accelerator))
     return total_steps(config, per_epoch, default_epochs=_DEFAULT_EPOCHS)
-
-
-def find_maskable(config: RunConfig, base: Base, input_size: Sequence[int]) -> Maskable:
-    """The weights that masks cover.
-
-    Raises:
-        BaseError: if there is (almost) nothing to mask.
-        ConfigError: if `config.strict` and an N:M pattern does not fit a layer.
-    """
-    maskable = maskable_weights(
-        base.model,
-        mask_classifier=config.mask_classifier,
-        include=config.include,
-        exclude=config.exclude,
-        images=torch.zeros(2, *input_size),
-    )
-    maskable = maskable.leave_dense(_not_fitting(maskable, config))
-    share = _share(base, maskable)
-    if not maskable.weights or (share < _LEAST_SHARE and not config.include):
-        what = (
-            f"masks would cover only {100 * share:.2f} % of its parameters"
-            if maskable.weights
-            else "there is nothing to mask"
-        )
-        raise BaseError(f"{base.ref.name} cannot be masked: {what}; {_why_dense(maskable) or 'it has no weights'}")
-    return maskable
-
-
-def _not_fitting(maskable: Maskable, config: RunConfig) -> dict[str, str]:
-    """Layers to leave dense because their dim 1 is not a multiple of M, with the reason."""
-    pattern = n_of_m(config.allocation)
-    if pattern is None:
-        return {}
-    n, m = pattern
-    shapes = {name: shape for name, shape in maskable.shapes.items() if shape[1] % m}
-    if shapes and config.strict:
-        name = next(iter(shapes))
-        raise ConfigError(
-            f"--allocation {n}:{m} does not fit {name} of shape {shapes[name]}: its dim 1 is not a multiple of {m} "
-            "(without --strict, the layer is left dense)"
-        )
-    return {name: f"its {shape[1]} input channels are not a multiple of {m}" for name, shape in shapes.items()}
 
 
 def _load_random_base(config: RunConfig) -> tuple[Base, bytes]:
@@ -130,25 +86,3 @@ def _idle_head_notice(base: Base, train: ImageSource, batch_size: int) -> str | 
         f"note: {base.ref.name} classifies {hits} of {n} training images correctly, no better than guessing: if its "
         "last layer is new, pass new_head=True to base_from_module, otherwise it is not trained"
     )
-
-
-def _coverage_notice(base: Base, maskable: Maskable) -> str | None:
-    """A notice if the masks cover less than half of the parameters."""
-    share = _share(base, maskable)
-    if share >= 0.5:
-        return None
-    return f"note: masks cover {100 * share:.1f} % of the parameters of {base.ref.name}; {_why_dense(maskable)}"
-
-
-def _share(base: Base, maskable: Maskable) -> float:
-    return sum(maskable.sizes.values()) / max(1, sum(p.numel() for p in base.model.parameters()))
-
-
-def _why_dense(maskable: Maskable) -> str:
-    """The weights left dense: for each of the three most frequent reasons, the first weight and how many more."""
-    groups: dict[str, list[str]] = {}
-    for name, reason in maskable.dense:
-        groups.setdefault(reason, []).append(name)
-    commonest = sorted(groups.items(), key=lambda group: -len(group[1]))[:3]
-    parts = [f"{names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)} ({reason})" for reason, names in commonest]
-    return f"left dense: {', '.join(parts)}" if parts else ""

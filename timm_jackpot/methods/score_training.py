@@ -1,0 +1,79 @@
+"""Scores on a model, and how many weights they keep at each step: what every mask search is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from torch import nn
+
+from timm_jackpot.adapter import attach
+from timm_jackpot.masks import MaskSet, scale_counts
+from timm_jackpot.methods.search_settings import ScoreSettings
+from timm_jackpot.methods.start import Start, proportional_scores, two_level_scores
+from timm_jackpot.training import cubic_ramp
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many weights each layer keeps at each step, and when the thresholds are recomputed."""
+
+    start: Start
+    settings: ScoreSettings
+    steps: int
+
+    @property
+    def _fraction(self) -> float:
+        return self.settings.schedule_fraction if self.settings.schedule == "cubic" else 0.0
+
+    def counts(self, step: int) -> dict[str, int]:
+        share = cubic_ramp(step, self.steps, fraction=self._fraction, start=self.settings.schedule_start)
+        return scale_counts(self.start.sizes, self.start.kept, share)
+
+    def last_refresh(self, step: int) -> int:
+        """The latest step, up to this one, before which thresholds are recomputed."""
+        regular = step - step % self.settings.refresh_interval
+        ramp_end = ceil(self._fraction * self.steps)  # from here on the final counts hold, whatever the interval
+        return ramp_end if regular < ramp_end <= step else regular
+
+
+class ScoreTraining:
+    """Attaches initial scores to a model and moves their thresholds along the schedule.
+
+    Args:
+        steps: optimizer steps in all; 0: the final sparsity holds from the start.
+        first_step: the step that comes first, later than 0 in a resumed run.
+    """
+
+    def __init__(
+        self, model: nn.Module, start: Start, settings: ScoreSettings, *, steps: int, first_step: int = 0
+    ) -> None:
+        self._start, self._schedule = start, Schedule(start, settings, steps)
+        if settings.start == "two-level":
+            scores = two_level_scores(start.masks, settings.start_low)
+        else:
+            scores = proportional_scores(start.criterion, settings.start_scale)
+        self.adapter = attach(model, scores, self._counts_in(max(0, first_step - 1)), n_of_m=start.n_of_m)
+
+    def before_step(self, step: int) -> None:
+        """Recompute the thresholds, if they are due before this step."""
+        if step and step == self._schedule.last_refresh(step):
+            self.adapter.refresh(self._schedule.counts(step))
+
+    def resume_after(self, steps: int) -> None:
+        """Recompute the thresholds of scores that were loaded, at the counts that hold after so many steps."""
+        self.adapter.refresh(self._counts_in(steps))
+
+    def _counts_in(self, step: int) -> dict[str, int]:
+        return self._schedule.counts(self._schedule.last_refresh(step))
+
+    @property
+    def sparsity(self) -> float:
+        """The present one, which the schedule raises to the final one."""
+        return 1 - sum(layer.kept for layer in self.adapter.values()) / sum(self._start.sizes.values())
+
+    def final_masks(self) -> MaskSet:
+        """The masks that the present scores give at the final counts, whatever the schedule's present ones are."""
+        masks = self.adapter.masks(self._start.kept)
+        assert masks.kept_per_layer() == self._start.kept
+        return masks
