@@ -18,7 +18,7 @@ from timm_jackpot.data import Batch
 from timm_jackpot.data.memory import MemoryImages
 from timm_jackpot.errors import ConfigError, TrainingError
 from timm_jackpot.evaluation import evaluate_accuracy
-from timm_jackpot.runtime.processes import lost_process_named, make_accelerator, same_everywhere
+from timm_jackpot.runtime.processes import explain_lost_process, make_accelerator, same_everywhere
 from timm_jackpot.training import Checkpoints, Objective, Record, State, checkpoint, fit
 
 IMAGES, STEPS = 47, 10
@@ -130,7 +130,7 @@ def main(folder: Path) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)  # there, and answers nothing
     started = time.monotonic()
     try:
-        with lost_process_named():
+        with explain_lost_process():
             accelerator.wait_for_everyone()
     except TrainingError as error:
         found["lost"] = str(error)

@@ -15,14 +15,14 @@ import yaml
 from accelerate import Accelerator
 
 from timm_jackpot.artifact import read_artifact
-from timm_jackpot.audit import AuditConfig, AuditReport, audit_jackpot, judge
+from timm_jackpot.audit import AuditConfig, AuditReport, audit_jackpot, evaluate
 from timm_jackpot.audit.__main__ import main
 from timm_jackpot.audit.run import similar_margin
 from timm_jackpot.base import load_base, tensor_ids
 from timm_jackpot.data import DataFlags, open_data
 from timm_jackpot.errors import ArtifactError, ConfigError, TrainingError
 from timm_jackpot.evaluation import evaluate_accuracy, predict
-from timm_jackpot.evidence import CONTROLS, MODELS
+from timm_jackpot.evidence import AUDIT_CONTROLS, AUDIT_MODELS
 from timm_jackpot.evidence.read import read_audit
 from timm_jackpot.hub import render_card
 from timm_jackpot.hub.push import _collect
@@ -67,7 +67,7 @@ def no_search(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_model_is_judged_as_often_as_it_has_seeds(audited: tuple[Path, AuditReport]) -> None:
     _, report = audited
-    assert set(report.models) == set(MODELS)
+    assert set(report.models) == set(AUDIT_MODELS)
     repeated = {name for name, measured in report.models.items() if measured.n == 2}
     assert repeated == {
         "permuted_within",
@@ -184,7 +184,7 @@ def test_a_planted_broken_control_stops_the_audit(
 ) -> None:
     monkeypatch.setattr(f"timm_jackpot.methods.{control}", broken)
     # Nothing needs to be judged for it.
-    monkeypatch.setattr("timm_jackpot.audit.judge._ask", lambda row, _: {"row": row.make() and None})
+    monkeypatch.setattr("timm_jackpot.audit.evaluate._evaluate", lambda row, _: {"row": row.make() and None})
     before = {path: path.read_bytes() for path in artifact.rglob("*") if path.is_file()}
     with pytest.raises(TrainingError, match=message):
         audit_jackpot(AuditConfig(artifact=str(artifact), seeds=1))
@@ -196,21 +196,21 @@ def test_an_audit_that_was_stopped_goes_on_and_ends_the_same(
     artifact: Path, audited: tuple[Path, AuditReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    ask = judge._ask
+    ask = evaluate._evaluate
 
-    def stopping(row: judge.Row, task: Task) -> dict[str, Any]:
+    def stopping(row: evaluate.AuditRow, task: Task) -> dict[str, Any]:
         if len(asked) == 9:
             raise KeyboardInterrupt
         asked.append(row.name)
         return ask(row, task)
 
-    monkeypatch.setattr(judge, "_ask", stopping)
+    monkeypatch.setattr(evaluate, "_evaluate", stopping)
     config = AuditConfig(artifact=str(artifact), seeds=2)
     with pytest.raises(KeyboardInterrupt):
         audit_jackpot(config)
     with pytest.raises(ConfigError, match=r"holds dense with batch_size 64, not 32: name another --output"):
         audit_jackpot(AuditConfig(artifact=str(artifact), seeds=2, batch_size=32))
-    monkeypatch.setattr(judge, "_ask", lambda row, task: asked.append(row.name) or ask(row, task))
+    monkeypatch.setattr(evaluate, "_evaluate", lambda row, task: asked.append(row.name) or ask(row, task))
     report = audit_jackpot(config)
     assert len(asked) == 7 + 6 * 2
     assert report.models == audited[1].models
@@ -248,7 +248,7 @@ def test_a_planted_test_image_in_train_leaves_the_verdict_open(
     assert summary["verdict"] == "not decided"
     assert summary["leaked_test_images"] == 1
     assert "(test images that are also training images: 1)" in captured.out
-    assert set(summary["controls"]) == set(CONTROLS)  # pyright: ignore
+    assert set(summary["controls"]) == set(AUDIT_CONTROLS)  # pyright: ignore
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert (artifact / "README.md").read_text(encoding="utf-8") == "my own words"
     assert "README.md was edited" in captured.err

@@ -20,7 +20,7 @@ from timm_jackpot.compare import main
 from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.evidence import AuditReport
 from timm_jackpot.experiments.comparison import CompareConfig, compare_masks
-from timm_jackpot.experiments.comparison.entries import Entry
+from timm_jackpot.experiments.comparison.columns import Column
 from timm_jackpot.experiments.comparison.pairs import pairs_of
 from timm_jackpot.masks import MaskSet, layer_overlaps, mask_overlap
 from timm_jackpot.plots import overlap_figure
@@ -144,7 +144,7 @@ def test_every_column_has_a_name_of_its_own(found: Path, tmp_path: Path, monkeyp
 
 def test_a_base_is_known_by_its_weights_not_by_its_name() -> None:
     masks = MaskSet({"w": mask("1100")})
-    a, b, c = (Entry(name, "net", masks, {"w": digest}) for name, digest in (("a", "1"), ("b", "2"), ("c", "1")))
+    a, b, c = (Column(name, "net", masks, {"w": digest}) for name, digest in (("a", "1"), ("b", "2"), ("c", "1")))
     assert [(pair.a, pair.b, pair.why_not) for pair in pairs_of([a, b, c])] == [
         ("a", "b", "the bases differ"),
         ("a", "c", None),

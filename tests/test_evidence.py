@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from timm_jackpot.artifact import read_artifact
 from timm_jackpot.errors import ArtifactError
-from timm_jackpot.evidence import CONTROLS, AuditReport, Interval, audit_section, paired_intervals, verdict_line
+from timm_jackpot.evidence import AUDIT_CONTROLS, AuditReport, Interval, audit_section, paired_intervals, verdict_line
 from timm_jackpot.evidence.read import read_audit
 from timm_jackpot.evidence.verdict import answer_principles, verdict_of
 from timm_jackpot.hub import render_card
@@ -42,7 +42,7 @@ def judge(
     leaked: int | None = 0,
     shuffled: Interval = WORSE,
 ) -> tuple[str, dict[str, str]]:
-    gaps = {**dict.fromkeys(CONTROLS, around(20)), "magnitude_recalibrated": gap}
+    gaps = {**dict.fromkeys(AUDIT_CONTROLS, around(20)), "magnitude_recalibrated": gap}
     found = answer_principles(kept=kept, total=100, gaps=gaps, behind_dense=behind, similar_margin=margin)
     verdict = verdict_of(found, test_images=images, leaked_test_images=leaked, shuffled_ahead=shuffled)
     return verdict, {name: principle.answer for name, principle in found.items()}
@@ -96,7 +96,7 @@ def test_principles_that_need_trained_tickets_are_not_asked() -> None:
 
 def test_the_gap_is_that_to_the_control_that_the_answer_hangs_on() -> None:
     def hardest(**gaps: Interval) -> tuple[str | None, str]:
-        every = {**dict.fromkeys(CONTROLS, around(20)), **gaps}
+        every = {**dict.fromkeys(AUDIT_CONTROLS, around(20)), **gaps}
         found = answer_principles(kept=1, total=100, gaps=every, behind_dense=around(0), similar_margin=0.5)
         return found["clear_gap"].control, found["clear_gap"].answer
 
@@ -146,7 +146,7 @@ def test_a_report_survives_json(told: dict[str, Any]) -> None:
     assert AuditReport.model_validate_json(report.model_dump_json()) == report
     summary = report.summary()
     assert {"verdict", "principles", "controls"} <= summary.keys()
-    assert set(summary["controls"]) == set(CONTROLS)
+    assert set(summary["controls"]) == set(AUDIT_CONTROLS)
     assert set(summary["controls"]["random"]) == {"mean", "std", "n"}
     json.dumps(summary, allow_nan=False)
 
@@ -157,7 +157,7 @@ def test_a_report_that_does_not_agree_with_itself_is_refused(told: dict[str, Any
 
     other = next(v for v in ("jackpot", "none") if v != told["verdict"])
     answered = {**told["principles"], "small_dense": {**told["principles"]["small_dense"], "answer": "yes"}}
-    told_controls = list(CONTROLS)
+    told_controls = list(AUDIT_CONTROLS)
     fewer = {name: model for name, model in told["models"].items() if name != "random"}
     forged = [
         ({"verdict": other}, "the verdict is not the one that follows"),
@@ -192,7 +192,7 @@ def test_a_control_that_this_version_does_not_know_is_shown_and_counts(told: dic
     assert "| later row |" in audit_section(_report(told, **beside))
     near = dict(told["models"]["magnitude_recalibrated"])
     models = {**told["models"], "later_control": near}
-    report = _report(told, models=models, controls=[*CONTROLS, "later_control"], format=2)
+    report = _report(told, models=models, controls=[*AUDIT_CONTROLS, "later_control"], format=2)
     assert "| later control |" in audit_section(report)
     assert "later_control" in report.summary()["controls"]
     assert audit_figures(report) != audit_figures(_report(told))

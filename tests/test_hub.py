@@ -31,12 +31,12 @@ def hub() -> Iterator[TestHub]:
         yield running
 
 
-def _base_files(licence: str) -> dict[str, bytes]:
+def _base_files(license_name: str) -> dict[str, bytes]:
     state = timm.create_model("test_resnet", pretrained=False).state_dict()
     return {
         "model.safetensors": save({name: tensor.contiguous() for name, tensor in state.items()}),
         "config.json": json.dumps({"architecture": "test_resnet"}).encode(),
-        "README.md": f"---\nlicense: {licence}\n---\n".encode(),
+        "README.md": f"---\nlicense: {license_name}\n---\n".encode(),
     }
 
 
@@ -106,7 +106,7 @@ def test_pushing_the_same_again_uploads_nothing(hub: TestHub, home: Path, work: 
     assert hub.pushes(REPO) == before
 
 
-def test_the_card_inherits_the_licence_and_names_base_and_results(hub: TestHub, work: Path, pushed: dict) -> None:
+def test_the_card_inherits_the_license_and_names_base_and_results(hub: TestHub, work: Path, pushed: dict) -> None:
     card = hub.files(REPO)["README.md"].decode()
     assert "license: apache-2.0" in card
     assert f"base_model: {BASE}" in card

@@ -917,11 +917,11 @@ def test_the_lock_is_first_come_first_served() -> None:
     lock, order = FairLock(), []
 
     def take(number: int) -> None:
-        with lock.hold(alone="a switch" if number % 2 else ""):
+        with lock.hold(exclusive="a switch" if number % 2 else ""):
             order.append(number)
 
     threads = []
-    with lock.hold(alone="a switch"):
+    with lock.hold(exclusive="a switch"):
         for number in range(6):
             threads.append(_in_thread(lambda number=number: take(number))[0])
             _until(lambda waiting=number + 1: len(lock._queue) == waiting)
@@ -937,7 +937,7 @@ def test_who_stops_waiting_for_the_lock_is_in_nobodys_way(monkeypatch: pytest.Mo
         raise KeyboardInterrupt
 
     monkeypatch.setattr(lock._changed, "wait_for", interrupted)
-    with pytest.raises(KeyboardInterrupt), lock.hold(alone="a switch"):
+    with pytest.raises(KeyboardInterrupt), lock.hold(exclusive="a switch"):
         pytest.fail("it was never held")
     monkeypatch.undo()
     for alone in ("", "a switch", ""):

@@ -97,7 +97,7 @@ def test_every_verb_refuses_it_before_anything_is_loaded(
         "training.pretrain._build",
         "training.finetune.open_artifact",
         "audit.run.open_artifact",
-        "experiments.comparison.run.artifact_entries",
+        "experiments.comparison.run.artifact_columns",
         "experiments.transfer.run.open_target",
     ):
         monkeypatch.setattr(f"timm_jackpot.{name}", never)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from timm_jackpot.artifact import from_pretrained, read_artifact
 from timm_jackpot.cli import parse
 from timm_jackpot.errors import ConfigError
-from timm_jackpot.experiments.sweeps import SweepConfig, plan_cells, run_sweep
+from timm_jackpot.experiments.sweeps import SweepConfig, plan_grid, run_sweep
 from timm_jackpot.experiments.transfer import TransferConfig, plan_transfer, transfer_masks
 from timm_jackpot.recipes import package_folder, read_recipe, recipe_names
 from timm_jackpot.search import SearchConfig, search_jackpot
@@ -99,7 +99,7 @@ def test_a_pretrain_recipe_runs_on_made_up_data(name: str, images: Path, tmp_pat
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_every_cell_of_a_sweep_is_a_search_and_the_first_runs(name: str, images: Path, tmp_path: Path) -> None:
-    cells = plan_cells(SweepConfig(sweep=name, output=str(tmp_path)))
+    cells = plan_grid(SweepConfig(sweep=name, output=str(tmp_path)))
     assert len({cell.name for cell in cells}) == len(cells) > 1
     for config in (cells[0], cells[-1])[: 2 if name == "fig2_random_init" else 1]:
         search = next(iter(config.searches.values()))
@@ -126,7 +126,7 @@ def test_every_cell_of_a_sweep_is_a_search_and_the_first_runs(name: str, images:
 def test_the_epochs_that_table_4_quotes_are_those_that_are_run_on_both_networks() -> None:
     text = (package_folder("recipes") / "table4_epochs.yaml").read_text(encoding="utf-8")
     quoted = {0, *map(int, re.findall(r"(\d+): 9\d\.\d\d", text))}
-    cells = plan_cells(SweepConfig(sweep="table4_epochs", output="unused"))
+    cells = plan_grid(SweepConfig(sweep="table4_epochs", output="unused"))
     for model in ("cifar10_resnet32x2", "cifar10_vgg19"):
         axes = [cell.axes for cell in cells if cell.axes["model"] == f"local-dir:bases/{model}"]
         assert (
@@ -138,7 +138,7 @@ def test_the_epochs_that_table_3_quotes_are_those_that_are_run() -> None:
     text = (package_folder("recipes") / "table3_imagenet.yaml").read_text(encoding="utf-8")
     assert 'Of 10 epochs the abstract says "more than 70%"' in text
     quoted = {10, *map(int, re.findall(r"after (\d+)", text))}
-    cells = plan_cells(SweepConfig(sweep="table3_imagenet", output="unused"))
+    cells = plan_grid(SweepConfig(sweep="table3_imagenet", output="unused"))
     assert {cell.axes["epochs"] for cell in cells} == quoted == {10, 30, 60}
 
 
@@ -238,7 +238,7 @@ def test_a_grid_that_is_none_is_refused_before_anything_runs(
 def test_a_sweep_of_more_searches_than_anybody_runs_is_refused_before_it_is_built(tmp_path: Path) -> None:
     text = "grid:\n" + "".join(f"  k{i}: [1, 2, 3, 4]\n" for i in range(40))
     with pytest.raises(ConfigError, match=f"names {3 * 4**40} searches: a sweep takes 10000 at most"):
-        plan_cells(SweepConfig(sweep=recipe(tmp_path, text), output="x"))
+        plan_grid(SweepConfig(sweep=recipe(tmp_path, text), output="x"))
 
 
 @pytest.mark.parametrize(
@@ -247,12 +247,12 @@ def test_a_sweep_of_more_searches_than_anybody_runs_is_refused_before_it_is_buil
 )
 def test_a_sweep_recipe_of_wrong_types_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
-        plan_cells(SweepConfig(sweep=recipe(tmp_path, text), output="x"))
+        plan_grid(SweepConfig(sweep=recipe(tmp_path, text), output="x"))
 
 
 def test_a_cell_of_many_settings_is_a_folder_still(tmp_path: Path) -> None:
     values = ", ".join(f'"{letter * 120}"' for letter in "ab")
-    cells = plan_cells(
+    cells = plan_grid(
         SweepConfig(sweep=recipe(tmp_path, f"grid: {{model: [{values}], dataset: [{values}]}}"), output="x")
     )
     assert len({cell.name for cell in cells}) == 4
@@ -268,7 +268,7 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]
 @pytest.mark.parametrize("key", ["self", "cls", "values", "__init__"])
 def test_a_key_of_any_name_is_no_setting_unless_it_is_one(key: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"unknown setting {key}"):
-        plan_cells(SweepConfig(sweep=recipe(tmp_path, f"{key}: 1\nseeds: [0]\n"), output="x"))
+        plan_grid(SweepConfig(sweep=recipe(tmp_path, f"{key}: 1\nseeds: [0]\n"), output="x"))
 
 
 @pytest.mark.parametrize(

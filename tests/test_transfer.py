@@ -21,11 +21,11 @@ from timm_jackpot.artifact import read_artifact
 from timm_jackpot.base import Base, norm_statistics
 from timm_jackpot.cli import parse, run_verb
 from timm_jackpot.errors import BaseMismatchError, ConfigError, DataError, TrainingError
-from timm_jackpot.experiments.transfer import TransferConfig, judge, plan_transfer, run, transfer_masks
-from timm_jackpot.experiments.transfer.judge import judge_mask, open_target
+from timm_jackpot.experiments.transfer import TransferConfig, plan_transfer, run, targets, transfer_masks
 from timm_jackpot.experiments.transfer.plan import HeadRule
-from timm_jackpot.experiments.transfer.rows import rows_of
+from timm_jackpot.experiments.transfer.rows import transfer_rows
 from timm_jackpot.experiments.transfer.table import matrix_means, matrix_table
+from timm_jackpot.experiments.transfer.targets import evaluate_mask, open_target
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.plots import transfer_figure
 from timm_jackpot.search import SearchConfig, search_jackpot
@@ -180,10 +180,12 @@ def test_the_head_alone_is_trained_from_the_same_start_under_every_mask(
         fit(model=model, **others)
         seen.append((start, {name: tensor.clone() for name, tensor in model.state_dict().items()}))
 
-    monkeypatch.setattr(judge, "fit", watched)
+    monkeypatch.setattr(targets, "fit", watched)
     masks, rule = checkerboard(target.base), HeadRule(head_steps=3)
-    figures = [judge_mask(target, m, rule, seed, accelerator) for m, seed in ((masks, 0), (MaskSet({}), 0), (masks, 1))]
-    again = judge_mask(target, masks, rule, 0, accelerator)
+    figures = [
+        evaluate_mask(target, m, rule, seed, accelerator) for m, seed in ((masks, 0), (MaskSet({}), 0), (masks, 1))
+    ]
+    again = evaluate_mask(target, masks, rule, 0, accelerator)
     assert again == figures[0]
     assert {f.n for f in figures} == {599}
 
@@ -206,7 +208,7 @@ def test_controls_have_the_layer_counts_of_the_sources(tmp_path: Path, digits_ba
     for name, allocation in (("g", "global"), ("h", "global"), ("u", "uniform")):
         search_jackpot(SearchConfig(steps=0, allocation=allocation, output=str(tmp_path / name)))
     found = {name: {0: read_artifact(tmp_path / name)} for name in ("g", "h", "u")}
-    rows = {row.name: row for row in rows_of(found, digits_base)}
+    rows = {row.name: row for row in transfer_rows(found, digits_base)}
     assert list(rows) == ["g", "h", "u", "dense"] + [f"{c} (as {s})" for s in "gu" for c in ("magnitude", "random")]
     for source in "gu":
         mask, magnitude, random = (
@@ -215,13 +217,13 @@ def test_controls_have_the_layer_counts_of_the_sources(tmp_path: Path, digits_ba
         assert random.kept_per_layer() == magnitude.kept_per_layer() == mask.kept_per_layer()
         assert magnitude == mask  # a search of no steps
         assert random != mask
-    alone = rows_of({"g": found["g"]}, digits_base)
+    alone = transfer_rows({"g": found["g"]}, digits_base)
     assert [row.name for row in alone] == ["g", "dense", "magnitude", "random"]
 
     layer = "layer1.0.conv1.weight"
     other = {**digits_base.tensors, layer: digits_base.tensors[layer]._replace(sha256="0" * 64)}
     with pytest.raises(BaseMismatchError, match=f"the mask of g .* found in another base: {layer} differs first"):
-        rows_of(found, dataclasses.replace(digits_base, tensors=other))
+        transfer_rows(found, dataclasses.replace(digits_base, tensors=other))
 
 
 # -- the whole --------------------------------------------------------------------------------------
@@ -237,9 +239,9 @@ def test_a_matrix_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.M
     def fails_once(target: Any, masks: MaskSet, *others: Any) -> Any:
         if target.name == "second" and not masks:
             raise TrainingError("the loss is not a number at step 1")
-        return judge_mask(target, masks, *others)
+        return evaluate_mask(target, masks, *others)
 
-    monkeypatch.setattr(run, "judge_mask", fails_once)
+    monkeypatch.setattr(run, "evaluate_mask", fails_once)
     with pytest.raises(TrainingError, match=r"1 of 10 cells failed, first dense on second, seed 0: the loss is not"):
         transfer_masks(config)
     assert "| dense | " in (out / "matrix.md").read_text()
@@ -247,7 +249,7 @@ def test_a_matrix_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.M
     kept = {k: e for k, e in json.loads((out / "cells.json").read_text()).items() if e["result"] is not None}
     assert len(kept) == 9
 
-    monkeypatch.setattr(run, "judge_mask", judge_mask)
+    monkeypatch.setattr(run, "evaluate_mask", evaluate_mask)
     summary = transfer_masks(config).summary
     assert (summary["skipped_searches"], summary["skipped_cells"], summary["cells"]) == (2, 9, 10)
     complete = json.loads((out / "cells.json").read_text())

@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 
 from timm_jackpot.errors import ConfigError, JackpotError, RunInterrupted
 from timm_jackpot.recipes import read_recipe
-from timm_jackpot.runtime.processes import launched_as_main, leave_process_group, lost_process_named
+from timm_jackpot.runtime.processes import explain_lost_process, launched_as_main, leave_process_group
 from timm_jackpot.runtime.streams import harmless_streams
 from timm_jackpot.schema import Settings, aliases_of, choices_of, flag_of, kind_of
 
@@ -84,7 +84,7 @@ def run_verb(main: Callable[[], Mapping[str, Any]]) -> None:
     """Run a verb and print its result as the last line of stdout (main process only)."""
     _quieten()
     try:
-        with lost_process_named():
+        with explain_lost_process():
             result = main()
             leave_process_group()
             last_line = json.dumps(result, allow_nan=False)

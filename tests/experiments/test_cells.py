@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from test_processes import started
 
 from timm_jackpot.errors import ConfigError, RunInterrupted, TrainingError
-from timm_jackpot.experiments import Cell, Entry, run_cells
+from timm_jackpot.experiments import Cell, JournalEntry, run_cells
 
 
 class Work:
@@ -77,10 +77,10 @@ def test_a_signal_and_a_bug_always_stop_it(error: Exception, tmp_path: Path, acc
 
 def test_results_that_lie_elsewhere_are_what_counts(tmp_path: Path, accelerator: Accelerator) -> None:
     runs: list[int] = []
-    noted: list[Entry | None] = []
-    there: dict[str, Entry] = {}
+    noted: list[JournalEntry | None] = []
+    there: dict[str, JournalEntry] = {}
 
-    def find(entry: Entry | None) -> Entry | None:
+    def find(entry: JournalEntry | None) -> JournalEntry | None:
         noted.append(entry)
         return there.get("a")
 
@@ -88,10 +88,10 @@ def test_results_that_lie_elsewhere_are_what_counts(tmp_path: Path, accelerator:
     for expected in (1, 2):  # the journal alone does not say that it is done
         ran = run_cells([cell], tmp_path / "j.json", accelerator, what="cell")
         assert ran == ({"a": expected}, 0, [])
-    assert noted == [None, Entry({"lr": 1}, 1)]
-    there["a"] = Entry({"lr": 1}, "elsewhere")
+    assert noted == [None, JournalEntry({"lr": 1}, 1)]
+    there["a"] = JournalEntry({"lr": 1}, "elsewhere")
     assert run_cells([cell], tmp_path / "j.json", accelerator, what="cell") == ({"a": "elsewhere"}, 1, [])
-    there["a"] = Entry({"lr": 3}, "elsewhere")
+    there["a"] = JournalEntry({"lr": 3}, "elsewhere")
     with pytest.raises(ConfigError, match="holds a with lr 3, not 1"):
         run_cells([cell], tmp_path / "j.json", accelerator, what="cell")
 

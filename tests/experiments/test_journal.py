@@ -10,7 +10,7 @@ import pytest
 from accelerate import Accelerator
 
 from timm_jackpot.errors import ConfigError
-from timm_jackpot.experiments import Entry, Journal, journal
+from timm_jackpot.experiments import Journal, JournalEntry, journal
 
 
 def test_entries_are_there_again(tmp_path: Path, accelerator: Accelerator) -> None:
@@ -18,11 +18,11 @@ def test_entries_are_there_again(tmp_path: Path, accelerator: Accelerator) -> No
     book = Journal(path, accelerator)
     assert book.entries == {}
     assert not path.parent.exists()
-    assert book.note("a", Entry({"lr": 0.1})) == Entry({"lr": 0.1}, None)
-    book.note("b", Entry({}, [1.5, None, "é"]))
+    assert book.note("a", JournalEntry({"lr": 0.1})) == JournalEntry({"lr": 0.1}, None)
+    book.note("b", JournalEntry({}, [1.5, None, "é"]))
     again = Journal(path, accelerator)
-    assert again.entries == {"a": Entry({"lr": 0.1}, None), "b": Entry({}, [1.5, None, "é"])}
-    again.note("a", Entry({"lr": 0.1}, 3))
+    assert again.entries == {"a": JournalEntry({"lr": 0.1}, None), "b": JournalEntry({}, [1.5, None, "é"])}
+    again.note("a", JournalEntry({"lr": 0.1}, 3))
     assert Journal(path, accelerator).entries["a"].result == 3
     assert [file.name for file in path.parent.iterdir()] == ["j.json"]
 
@@ -31,15 +31,15 @@ def test_a_note_that_cannot_be_written_leaves_the_last_ones(
     tmp_path: Path, accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     book = Journal(tmp_path / "j.json", accelerator)
-    book.note("a", Entry({}, 1))
+    book.note("a", JournalEntry({}, 1))
 
     def full(*_: object) -> None:
         raise ConfigError("no space")
 
     monkeypatch.setattr(journal, "write_atomically", full)
     with pytest.raises(ConfigError, match="no space"):
-        book.note("b", Entry({}, 2))
-    assert book.entries == Journal(tmp_path / "j.json", accelerator).entries == {"a": Entry({}, 1)}
+        book.note("b", JournalEntry({}, 2))
+    assert book.entries == Journal(tmp_path / "j.json", accelerator).entries == {"a": JournalEntry({}, 1)}
 
 
 @pytest.mark.parametrize("text", ["", "{", "3", "[]", '{"a": 3}', '{"a": {"made_from": 3, "result": 1}}', '{"a": {}}'])
@@ -59,6 +59,6 @@ def test_a_damaged_one_is_refused(text: str, tmp_path: Path, accelerator: Accele
 )
 def test_other_settings_are_named(theirs: dict[str, Any], ours: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        Entry(theirs).check(ours, "out holds cell one")
+        JournalEntry(theirs).check(ours, "out holds cell one")
     assert str(refused.value) == f"out holds cell one {sentence}: name another --output"
-    Entry(theirs).check(json.loads(json.dumps(theirs)), "")
+    JournalEntry(theirs).check(json.loads(json.dumps(theirs)), "")

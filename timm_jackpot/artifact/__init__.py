@@ -1,6 +1,6 @@
 """The artifact: its format on disk (hubcards/FORMAT.md); written atomically, read with suspicion."""
 
-from timm_jackpot.artifact.fit import check_magnitude, check_skeleton
+from timm_jackpot.artifact.fit import check_skeleton, check_weight_count
 from timm_jackpot.artifact.jackpot import Extra, Jackpot
 from timm_jackpot.artifact.load import (
     apply_artifact,
@@ -35,9 +35,9 @@ __all__ = [
     "artifact_digest",
     "artifact_report",
     "check_base",
-    "check_magnitude",
     "check_skeleton",
     "check_target",
+    "check_weight_count",
     "from_pretrained",
     "is_artifact",
     "load_base_of",

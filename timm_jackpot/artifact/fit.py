@@ -22,10 +22,10 @@ def check_skeleton(config: Config, base_checkpoint: str | Path | None, trust_bas
         ArtifactError, BaseError, BaseMismatchError: as `from_pretrained`.
     """
     source_of(config, base_checkpoint, trust_base)
-    check_alone(config)
+    check_without_base(config)
 
 
-def check_alone(config: Config) -> bool:
+def check_without_base(config: Config) -> bool:
     """`check_skeleton` for readers that bring no base, and need nobody's word for one.
 
     Returns:
@@ -49,11 +49,11 @@ def check_alone(config: Config) -> bool:
     if registered or ref.source == "file":
         check_shapes(config, model)
     else:
-        check_magnitude(config, model)
+        check_weight_count(config, model)
     return True
 
 
-def check_magnitude(config: Config, model: nn.Module) -> None:
+def check_weight_count(config: Config, model: nn.Module) -> None:
     """Refuse what is not even of the size of `model`: the base itself, or what it is an alteration of.
 
     A Hub repo that timm has no entry for may alter its architecture, but not make another one of it.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from timm_jackpot.artifact.read import check_size, read_artifact, read_config
+from timm_jackpot.artifact.read import read_artifact, read_config, run_check
 from timm_jackpot.artifact.schema import CONFIG, MAX_CONFIG_BYTES, Config
 from timm_jackpot.base.hub_files import download
 from timm_jackpot.errors import ArtifactError
@@ -51,7 +51,7 @@ def locate_artifact(
 def _fetch(repo_id: str, revision: str | None, hub: dict[str, Any], check: Callable[[Config], object] | None) -> Path:
     path, commit = download(repo_id, [CONFIG], revision=revision, max_bytes=MAX_CONFIG_BYTES, **hub)
     config = read_config(path.parent)
-    check_size(config, check)
+    run_check(config, check)
     for file, entry in config.files.items():
         download(repo_id, [file], revision=commit, max_bytes=entry.bytes, **hub)
     read_artifact(path.parent, check=check)

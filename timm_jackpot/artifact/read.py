@@ -16,7 +16,7 @@ from torch import Tensor
 
 from timm_jackpot.artifact.agreement import check_agreement
 from timm_jackpot.artifact.compact import check_layers
-from timm_jackpot.artifact.fit import check_alone
+from timm_jackpot.artifact.fit import check_without_base
 from timm_jackpot.artifact.schema import (
     COMPACT,
     CONFIG,
@@ -60,7 +60,7 @@ class Artifact:
     folder: Path
     config: Config
     extras: dict[str, Tensor]
-    sized: bool  # the base's own shapes bear the config out
+    shapes_checked: bool  # the base's own shapes bear the config out
 
     @cached_property
     def stored(self) -> MaskSet | RankedMasks:
@@ -115,29 +115,29 @@ def read_artifact(folder: str | Path, *, check: Callable[[Config], object] | Non
     if not os.path.isdir(folder):
         raise ArtifactError(f"there is no artifact folder {folder}")
     config = read_config(folder)
-    sized = check_size(config, check)
+    shapes_checked = run_check(config, check)
     extras: dict[str, Tensor] = {}
     if config.extras:
         shapes = {extra.name: extra.shape for extra in config.extras}
         body = body_bytes("F32", shapes)
         extras, _ = read_tensors(_checked_bytes(folder, config, EXTRAS, body, body), EXTRAS, "F32", shapes)
         _check_values(extras)
-    artifact = Artifact(folder, config, extras, sized)
-    if sized:
+    artifact = Artifact(folder, config, extras, shapes_checked)
+    if shapes_checked:
         assert artifact.stored is not None  # read, and so checked
     else:
         _mask_bytes(folder, config)
     return artifact
 
 
-def check_size(config: Config, check: Callable[[Config], object] | None) -> bool:
+def run_check(config: Config, check: Callable[[Config], object] | None) -> bool:
     """Run `check`, or the one for readers without a base; whether the config was compared with a base.
 
     Raises:
         JackpotError: as `read_artifact`.
     """
     if check is None:
-        return check_alone(config)
+        return check_without_base(config)
     check(config)
     return True
 

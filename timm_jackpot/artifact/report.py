@@ -46,7 +46,7 @@ def artifact_report(artifact: Artifact, base: Base | None = None) -> dict[str, A
         "sparsity": 1 - kept / total if total else 0.0,
         "sparsity_all_parameters": 1 - kept_all / all_parameters,
         "encoding": config.encoding,
-        "mask_hash_checked": base is not None or (artifact.sized and config.encoding != COMPACT),
+        "mask_hash_checked": base is not None or (artifact.shapes_checked and config.encoding != COMPACT),
         "bytes": {name: file_bytes(artifact.folder / name) for name in (CONFIG, MASKS, EXTRAS)},
         "packed_bytes": sum(packed_bytes(layer.total) for layer in config.layers),
         "dense_bytes": 4 * all_parameters,

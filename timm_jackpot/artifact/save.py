@@ -23,10 +23,10 @@ from timm_jackpot.artifact.tensors_file import read_bytes
 from timm_jackpot.base import Base
 from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.masks import MaskSet, pack
-from timm_jackpot.runtime.outputs import part_of, sync, write_synced
+from timm_jackpot.runtime.outputs import partial_name, sync, write_synced
 
 # Everything that an artifact folder may hold; a folder with anything else in it is somebody's own.
-_OURS = {
+_KNOWN_FILES = {
     CONFIG,
     MASKS,
     EXTRAS,
@@ -39,7 +39,7 @@ _OURS = {
     "audit.partial.json",
     "checkpoints",
 }
-_OURS |= {part_of(name) for name in _OURS}  # what a kill left of a file that was being written
+_KNOWN_FILES |= {partial_name(name) for name in _KNOWN_FILES}  # what a kill left of a file that was being written
 
 
 def save_pretrained(
@@ -81,10 +81,10 @@ def recode(artifact: Artifact, base: Base, encoding: Encoding) -> dict[str, byte
         BaseMismatchError: if it is not the base of the masks.
     """
     text = read_bytes(artifact.folder / CONFIG, MAX_CONFIG_BYTES)
-    repeated = _repeated(artifact.config.base.digest, artifact.config.mask_hash, encoding)
+    shared = _shared_metadata(artifact.config.base.digest, artifact.config.mask_hash, encoding)
     config: dict[str, Any] = parse_strict(text, CONFIG, max_bytes=MAX_CONFIG_BYTES)
-    config.update(format=repeated["format"], encoding=encoding)
-    masks = _safetensors(_encoded(artifact.masks_on(base), base, encoding), {"timm_jackpot": json.dumps(repeated)})
+    config.update(format=shared["format"], encoding=encoding)
+    masks = _safetensors(_encoded(artifact.masks_on(base), base, encoding), {"timm_jackpot": json.dumps(shared)})
     config["files"] = {**config["files"], MASKS: _entry(masks)}
     return {MASKS: masks, CONFIG: _json(config)}
 
@@ -110,7 +110,7 @@ def check_target(folder: Path, *, overwrite: bool) -> None:
         raise ArtifactError(f"{folder} is not a folder")
     if is_artifact(folder) and not overwrite:
         raise ArtifactError(f"{folder} already holds a jackpot: name another folder, or say overwrite")
-    foreign = sorted(path.name for path in folder.iterdir() if path.name not in _OURS)
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in _KNOWN_FILES)
     if foreign:
         raise ArtifactError(f"{folder} holds {foreign[0]}, which is no part of a jackpot: name another folder")
 
@@ -124,7 +124,7 @@ def replace_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _beside(folder, "new")
+        temporary = _temporary_folder(folder, "new")
         temporary.chmod(0o755)
         for name, content in files.items():
             (temporary / name).parent.mkdir(exist_ok=True)
@@ -142,15 +142,15 @@ def replace_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
 
 def _files(jackpot: Jackpot, encoding: Encoding) -> dict[str, bytes]:
     extras = {name: extra.tensor.detach().float().cpu().contiguous() for name, extra in jackpot.extras.items()}
-    repeated = _repeated(jackpot.base.ref.digest, jackpot.masks.hash(), encoding)
+    shared = _shared_metadata(jackpot.base.ref.digest, jackpot.masks.hash(), encoding)
     masks = _encoded(jackpot.masks, jackpot.base, encoding)
-    files = {MASKS: _safetensors(masks, {"timm_jackpot": json.dumps(repeated)})}
+    files = {MASKS: _safetensors(masks, {"timm_jackpot": json.dumps(shared)})}
     if extras:
         files[EXTRAS] = _safetensors(extras, {})
-    return {**files, CONFIG: _json(_config(jackpot, repeated, files))}
+    return {**files, CONFIG: _json(_config(jackpot, shared, files))}
 
 
-def _repeated(digest: str, mask_hash: str, encoding: Encoding) -> dict[str, Any]:
+def _shared_metadata(digest: str, mask_hash: str, encoding: Encoding) -> dict[str, Any]:
     """What config.json and masks.safetensors both say."""
     return {"format": FORMAT, "digest": digest, "mask_hash": mask_hash, "encoding": encoding}
 
@@ -173,7 +173,7 @@ def _entry(content: bytes) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
 
 
-def _config(jackpot: Jackpot, repeated: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
+def _config(jackpot: Jackpot, shared: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
     from timm_jackpot import __version__
 
     base, masks = jackpot.base, jackpot.masks
@@ -209,8 +209,8 @@ def _config(jackpot: Jackpot, repeated: Mapping[str, Any], files: Mapping[str, b
         if head
         else None,
         "data": data,
-        "encoding": repeated["encoding"],
-        "mask_hash": repeated["mask_hash"],
+        "encoding": shared["encoding"],
+        "mask_hash": shared["mask_hash"],
         "files": {name: _entry(content) for name, content in files.items()},
         "info": info,
     }
@@ -234,7 +234,7 @@ def _swap(new: Path, folder: Path) -> None:
     if not folder.exists():
         new.rename(folder)
         return
-    aside = _beside(folder, "old")
+    aside = _temporary_folder(folder, "old")
     old = aside / folder.name
     try:
         folder.rename(old)
@@ -247,7 +247,7 @@ def _swap(new: Path, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _beside(folder: Path, kind: str) -> Path:
+def _temporary_folder(folder: Path, kind: str) -> Path:
     return Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=f".{kind}", dir=folder.parent))
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from timm_jackpot.data import DataFlags
-from timm_jackpot.evidence import MODELS
+from timm_jackpot.evidence import AUDIT_MODELS
 from timm_jackpot.methods import method_names
 from timm_jackpot.schema import OneOf
 
@@ -37,6 +37,6 @@ class AuditConfig(DataFlags):
     @classmethod
     def _new_rows(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            if name in MODELS or names.count(name) > 1:
+            if name in AUDIT_MODELS or names.count(name) > 1:
                 raise ValueError(f"{name} is a row of the audit already: name each further method once")
         return names

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from timm_jackpot.artifact import Artifact
-from timm_jackpot.audit.judge import Row
+from timm_jackpot.audit.evaluate import AuditRow
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods import (
     Budget,
@@ -25,9 +25,9 @@ from timm_jackpot.methods import (
 from timm_jackpot.search import RunConfig
 
 
-def rows_of(
+def audit_rows(
     artifact: Artifact, task: Task, budget: Budget, search: RunConfig, seeds: Sequence[int], beside: Sequence[str]
-) -> list[Row]:
+) -> list[AuditRow]:
     """All rows, in the order in which they are judged.
 
     Args:
@@ -59,26 +59,26 @@ def rows_of(
         return method(name).run(task, at(seed), as_they_are)
 
     rows = [
-        Row("dense", dense, recalibrated=False),
-        Row("dense_recalibrated", dense),
-        Row("jackpot", partial(_as_published, artifact, masks), recalibrated=False),
-        Row("jackpot_recalibrated", partial(_as_published, artifact, masks)),
-        Row("magnitude", magnitude, recalibrated=False),
-        Row("magnitude_recalibrated", magnitude),
-        Row("smallest", partial(control, "smallest", budget.seed)),
+        AuditRow("dense", dense, recalibrated=False),
+        AuditRow("dense_recalibrated", dense),
+        AuditRow("jackpot", partial(_as_published, artifact, masks), recalibrated=False),
+        AuditRow("jackpot_recalibrated", partial(_as_published, artifact, masks)),
+        AuditRow("magnitude", magnitude, recalibrated=False),
+        AuditRow("magnitude_recalibrated", magnitude),
+        AuditRow("smallest", partial(control, "smallest", budget.seed)),
     ]
     for seed in seeds:
         rows += [
-            Row("permuted_within", partial(control, "permuted_within", seed), seed=seed),
-            Row("permuted_across", partial(control, "permuted_across", seed), seed=seed),
-            Row("random", partial(random, seed), seed=seed),
-            Row("reinitialised", partial(control, "reinitialised", seed), seed=seed),
+            AuditRow("permuted_within", partial(control, "permuted_within", seed), seed=seed),
+            AuditRow("permuted_across", partial(control, "permuted_across", seed), seed=seed),
+            AuditRow("random", partial(random, seed), seed=seed),
+            AuditRow("reinitialised", partial(control, "reinitialised", seed), seed=seed),
         ]
     for seed in seeds:
         rows += [
-            Row("second_search", partial(method(search.method).run, task, at(seed), search), seed=seed),
-            Row("shuffled_labels", partial(method("shuffled_labels").run, task, at(seed), of_a_search), seed=seed),
-            *(Row(name, partial(method(name).run, task, at(seed)), seed=seed) for name in beside),
+            AuditRow("second_search", partial(method(search.method).run, task, at(seed), search), seed=seed),
+            AuditRow("shuffled_labels", partial(method("shuffled_labels").run, task, at(seed), of_a_search), seed=seed),
+            *(AuditRow(name, partial(method(name).run, task, at(seed)), seed=seed) for name in beside),
         ]
     return rows
 

@@ -15,23 +15,23 @@ from torch import nn
 
 from timm_jackpot.artifact import Artifact, open_artifact
 from timm_jackpot.audit.config import AuditConfig
-from timm_jackpot.audit.judge import Answers, agreement, correct, judge_rows
-from timm_jackpot.audit.rows import rows_of
+from timm_jackpot.audit.evaluate import RowResult, agreement, correct, evaluate_rows
+from timm_jackpot.audit.rows import audit_rows
 from timm_jackpot.audit.write import choose_target, write_report
 from timm_jackpot.base import norm_statistics
 from timm_jackpot.criteria import criterion_names
 from timm_jackpot.data import Data, shared_images
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.evidence import (
-    CONTROLS,
-    FORMAT,
+    AUDIT_CONTROLS,
+    AUDIT_FORMAT,
+    AuditData,
     AuditReport,
     LayerDensity,
-    Measured,
+    ModelResult,
     Overlap,
     SecondSearch,
-    Tested,
-    judged,
+    conclusions,
     paired_intervals,
 )
 from timm_jackpot.masks import MaskSet, chance_overlap, mask_overlap
@@ -90,9 +90,9 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
         "processes": accelerator.num_processes,
         **published_settings(search),
     }
-    answers = judge_rows(rows_of(artifact, task, budget, search, seeds, config.beside), task, journal, made_from)
+    answers = evaluate_rows(audit_rows(artifact, task, budget, search, seeds, config.beside), task, journal, made_from)
 
-    tested = Tested(
+    tested = AuditData(
         dataset=_plain(data.name),
         train_images=len(data.train),
         test_images=len(answers["dense"][0].predictions.labels),
@@ -101,9 +101,9 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
     )
     margin = config.similar_margin if config.similar_margin is not None else similar_margin(data.name)
     report = AuditReport(
-        **_judgement(answers, artifact, tested, margin),
-        format=FORMAT,
-        controls=list(CONTROLS),
+        **_figures_and_verdict(answers, artifact, tested, margin),
+        format=AUDIT_FORMAT,
+        controls=list(AUDIT_CONTROLS),
         producer=_producer(),
         base=_plain(loaded.ref.name),
         mask_hash=masks.hash(),
@@ -150,8 +150,8 @@ def _say_what_differs(artifact: Artifact, data: Data, accelerator: Accelerator) 
         )
 
 
-def _judgement(
-    answers: Mapping[str, list[Answers]], artifact: Artifact, tested: Tested, margin: float
+def _figures_and_verdict(
+    answers: Mapping[str, list[RowResult]], artifact: Artifact, tested: AuditData, margin: float
 ) -> dict[str, Any]:
     """Accuracies, differences, and what follows from them: the fields of the report."""
     jackpot, behind = "jackpot_recalibrated", ("dense", "jackpot")
@@ -159,10 +159,10 @@ def _judgement(
     first = ("dense", "dense_recalibrated", "jackpot", "jackpot_recalibrated")
     ahead = {name: (jackpot, name) for name in answers if name not in first}
     top1, differences = paired_intervals(correct(answers), [behind, shuffled, *ahead.values()])
-    models: dict[str, Measured] = {}
+    models: dict[str, ModelResult] = {}
     for name, several in answers.items():
         accuracies = [100 * found.predictions.correct.double().mean().item() for found in several]
-        models[name] = Measured(
+        models[name] = ModelResult(
             top1=top1[name],
             std=stdev(accuracies) if len(accuracies) > 1 else None,
             n=len(accuracies),
@@ -174,8 +174,8 @@ def _judgement(
         "shuffled_ahead": differences[shuffled],
         "similar_margin": margin,
     }
-    controls = {name: models[name] for name in CONTROLS}
-    principles, verdict = judged(layers, controls, tested, **figures)
+    controls = {name: models[name] for name in AUDIT_CONTROLS}
+    principles, verdict = conclusions(layers, controls, tested, **figures)
     return {
         **figures,
         "models": models,
@@ -186,7 +186,7 @@ def _judgement(
     }
 
 
-def _second_search(answers: Mapping[str, list[Answers]]) -> SecondSearch:
+def _second_search(answers: Mapping[str, list[RowResult]]) -> SecondSearch:
     found = answers["second_search"]
     return SecondSearch(
         overlap=mean(one.overlap for one in found if one.overlap is not None),

@@ -4,35 +4,35 @@ from timm_jackpot.evidence.bootstrap import paired_intervals
 from timm_jackpot.evidence.interval import Interval
 from timm_jackpot.evidence.read import AUDIT, read_audit
 from timm_jackpot.evidence.report import (
-    FORMAT,
+    AUDIT_FORMAT,
+    AuditData,
     AuditReport,
     LayerDensity,
-    Measured,
+    ModelResult,
     Overlap,
     SecondSearch,
-    Tested,
-    judged,
+    conclusions,
 )
 from timm_jackpot.evidence.section import audit_section, data_label, title_of, verdict_line
-from timm_jackpot.evidence.verdict import CONTROLS, MODELS, Principle, answer_principles, verdict_of
+from timm_jackpot.evidence.verdict import AUDIT_CONTROLS, AUDIT_MODELS, Principle, answer_principles, verdict_of
 
 __all__ = [
     "AUDIT",
-    "CONTROLS",
-    "FORMAT",
-    "MODELS",
+    "AUDIT_CONTROLS",
+    "AUDIT_FORMAT",
+    "AUDIT_MODELS",
+    "AuditData",
     "AuditReport",
     "Interval",
     "LayerDensity",
-    "Measured",
+    "ModelResult",
     "Overlap",
     "Principle",
     "SecondSearch",
-    "Tested",
     "answer_principles",
     "audit_section",
+    "conclusions",
     "data_label",
-    "judged",
     "paired_intervals",
     "read_audit",
     "title_of",

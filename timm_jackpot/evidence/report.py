@@ -11,8 +11,8 @@ from timm_jackpot.artifact.schema import Count, Name, Producer
 from timm_jackpot.base.ref import Hex64
 from timm_jackpot.evidence.interval import Interval
 from timm_jackpot.evidence.verdict import (
-    CONTROLS,
-    MODELS,
+    AUDIT_CONTROLS,
+    AUDIT_MODELS,
     Principle,
     Verdict,
     answer_principles,
@@ -26,11 +26,11 @@ MethodName = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[a-z][
 Plain = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w ./:()+@-]*$")]
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 _ROUNDING = 1e-6
-FORMAT = 2
+AUDIT_FORMAT = 2
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
-class Measured(Document):
+class ModelResult(Document):
     """Top-1 of one kind of model on the test split, in per cent."""
 
     top1: Interval  # of the mean over seeds
@@ -66,8 +66,8 @@ class LayerDensity(Document):
     total: int = Field(ge=1, le=2**53)
 
 
-class Tested(Document):
-    """What the models were judged on."""
+class AuditData(Document):
+    """What the models were conclusions on."""
 
     dataset: Plain
     train_images: Count
@@ -84,16 +84,16 @@ class AuditReport(Document):
     had none, and did not name its controls.
     """
 
-    format: int = Field(ge=1, le=FORMAT)
+    format: int = Field(ge=1, le=AUDIT_FORMAT)
     producer: Producer
     base: Plain
     mask_hash: Hex64
     steps: Count  # of each search
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=1000, fail_fast=True)]
-    data: Tested
-    models: dict[MethodName, Measured]  # those in MODELS at least
+    data: AuditData
+    models: dict[MethodName, ModelResult]  # those in AUDIT_MODELS at least
     controls: Annotated[list[MethodName], Field(max_length=200, fail_fast=True)] = Field(
-        default_factory=lambda: list(CONTROLS)  # these at least
+        default_factory=lambda: list(AUDIT_CONTROLS)  # these at least
     )
     behind_dense: Interval  # points by which the jackpot, as published, is behind the dense base as it came
     shuffled_ahead: Interval  # points by which shuffled labels are ahead of magnitude + statistics
@@ -112,9 +112,9 @@ class AuditReport(Document):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
-        if not set(self.models) >= {*MODELS, *self.controls}:
+        if not set(self.models) >= {*AUDIT_MODELS, *self.controls}:
             raise ValueError("models are missing")
-        if not set(self.controls) >= set(CONTROLS) or len(set(self.controls)) != len(self.controls):
+        if not set(self.controls) >= set(AUDIT_CONTROLS) or len(set(self.controls)) != len(self.controls):
             raise ValueError("a control is missing, or named twice")
         if any(layer.kept > layer.total for layer in self.layers):
             raise ValueError("a layer keeps more weights than it has")
@@ -134,7 +134,7 @@ class AuditReport(Document):
         ]
         if any(told is None or abs(told.value - true) > _ROUNDING for told, true in differences):
             raise ValueError("a difference is not that of its two accuracies")
-        principles, verdict = judged(
+        principles, verdict = conclusions(
             self.layers,
             {name: self.models[name] for name in self.controls},
             self.data,
@@ -171,10 +171,10 @@ def _chance_overlap(layers: list[LayerDensity]) -> float:
     return agreeing / sum(layer.total for layer in layers)
 
 
-def judged(
+def conclusions(
     layers: list[LayerDensity],
-    controls: dict[str, Measured],
-    data: Tested,
+    controls: dict[str, ModelResult],
+    data: AuditData,
     *,
     behind_dense: Interval,
     shuffled_ahead: Interval,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from timm_jackpot.evidence.interval import Interval
-from timm_jackpot.evidence.report import AuditReport, Measured
+from timm_jackpot.evidence.report import AuditReport, ModelResult
 from timm_jackpot.evidence.verdict import Principle, labels_leak
 
 TITLES: Mapping[str, str] = {
@@ -90,7 +90,7 @@ def audit_section(report: AuditReport, *, pictures: Mapping[str, str] | None = N
     return "\n".join(lines)
 
 
-def _row(name: str, measured: Measured) -> str:
+def _row(name: str, measured: ModelResult) -> str:
     top1, bold = measured.top1, "**" if name == "jackpot" else ""
     spread = f" ± {measured.std:.2f}" if measured.std is not None else ""
     ahead = _points(measured.jackpot_ahead) if measured.jackpot_ahead is not None else "–"

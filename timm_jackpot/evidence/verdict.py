@@ -19,7 +19,7 @@ from timm_jackpot.schema import Document
 Answer = Literal["yes", "no", "not decided", "not asked"]
 Verdict = Literal["jackpot", "secondary prize", "none", "not decided"]
 
-CONTROLS = (
+AUDIT_CONTROLS = (
     "magnitude",
     "magnitude_recalibrated",
     "permuted_within",
@@ -29,7 +29,7 @@ CONTROLS = (
     "reinitialised",
     "shuffled_labels",
 )
-MODELS = ("dense", "dense_recalibrated", "jackpot", "jackpot_recalibrated", "second_search", *CONTROLS)
+AUDIT_MODELS = ("dense", "dense_recalibrated", "jackpot", "jackpot_recalibrated", "second_search", *AUDIT_CONTROLS)
 
 NON_TRIVIAL_PERCENT = 60.0
 CLEAR_GAP = 0.5  # points

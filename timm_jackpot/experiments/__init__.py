@@ -1,10 +1,20 @@
 """Experiments: tables of cells, run one after the other; a run that was killed goes on where it stopped."""
 
 from timm_jackpot.experiments.cells import Cell, run_cells
-from timm_jackpot.experiments.journal import Entry, Journal
+from timm_jackpot.experiments.journal import Journal, JournalEntry
 from timm_jackpot.experiments.searches import search_cell
 from timm_jackpot.experiments.settings import key_value, merged, unreplaced
 from timm_jackpot.experiments.text import csv_table, markdown_table, mean_std, write_outputs
 
-__all__ = ["Cell", "Entry", "Journal", "csv_table", "key_value", "markdown_table", "mean_std", "merged", "run_cells"]
+__all__ = [
+    "Cell",
+    "Journal",
+    "JournalEntry",
+    "csv_table",
+    "key_value",
+    "markdown_table",
+    "mean_std",
+    "merged",
+    "run_cells",
+]
 __all__ += ["search_cell", "unreplaced", "write_outputs"]

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 
 from timm_jackpot.errors import JackpotError, RunInterrupted
-from timm_jackpot.experiments.journal import Entry, Journal
+from timm_jackpot.experiments.journal import Journal, JournalEntry
 from timm_jackpot.runtime.processes import from_main, same_everywhere, say
 
 _PATIENCE = timedelta(minutes=5)  # of a process whose cell failed, with one that has not ended it
@@ -27,11 +27,11 @@ class Cell:
     title: str  # for people
     made_from: dict[str, Any]  # whatever fixes the result, as JSON has it
     run: Callable[[], Any]  # called on every process; what the main process returns is the result
-    find: Callable[[Entry | None], Entry | None] = lambda noted: noted
+    find: Callable[[JournalEntry | None], JournalEntry | None] = lambda noted: noted
     """From the journal's entry to what there is: for results that lie elsewhere. Called on the main process."""
 
 
-class Ran(NamedTuple):
+class CellResults(NamedTuple):
     """What became of the cells, the same on every process."""
 
     results: dict[str, Any]  # by key, in the order of the cells; without those that failed
@@ -39,7 +39,9 @@ class Ran(NamedTuple):
     failures: list[str]  # of each cell that failed, its title and why
 
 
-def run_cells(cells: Sequence[Cell], journal: Path, accelerator: Accelerator, *, what: str, go_on: bool = False) -> Ran:
+def run_cells(
+    cells: Sequence[Cell], journal: Path, accelerator: Accelerator, *, what: str, go_on: bool = False
+) -> CellResults:
     """Run the cells whose results are not there yet, in order; each result is noted as soon as it is there.
 
     Args:
@@ -63,14 +65,14 @@ def run_cells(cells: Sequence[Cell], journal: Path, accelerator: Accelerator, *,
             results[cell.key] = there[cell.key]
             continue
         say(f"{what} {number} of {len(cells)}: {cell.title}", accelerator)
-        book.note(cell.key, Entry(cell.made_from))
+        book.note(cell.key, JournalEntry(cell.made_from))
         result, failure = _attempt(cell, go_on=go_on, peers=peers)
         if failure is None:
-            results[cell.key] = book.note(cell.key, Entry(cell.made_from, result)).result
+            results[cell.key] = book.note(cell.key, JournalEntry(cell.made_from, result)).result
         else:
             failures.append(f"{cell.title}: {failure}")
             say(f"{what} {number} failed: {failure}", accelerator)
-    return Ran(results, len(there), failures)
+    return CellResults(results, len(there), failures)
 
 
 def _already_there(cells: Sequence[Cell], journal: Journal) -> dict[str, Any]:

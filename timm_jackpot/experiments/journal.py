@@ -14,7 +14,7 @@ from timm_jackpot.runtime.outputs import write_atomically
 from timm_jackpot.runtime.processes import from_main
 
 
-class Entry(NamedTuple):
+class JournalEntry(NamedTuple):
     """A result, and the settings that it was made from; both as JSON has them."""
 
     made_from: dict[str, Any]
@@ -47,16 +47,16 @@ class Journal:
 
     def __init__(self, path: Path, accelerator: Accelerator) -> None:
         self.path, self._accelerator = path, accelerator
-        self.entries: dict[str, Entry] = from_main(accelerator, lambda: _read(path))
+        self.entries: dict[str, JournalEntry] = from_main(accelerator, lambda: _read(path))
 
-    def note(self, key: str, entry: Entry) -> Entry:
+    def note(self, key: str, entry: JournalEntry) -> JournalEntry:
         """Keep an entry; returns the main process's, which every process keeps.
 
         Raises:
             ConfigError: if it cannot be written.
         """
 
-        def write() -> Entry:
+        def write() -> JournalEntry:
             entries = {name: found._asdict() for name, found in {**self.entries, key: entry}.items()}
             write_atomically(self.path, json.dumps(entries, indent=1).encode())  # others may be reading it
             return entry
@@ -65,11 +65,11 @@ class Journal:
         return self.entries[key]
 
 
-def _read(path: Path) -> dict[str, Entry]:
+def _read(path: Path) -> dict[str, JournalEntry]:
     if not path.exists():
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {key: Entry(dict(entry["made_from"]), entry["result"]) for key, entry in found.items()}
+        return {key: JournalEntry(dict(entry["made_from"]), entry["result"]) for key, entry in found.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"{path} is damaged: delete it to begin anew, or name another --output") from error

@@ -7,7 +7,7 @@ from typing import Any
 
 from timm_jackpot.artifact import is_artifact, read_artifact
 from timm_jackpot.experiments.cells import Cell
-from timm_jackpot.experiments.journal import Entry
+from timm_jackpot.experiments.journal import JournalEntry
 from timm_jackpot.recipes import read_recipe
 from timm_jackpot.runtime.processes import launched_as_main
 from timm_jackpot.search import RunConfig, search_jackpot
@@ -30,12 +30,12 @@ def search_cell(folder: Path, key: str, title: str, search: RunConfig) -> Cell:
         search_jackpot(search.model_copy(update={"output": str(path), "resume": "auto"}))
         return _results(path) if launched_as_main() else None
 
-    def find(noted: Entry | None) -> Entry | None:
+    def find(noted: JournalEntry | None) -> JournalEntry | None:
         if not is_artifact(path):
             return None
         write_missing_card(path)
         known = files if noted is None else {key: noted.made_from.get(key) for key in files}
-        return Entry(read_recipe(str(path / "recipe.yaml")) | known, _results(path))
+        return JournalEntry(read_recipe(str(path / "recipe.yaml")) | known, _results(path))
 
     return Cell(key, title, published_settings(search) | files, run, find)
 

@@ -32,14 +32,14 @@ def render_card(
     artifact: Artifact,
     *,
     repo_id: str | None = None,
-    licence: str | None = None,
+    base_license: str | None = None,
     pictures: tuple[str, ...] = (),
 ) -> str:
     """README.md of an artifact.
 
     Args:
         repo_id: where it is (or will be) published; decides the line that loads it.
-        licence: of the base, which the jackpot inherits. Default: what timm's registry says; left out where nothing
+        base_license: of the base; the jackpot inherits it. Default: what timm's registry says; left out where nothing
             is known, never assumed.
         pictures: files beside the card to show, by name.
 
@@ -49,7 +49,7 @@ def render_card(
     config = artifact.config
     audit = read_audit(artifact)
     audit_pictures = {file: text for file, text in AUDIT_PICTURES.items() if file in pictures}
-    licence = licence or _registered_licence(config.base)
+    base_license = base_license or _registered_license(config.base)
     results = _mapping(config.info.get("results"))
     cells = {key: _cell(results.get(key)) for key in _RESULTS}
     settings = _mapping(config.info.get("config"))
@@ -59,7 +59,7 @@ def render_card(
     ).from_string((package_folder("hubcards") / "card.md.jinja").read_text(encoding="utf-8"))
     name = default_repo_name(artifact)
     return template.render(
-        metadata=_metadata(artifact, name, results, licence),
+        metadata=_metadata(artifact, name, results, base_license),
         name=name,
         source=json.dumps(repo_id or "."),
         published=repo_id is not None,
@@ -82,14 +82,14 @@ def render_card(
         pictures=tuple(file for file in pictures if file not in AUDIT_PICTURES),
         audit=None if audit is None else audit_section(audit, pictures=audit_pictures),
         verdict=None if audit is None else verdict_line(audit),
-        licence=licence,
+        base_license=base_license,
     )
 
 
 _RESULTS = ("dense_top1", "magnitude_top1", "magnitude_recalibrated_top1", "jackpot_top1")
 
 
-def _metadata(artifact: Artifact, name: str, results: Mapping[str, Any], licence: str | None) -> str:
+def _metadata(artifact: Artifact, name: str, results: Mapping[str, Any], base_license: str | None) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     config = artifact.config
@@ -113,7 +113,7 @@ def _metadata(artifact: Artifact, name: str, results: Mapping[str, Any], licence
         library_name="timm-jackpot",
         pipeline_tag="image-classification",
         tags=_TAGS,
-        license=licence,
+        license=base_license,
         base_model=config.base.hub_id,
         datasets=[hub_dataset] if hub_dataset else None,
         model_name=name,
@@ -123,7 +123,7 @@ def _metadata(artifact: Artifact, name: str, results: Mapping[str, Any], licence
     return data.to_yaml()
 
 
-def _registered_licence(base: BaseRef) -> str | None:
+def _registered_license(base: BaseRef) -> str | None:
     if base.source != "timm" or not is_model(base.architecture):
         return None
     cfg = get_pretrained_cfg(base.name, allow_unregistered=False)

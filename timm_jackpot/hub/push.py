@@ -115,7 +115,7 @@ def _push(
         api.create_repo(repo_id, private=private, exist_ok=True)
         if revision and not create_pr:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        names = _collect(artifact, folder, repo_id, _licence(artifact, api))
+        names = _collect(artifact, folder, repo_id, _base_license(artifact, api))
         text = message or f"{default_repo_name(artifact)} (timm-jackpot)"
         info = _commit(api, repo_id, folder, names, revision, text, create_pr)
         if model is not None:
@@ -123,12 +123,12 @@ def _push(
     return {"repo_id": repo_id, "revision": revision or "main", "files": sorted(names), **info}
 
 
-def _collect(artifact: Artifact, folder: Path, repo_id: str, licence: str | None) -> list[str]:
+def _collect(artifact: Artifact, folder: Path, repo_id: str, base_license: str | None) -> list[str]:
     """Copy what may be published into `folder`; returns the names."""
     names = _publishable(artifact)
     _copy(artifact.folder, names, folder)
     shown = tuple(name for name in names if name.endswith(".png"))
-    card = render_card(artifact, repo_id=repo_id, licence=licence, pictures=shown)
+    card = render_card(artifact, repo_id=repo_id, base_license=base_license, pictures=shown)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return [*names, "README.md"]
 
@@ -193,13 +193,13 @@ def _commit_merged(api: Any, repo_id: str, model: Any, folder: Path, message: st
     api.create_commit(repo_id, operations, commit_message=f"{message}, merged", revision=_DENSE_BRANCH)
 
 
-def _licence(artifact: Artifact, api: Any) -> str | None:
-    """What the base's own repo says of its licence; None where it says nothing or cannot be asked."""
+def _base_license(artifact: Artifact, api: Any) -> str | None:
+    """What the base's own repo says of its license; None where it says nothing or cannot be asked."""
     if artifact.config.base.hub_id is None:
         return None
     try:
         card = api.model_info(artifact.config.base.hub_id).card_data
     except Exception:  # a base that is gone must not keep its masks from being published
         return None
-    licence = card.get("license") if card is not None else None
-    return licence if isinstance(licence, str) else None
+    name = card.get("license") if card is not None else None
+    return name if isinstance(name, str) else None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from timm_jackpot.evidence import AuditReport
 from timm_jackpot.evidence.section import title_of
-from timm_jackpot.plots.style import BLUE, GREY, ORANGE, finish, name_layers, name_rows, new_figure, to_png
+from timm_jackpot.plots.style import BLUE, GRAY, ORANGE, finish, name_layers, name_rows, new_figure, to_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,13 +39,13 @@ def _accuracy(report: AuditReport) -> Figure:
     figure = new_figure(_WIDTH, _MARGIN + _ROW * len(top1))
     axes = figure.subplots()
     dense = report.models["dense"].top1.value
-    axes.axvline(dense, color=GREY, linestyle="--", linewidth=1, zorder=1)
+    axes.axvline(dense, color=GRAY, linestyle="--", linewidth=1, zorder=1)
     at = {"xycoords": ("data", "axes fraction"), "xytext": (0, 3), "textcoords": "offset points"}
-    axes.annotate(f"dense {dense:.2f}", (dense, 1), **at, ha="center", fontsize=8, color=GREY)
+    axes.annotate(f"dense {dense:.2f}", (dense, 1), **at, ha="center", fontsize=8, color=GRAY)
     for row, (name, found) in enumerate(top1.items()):
-        colour, marker = (BLUE, "o") if name in report.controls else (ORANGE, "D")
-        axes.plot([found.low, found.high], [row, row], color=colour, linewidth=2.5, alpha=0.5, solid_capstyle="butt")
-        axes.plot(found.value, row, color=colour, marker=marker, markersize=6, linestyle="none")
+        color, marker = (BLUE, "o") if name in report.controls else (ORANGE, "D")
+        axes.plot([found.low, found.high], [row, row], color=color, linewidth=2.5, alpha=0.5, solid_capstyle="butt")
+        axes.plot(found.value, row, color=color, marker=marker, markersize=6, linestyle="none")
     finish(axes, legend=None)
     name_rows(axes, [title_of(name) for name in top1], [f"{found.value:.2f}" for found in top1.values()])
     axes.set_xlim(0, 101)
@@ -68,7 +68,7 @@ def _overlap(report: AuditReport) -> Figure:
     axes.hlines(rows, chances, overlaps, color=BLUE, linewidth=2, alpha=0.4, zorder=1)
     axes.plot(overlaps, rows, color=BLUE, marker="o", markersize=6, linestyle="none", zorder=3, label="overlap")
     bar = {"marker": "|", "markersize": 14, "markeredgewidth": 2, "linestyle": "none"}
-    axes.plot(chances, rows, color=GREY, label="by chance", **bar)
+    axes.plot(chances, rows, color=GRAY, label="by chance", **bar)
     finish(axes, legend="above", columns=2)
     name_rows(axes, list(found), [f"{overlap:.1f}" for overlap in overlaps])
     axes.set_xlim(max(0, min(*overlaps, *chances) - 3), 100.5)

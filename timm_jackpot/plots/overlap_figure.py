@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from timm_jackpot.plots.style import GREY, finish, name_layers, new_figure, series, to_png
+from timm_jackpot.plots.style import GRAY, finish, name_layers, new_figure, series, to_png
 
 _SPREAD = 0.6  # of the room of a layer that its stems take
 _BAR: dict[str, Any] = {"marker": "_", "markersize": 8, "markeredgewidth": 1.8, "linestyle": "none"}
@@ -38,7 +38,7 @@ def overlap_figure(name: str, others: Mapping[str, Mapping[str, Sequence[float]]
     plot.set_ylabel("overlap (% of the layer)")
     finish(plot, legend=None)
     handles, _ = plot.get_legend_handles_labels()
-    bar = Line2D([], [], color=GREY, label="by chance", **_BAR)
+    bar = Line2D([], [], color=GRAY, label="by chance", **_BAR)
     legend = figure.legend(
         handles=[*handles, bar], loc="outside upper left", frameon=False, fontsize=8, ncols=min(4, len(handles) + 1)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from timm_jackpot.errors import ConfigError
-from timm_jackpot.plots.style import BLUE, GREY, ORANGE, finish, name_layers, new_figure, to_png
+from timm_jackpot.plots.style import BLUE, GRAY, ORANGE, finish, name_layers, new_figure, to_png
 from timm_jackpot.training import Record
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def _draw_layers(axes: Axes, layers: dict[str, Any]) -> None:
     sparsity = [100 * (1 - kept / total) for kept, total in zip(layers["kept"], layers["total"], strict=True)]
     mean = 100 * (1 - sum(layers["kept"]) / sum(layers["total"]))
     axes.bar(range(len(sparsity)), sparsity, color=BLUE, width=0.8)
-    axes.axhline(mean, color=GREY, linewidth=1, linestyle="--", label=f"all maskable weights: {mean:.1f} %")
+    axes.axhline(mean, color=GRAY, linewidth=1, linestyle="--", label=f"all maskable weights: {mean:.1f} %")
     name_layers(axes, layers["names"])
     axes.set_ylabel("sparsity of the layer (%)")
     _in_per_cent(axes)
@@ -42,7 +42,7 @@ def _draw_convergence(axes: Axes, record: Record) -> None:
     steps = list(record.of("step"))
     validation = list(record.of("validation"))
     x = [event["step"] for event in steps]
-    axes.plot(x, [100 * event["sparsity"] for event in steps], color=GREY, linestyle="--", label="sparsity (%)")
+    axes.plot(x, [100 * event["sparsity"] for event in steps], color=GRAY, linestyle="--", label="sparsity (%)")
     if validation:
         points = [[event[key] for event in validation] for key in ("step", "top1")]
         label = f"top-1 on held-out images (%), n = {validation[-1]['n']}"

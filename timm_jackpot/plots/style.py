@@ -1,4 +1,4 @@
-"""What all pictures share: colours, a white ground, frames, PNG bytes."""
+"""What all pictures share: colors, a white ground, frames, PNG bytes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito's colours: told apart with every kind of colour vision, on white and in print.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-BLUE, ORANGE, GREY = COLOURS[0], COLOURS[1], "#767676"
+# Okabe & Ito's colors: told apart with every kind of color vision, on white and in print.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+BLUE, ORANGE, GRAY = COLORS[0], COLORS[1], "#767676"
 _MARKERS = "osD^vP"
 
 
@@ -40,7 +40,7 @@ def to_png(figure: Figure) -> bytes:
 
 def series(number: int) -> dict[str, Any]:
     """Colour and marker of one of several lines."""
-    return {"color": COLOURS[number % len(COLOURS)], "marker": _MARKERS[number % len(_MARKERS)], "markersize": 5}
+    return {"color": COLORS[number % len(COLORS)], "marker": _MARKERS[number % len(_MARKERS)], "markersize": 5}
 
 
 def finish(axes: Axes, *, legend: str | None = "best", columns: int = 1) -> None:

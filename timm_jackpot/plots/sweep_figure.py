@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-from timm_jackpot.plots.style import GREY, finish, new_figure, series, to_png
+from timm_jackpot.plots.style import GRAY, finish, new_figure, series, to_png
 from timm_jackpot.training import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _Combination = tuple[str, ...]  # values of the settings that tell the lines apart
-_CONTROLS = {
+_MAGNITUDE_LINES = {
     "magnitude one-shot": "magnitude_top1",
     "magnitude one-shot, statistics re-estimated": "magnitude_recalibrated_top1",
 }
@@ -38,7 +38,7 @@ def sweep_figure(rows: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> byte
         _draw_lines(plot, rows, across, [axis for axis in axes if axis != across])
     dense = {row["dense_top1"] for row in rows if row.get("dense_top1") is not None}
     if len(dense) == 1:
-        plot.axhline(dense.pop(), color=GREY, linewidth=1, linestyle="--", label="dense base")
+        plot.axhline(dense.pop(), color=GRAY, linewidth=1, linestyle="--", label="dense base")
     plot.set_ylabel("top-1 on the test split (%)")
     finish(plot)
     return to_png(figure)
@@ -75,7 +75,7 @@ def _draw_lines(plot: Axes, rows: Sequence[Mapping[str, Any]], across: str, othe
         x = sorted(points)
         means, spreads = [mean(points[p]) for p in x], [_spread(points[p]) for p in x]
         plot.errorbar(x, means, spreads, capsize=3, label=_named(others, [name]) or "jackpot", **series(i))
-    for style, (control, key) in zip((":", "-."), _CONTROLS.items(), strict=True):
+    for style, (control, key) in zip((":", "-."), _MAGNITUDE_LINES.items(), strict=True):
         # One line for all combinations of settings that it does not tell apart.
         alike: dict[tuple[tuple[float, float], ...], list[_Combination]] = {}
         for name, points in _points(rows, key, across, others).items():
@@ -85,7 +85,7 @@ def _draw_lines(plot: Axes, rows: Sequence[Mapping[str, Any]], across: str, othe
         for i, (line, names) in enumerate(alike.items()):
             label = ", ".join(filter(None, (control, _named(others, names, only=telling))))
             marker = "x+1234"[i % 6]
-            plot.plot(*zip(*line, strict=True), color=GREY, linestyle=style, marker=marker, markersize=6, label=label)
+            plot.plot(*zip(*line, strict=True), color=GRAY, linestyle=style, marker=marker, markersize=6, label=label)
     plot.set_xlabel(across.replace("_", " "))
 
 

@@ -14,7 +14,7 @@ _ROOM = 0.06  # of a column's range, above and below, so that the extremes are n
 def transfer_figure(cells: Sequence[Mapping[str, Any]]) -> bytes:
     """Top-1 of every mask on every target, as a PNG.
 
-    Colours run over each column by itself, from its lowest to its highest figure: targets differ in difficulty. The
+    Colors run over each column by itself, from its lowest to its highest figure: targets differ in difficulty. The
     target's own mask is framed; a line parts the masks that were searched from their controls.
 
     Args:

@@ -44,7 +44,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         ConfigError: if it cannot be written.
     """
-    aside = path.with_name(part_of(path.name))
+    aside = path.with_name(partial_name(path.name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_synced(aside, content)
@@ -57,7 +57,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             aside.unlink()
 
 
-def part_of(name: str) -> str:
+def partial_name(name: str) -> str:
     """What a file is called while `write_atomically` writes it."""
     return f".{name}.part"
 

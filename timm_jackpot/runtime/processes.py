@@ -133,7 +133,7 @@ def leave_process_group() -> None:
 
 
 @contextmanager
-def lost_process_named(when: str = "") -> Iterator[None]:
+def explain_lost_process(when: str = "") -> Iterator[None]:
     """Turn what torch says about a peer that has gone, or does not answer, into a sentence.
 
     Raises:

@@ -19,7 +19,7 @@ def harmless_streams() -> Iterator[None]:
         SystemExit: at the end, where stdout was lost otherwise than by a reader that went (a full disk).
     """
     before = sys.stdout, sys.stderr
-    out, err = _Outlet(sys.stdout, 1), _Outlet(sys.stderr, 2)
+    out, err = _SafeStream(sys.stdout, 1), _SafeStream(sys.stderr, 2)
     sys.stdout, sys.stderr = out, err  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
@@ -33,7 +33,7 @@ def harmless_streams() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-class _Outlet:
+class _SafeStream:
     """A stream that goes nowhere from its first fault on.
 
     Args:
@@ -46,7 +46,7 @@ class _Outlet:
             try:
                 os.fstat(descriptor)
             except OSError:
-                _lead_nowhere(descriptor)
+                _redirect_to_null(descriptor)
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # as long-lived as the process
         self._stream = stream
         self.fault: OSError | None = None
@@ -67,12 +67,12 @@ class _Outlet:
         except OSError as error:
             self.fault = self.fault or error
             with suppress(OSError):
-                _lead_nowhere(self._stream.fileno())  # what is still in its buffer too
+                _redirect_to_null(self._stream.fileno())  # what is still in its buffer too
         except (ValueError, RuntimeError):  # closed; or a signal's handler interrupted the writing of a line
             pass
 
 
-def _lead_nowhere(descriptor: int) -> None:
+def _redirect_to_null(descriptor: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     if nowhere != descriptor:
         os.dup2(nowhere, descriptor)

@@ -20,13 +20,13 @@ class FairLock:
         self._changed = threading.Condition()
         self._queue: list[int] = []  # threads that wait
         self._holders: Counter[int] = Counter()  # by thread, how often
-        self._alone = False
+        self._exclusive = False
 
     def __reduce__(self) -> tuple[type[FairLock], tuple[()]]:
         return FairLock, ()  # a copy of the model is in nobody's use
 
     @contextmanager
-    def hold(self, alone: str = "") -> Iterator[None]:
+    def hold(self, exclusive: str = "") -> Iterator[None]:
         """Share it; or hold it alone, for the call of this name.
 
         Raises:
@@ -34,13 +34,13 @@ class FairLock:
         """
         me = threading.get_ident()
         with self._changed:
-            if alone and me in self._holders:
-                raise ServingError(f"{alone} was called within a forward of the model: call it after the forward")
+            if exclusive and me in self._holders:
+                raise ServingError(f"{exclusive} was called within a forward of the model: call it after the forward")
             if me not in self._holders:
                 self._queue.append(me)
                 try:
-                    self._changed.wait_for(lambda: self._queue[0] == me and not self._taken(bool(alone)))
-                    self._alone = bool(alone)
+                    self._changed.wait_for(lambda: self._queue[0] == me and not self._taken(bool(exclusive)))
+                    self._exclusive = bool(exclusive)
                 finally:
                     self._queue.remove(me)
                     self._changed.notify_all()
@@ -52,8 +52,8 @@ class FairLock:
                 self._holders[me] -= 1
                 if not self._holders[me]:
                     del self._holders[me]
-                    self._alone = False
+                    self._exclusive = False
                     self._changed.notify_all()
 
-    def _taken(self, alone: bool) -> bool:
-        return self._alone or (alone and bool(self._holders))
+    def _taken(self, exclusive: bool) -> bool:
+        return self._exclusive or (exclusive and bool(self._holders))

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from timm_jackpot.artifact import (
     Config,
-    check_magnitude,
     check_skeleton,
+    check_weight_count,
     load_dense_base,
     locate_artifact,
     read_artifact,
@@ -79,7 +79,7 @@ class JackpotModel(nn.Module):
         """
         hub: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         trust: dict[str, Any] = {"base_checkpoint": base_checkpoint, "trust_base": trust_base}
-        check = partial(check_skeleton, **trust) if base is None else partial(check_magnitude, model=base)
+        check = partial(check_skeleton, **trust) if base is None else partial(check_weight_count, model=base)
         folder = locate_artifact(repo_or_dir, revision=revision, check=check, **hub)
         check(config := read_config(folder))
         if base is None:
@@ -131,24 +131,24 @@ class JackpotModel(nn.Module):
 
     def set_adapter(self, adapter_name: str | None) -> None:
         """Make a loaded adapter the active one; None: the dense base."""
-        with self._lock.hold(alone="set_adapter()"):
+        with self._lock.hold(exclusive="set_adapter()"):
             self._switch(adapter_name)
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
         """`with model.disable_adapter():` the dense base answers, to all threads; then the same adapter as before."""
-        with self._lock.hold(alone="disable_adapter()"):
+        with self._lock.hold(exclusive="disable_adapter()"):
             before = self._active
             self._switch(None)
         try:
             yield
         finally:
-            with self._lock.hold(alone="the end of disable_adapter()"):
+            with self._lock.hold(exclusive="the end of disable_adapter()"):
                 self._switch(before if before in self._adapters else None)
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Forget an adapter. Where it was the active one, the dense base answers (PEFT would choose another)."""
-        with self._lock.hold(alone="delete_adapter()"):
+        with self._lock.hold(exclusive="delete_adapter()"):
             self._check_known(adapter_name)
             if adapter_name == self._active:
                 self._switch(None)
@@ -181,7 +181,7 @@ class JackpotModel(nn.Module):
             self._check_known(*(name for name in adapter_names if name is not None))
             if set(adapter_names) == {self._active}:
                 return self.model(x)
-        with self._lock.hold(alone="predict()"):
+        with self._lock.hold(exclusive="predict()"):
             before, rows = self._active, dict[int, Tensor]()
             try:
                 for name in sorted(dict.fromkeys(adapter_names), key=lambda name: name != before):
@@ -222,7 +222,7 @@ class JackpotModel(nn.Module):
         return forward
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> JackpotModel:
-        with self._lock.hold(alone="moving or converting the model"):
+        with self._lock.hold(exclusive="moving or converting the model"):
             self._backbone.convert(fn)
             return self
 

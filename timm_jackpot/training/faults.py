@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from timm_jackpot.errors import DataError, TrainingError
-from timm_jackpot.runtime.processes import lost_process_named
+from timm_jackpot.runtime.processes import explain_lost_process
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def explained(step: int) -> Iterator[None]:
         DataError: a data worker died.
     """
     try:
-        with lost_process_named(f" at step {step}"), one_image_explained():
+        with explain_lost_process(f" at step {step}"), one_image_explained():
             yield
     except torch.OutOfMemoryError as error:
         raise _out_of_memory(step) from error

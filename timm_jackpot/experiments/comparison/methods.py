@@ -8,35 +8,35 @@ from dataclasses import replace
 from timm_jackpot.artifact import Artifact, load_base_of
 from timm_jackpot.data import DataFlags
 from timm_jackpot.evaluation import evaluate_accuracy
-from timm_jackpot.experiments.comparison.entries import Entry, free_name, one_base
+from timm_jackpot.experiments.comparison.columns import Column, free_name, one_base
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods import build_network, method
 from timm_jackpot.runtime.processes import make_accelerator, say
 from timm_jackpot.search.reopen import reopen_search
 
 
-def method_entries(
+def method_columns(
     names: Sequence[str],
-    entries: Sequence[Entry],
+    columns: Sequence[Column],
     artifact: Artifact,
     flags: DataFlags,
     *,
     base_checkpoint: str | None,
     trust_base: bool,
     seed: int,
-) -> list[Entry]:
-    """What methods find with the base, the data, the sparsity and the steps of the first of `entries`.
+) -> list[Column]:
+    """What methods find with the base, the data, the sparsity and the steps of the first of `columns`.
 
     Args:
-        artifact: that of the first entry.
+        artifact: that of the first column.
 
     Raises:
-        ConfigError: if the entries are not all of one base.
+        ConfigError: if the columns are not all of one base.
         JackpotError: if base or data are not usable, or a method fails.
     """
     if not names:
         return []
-    first = one_base(entries, "--methods")
+    first = one_base(columns, "--methods")
     accelerator = make_accelerator(seed=seed)
     base = load_base_of(artifact, base_checkpoint=base_checkpoint, trust_base=trust_base)
     task, budget, _ = reopen_search(artifact, base, flags, accelerator)
@@ -49,8 +49,8 @@ def method_entries(
             build_network(task, outcome), task.data.test, batch_size=task.batch_size, accelerator=accelerator
         )
         found.append(
-            Entry(
-                name=free_name(name, "method", entries),
+            Column(
+                name=free_name(name, "method", columns),
                 base=first.base,
                 masks=outcome.masks or MaskSet({}),
                 weights={} if any(moved.role == "weights" for moved in outcome.moved.values()) else first.weights,

@@ -1,4 +1,4 @@
-"""Every two entries, as far as they can be compared."""
+"""Every two columns, as far as they can be compared."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from timm_jackpot.experiments.comparison.entries import Entry
+from timm_jackpot.experiments.comparison.columns import Column
 from timm_jackpot.masks import LayerOverlap, chance_overlap, layer_overlaps, mask_overlap
 
 
 class Pair(NamedTuple):
-    """Overlaps of two entries; where there are none, `why_not` says so."""
+    """Overlaps of two columns; where there are none, `why_not` says so."""
 
     a: str
     b: str
@@ -21,12 +21,12 @@ class Pair(NamedTuple):
     why_not: str | None
 
 
-def pairs_of(entries: Sequence[Entry]) -> list[Pair]:
+def pairs_of(columns: Sequence[Column]) -> list[Pair]:
     """All pairs. Masks over different weights have no overlap: of another base, or of other layers of the same."""
-    return [_pair(a, b) for a, b in itertools.combinations(entries, 2)]
+    return [_pair(a, b) for a, b in itertools.combinations(columns, 2)]
 
 
-def _pair(a: Entry, b: Entry) -> Pair:
+def _pair(a: Column, b: Column) -> Pair:
     if not a.masks or not b.masks:
         return Pair(a.name, b.name, None, None, {}, "one of them is dense")
     if list(a.masks) != list(b.masks) or any(a.masks[name].shape != b.masks[name].shape for name in a.masks):

@@ -11,8 +11,8 @@ from pydantic import Field
 from timm_jackpot.criteria import criterion_names
 from timm_jackpot.data import DataFlags
 from timm_jackpot.errors import ConfigError
-from timm_jackpot.experiments.comparison.entries import Entry, artifact_entries, criterion_entries
-from timm_jackpot.experiments.comparison.methods import method_entries
+from timm_jackpot.experiments.comparison.columns import Column, artifact_columns, criterion_columns
+from timm_jackpot.experiments.comparison.methods import method_columns
 from timm_jackpot.experiments.comparison.pairs import Pair, pairs_of
 from timm_jackpot.experiments.comparison.table import as_csv, as_markdown, as_text, sections_of
 from timm_jackpot.methods import method_names
@@ -62,40 +62,40 @@ def compare_masks(config: CompareConfig) -> MaskComparison:
         raise ConfigError("name two artifacts to compare, or one and --criteria magnitude or --methods paper, say")
     folder = None if config.output is None else check_output(config.output)
     where = {"base_checkpoint": config.base_checkpoint, "trust_base": config.trust_base}
-    entries, artifacts = artifact_entries(config.artifacts, **where)
-    entries += criterion_entries(config.criteria, entries, artifacts[0], seed=config.seed, **where)
-    entries += method_entries(config.methods, entries, artifacts[0], config, seed=config.seed, **where)
-    pairs = pairs_of(entries)
-    sections = sections_of(entries, pairs)
+    columns, artifacts = artifact_columns(config.artifacts, **where)
+    columns += criterion_columns(config.criteria, columns, artifacts[0], seed=config.seed, **where)
+    columns += method_columns(config.methods, columns, artifacts[0], config, seed=config.seed, **where)
+    pairs = pairs_of(columns)
+    sections = sections_of(columns, pairs)
     if folder is not None and launched_as_main():
         files = {
             "comparison.md": as_markdown(sections).encode(),
-            "layers.csv": as_csv(entries, pairs).encode(),
+            "layers.csv": as_csv(columns, pairs).encode(),
         }
-        beside = {pair.b: pair.layers for pair in pairs if pair.a == entries[0].name and pair.layers}
+        beside = {pair.b: pair.layers for pair in pairs if pair.a == columns[0].name and pair.layers}
         if beside and find_spec("matplotlib"):
-            files["overlap.png"] = overlap_figure(entries[0].name, beside)
+            files["overlap.png"] = overlap_figure(columns[0].name, beside)
         for name, content in files.items():
             write_atomically(folder / name, content)
-    return MaskComparison(as_text(sections), _summary(entries, pairs))
+    return MaskComparison(as_text(sections), _summary(columns, pairs))
 
 
-def _summary(entries: list[Entry], pairs: list[Pair]) -> dict[str, Any]:
+def _summary(columns: list[Column], pairs: list[Pair]) -> dict[str, Any]:
     return {
         "compared": [
             {
-                "name": entry.name,
-                "base": entry.base,
-                "allocation": entry.allocation,
-                "recipe": entry.recipe,
-                "sparsity": entry.masks.sparsity,
-                "mask_hash": entry.masks.hash(),
-                "dataset": entry.dataset,
-                **entry.results,
-                "verdict": entry.verdict,
-                "controls": entry.controls,
+                "name": column.name,
+                "base": column.base,
+                "allocation": column.allocation,
+                "recipe": column.recipe,
+                "sparsity": column.masks.sparsity,
+                "mask_hash": column.masks.hash(),
+                "dataset": column.dataset,
+                **column.results,
+                "verdict": column.verdict,
+                "controls": column.controls,
             }
-            for entry in entries
+            for column in columns
         ],
         "pairs": [
             {

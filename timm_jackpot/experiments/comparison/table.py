@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from timm_jackpot.experiments.comparison.entries import Entry
+from timm_jackpot.experiments.comparison.columns import Column
 from timm_jackpot.experiments.comparison.pairs import Pair
 from timm_jackpot.experiments.text import csv_table, markdown_table
 
@@ -23,34 +23,34 @@ class Section(NamedTuple):
     rows: list[list[str]]
 
 
-def sections_of(entries: Sequence[Entry], pairs: Sequence[Pair]) -> list[Section]:
-    """What is compared, where it came from, overlaps of all pairs, and layer by layer with the first entry."""
-    names = [entry.name for entry in entries]
-    controls = dict.fromkeys(name for entry in entries for name in entry.controls)
+def sections_of(columns: Sequence[Column], pairs: Sequence[Pair]) -> list[Section]:
+    """What is compared, where it came from, overlaps of all pairs, and layer by layer with the first column."""
+    names = [column.name for column in columns]
+    controls = dict.fromkeys(name for column in columns for name in column.controls)
     rows = [
-        ["base", *(entry.base for entry in entries)],
-        ["allocation", *(entry.allocation for entry in entries)],
-        ["sparsity (%)", *(_percent(entry.masks.sparsity) for entry in entries)],
-        ["of all parameters (%)", *(_percent(entry.sparsity_all_parameters) for entry in entries)],
-        ["searched on", *(entry.dataset for entry in entries)],
-        *([f"top-1, {label}", *(_figure(e.results.get(key)) for e in entries)] for key, label in _FIGURES.items()),
-        ["audit", *(entry.verdict for entry in entries)],
-        *([f"audit, {control}", *(_figure(e.controls.get(control)) for e in entries)] for control in controls),
+        ["base", *(column.base for column in columns)],
+        ["allocation", *(column.allocation for column in columns)],
+        ["sparsity (%)", *(_percent(column.masks.sparsity) for column in columns)],
+        ["of all parameters (%)", *(_percent(column.sparsity_all_parameters) for column in columns)],
+        ["searched on", *(column.dataset for column in columns)],
+        *([f"top-1, {label}", *(_figure(e.results.get(key)) for e in columns)] for key, label in _FIGURES.items()),
+        ["audit", *(column.verdict for column in columns)],
+        *([f"audit, {control}", *(_figure(e.controls.get(control)) for e in columns)] for control in controls),
     ]
     sections = [
         Section("", ["", *names], rows),
-        Section("Settings", ["", "that are not the defaults"], [[entry.name, entry.recipe] for entry in entries]),
+        Section("Settings", ["", "that are not the defaults"], [[column.name, column.recipe] for column in columns]),
         Section("Overlap of the masks, and what chance gives", ["", "", "overlap (%)", "by chance (%)"], _pairs(pairs)),
     ]
-    layers = list(dict.fromkeys(layer for entry in entries for layer in entry.masks))
-    beside = [pair for pair in pairs if pair.a == entries[0].name]
+    layers = list(dict.fromkeys(layer for column in columns for layer in column.masks))
+    beside = [pair for pair in pairs if pair.a == columns[0].name]
     head = ["layer", *(f"sparsity, {name}" for name in names), *(f"overlap, {pair.b}" for pair in beside)]
     sections.append(
         Section(
             f"Layer by layer (%): sparsity; overlap with {names[0]}, and in brackets what chance gives",
             head,
             [
-                [layer, *(_sparsity(e, layer) for e in entries), *(_overlap(p, layer) for p in beside)]
+                [layer, *(_sparsity(e, layer) for e in columns), *(_overlap(p, layer) for p in beside)]
                 for layer in layers
             ],
         )
@@ -73,9 +73,9 @@ def as_markdown(sections: Sequence[Section]) -> str:
     return "\n".join(title + markdown_table(head, rows) for title, head, rows in titled)
 
 
-def as_csv(entries: Sequence[Entry], pairs: Sequence[Pair]) -> str:
+def as_csv(columns: Sequence[Column], pairs: Sequence[Pair]) -> str:
     """One line for each layer of each pair that can be compared: densities, overlap, chance."""
-    by_name = {entry.name: entry.masks for entry in entries}
+    by_name = {column.name: column.masks for column in columns}
     rows = []
     for pair in pairs:
         kept_a, kept_b = by_name[pair.a].kept_per_layer(), by_name[pair.b].kept_per_layer()
@@ -107,8 +107,8 @@ def _overlap(pair: Pair, layer: str) -> str:
     return f"{100 * overlap:.1f} ({100 * chance:.1f})"
 
 
-def _sparsity(entry: Entry, layer: str) -> str:
-    mask = entry.masks.get(layer)
+def _sparsity(column: Column, layer: str) -> str:
+    mask = column.masks.get(layer)
     return "–" if mask is None else f"{100 * (1 - int(mask.count_nonzero()) / mask.numel()):.1f}"
 
 

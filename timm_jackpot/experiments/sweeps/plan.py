@@ -37,7 +37,7 @@ class SweepConfig(Settings):
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridPoint:
     """One point of the grid: what it is called, where it differs from the others, and its searches by seed."""
 
     name: str
@@ -45,7 +45,7 @@ class Cell:
     searches: dict[int, RunConfig]  # without an output folder
 
 
-def plan_cells(config: SweepConfig) -> list[Cell]:
+def plan_grid(config: SweepConfig) -> list[GridPoint]:
     """Every cell of the grid, in the order in which the recipe and the flags name the values.
 
     Raises:
@@ -85,7 +85,7 @@ def plan_cells(config: SweepConfig) -> list[Cell]:
     ]
 
 
-def _cell(axes: dict[str, Any], settings: Mapping[str, Any], seeds: tuple[int, ...]) -> Cell:
+def _cell(axes: dict[str, Any], settings: Mapping[str, Any], seeds: tuple[int, ...]) -> GridPoint:
     clash = sorted({"seed", "output", "overwrite"} & set(settings))
     if clash:
         raise ConfigError(f"a sweep sets {clash[0]} itself: leave it out of the recipe and the grid")
@@ -97,7 +97,7 @@ def _cell(axes: dict[str, Any], settings: Mapping[str, Any], seeds: tuple[int, .
     chosen = next(iter(searches.values())).method
     if not method(chosen).finds_jackpots:
         raise ConfigError(f"cell {name}: the method {chosen} finds no jackpot, which every run of a sweep has to")
-    return Cell(name, axes, searches)
+    return GridPoint(name, axes, searches)
 
 
 def _parse_axis(text: str) -> tuple[str, list[Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from timm_jackpot.experiments import csv_table, run_cells, search_cell, write_outputs
-from timm_jackpot.experiments.sweeps.plan import SweepConfig, plan_cells
+from timm_jackpot.experiments.sweeps.plan import SweepConfig, plan_grid
 from timm_jackpot.experiments.sweeps.table import sweep_table
 from timm_jackpot.plots import convergence_figure, sweep_figure
 from timm_jackpot.runtime.outputs import check_output
@@ -27,7 +27,7 @@ def run_sweep(config: SweepConfig) -> dict[str, Any]:
         JackpotError: whatever a search raises; the runs before it are kept.
     """
     folder = check_output(config.output)
-    cells = plan_cells(config)
+    cells = plan_grid(config)
     runs = {f"{cell.name}/seed{seed}": (cell, seed) for cell in cells for seed in cell.searches}
     searches = [
         search_cell(folder, key, f"{cell.name}, seed {seed}", cell.searches[seed]) for key, (cell, seed) in runs.items()

@@ -7,7 +7,7 @@ from statistics import mean
 from typing import Any
 
 from timm_jackpot.experiments import markdown_table, mean_std
-from timm_jackpot.experiments.sweeps.plan import Cell
+from timm_jackpot.experiments.sweeps.plan import GridPoint
 
 _COLUMNS = {
     "dense": "dense_top1",
@@ -17,7 +17,7 @@ _COLUMNS = {
 }
 
 
-def sweep_table(cells: Sequence[Cell], rows: Sequence[dict[str, Any]]) -> str:
+def sweep_table(cells: Sequence[GridPoint], rows: Sequence[dict[str, Any]]) -> str:
     """Every cell: its settings, top-1 as mean ± standard deviation over seeds, overlap with its start beside chance."""
     axes = list(dict.fromkeys(key for cell in cells for key in cell.axes))
     lines = []

@@ -16,7 +16,7 @@ from timm_jackpot.recipes import read_recipe, read_seeds, read_yaml
 from timm_jackpot.schema import Settings
 from timm_jackpot.search import RunConfig, config_from
 
-CONTROLS = ("dense", "random", "magnitude")
+TRANSFER_CONTROLS = ("dense", "random", "magnitude")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,39}")  # also a folder's
 _SET_HERE = {"seed", "output", "overwrite", "resume"}
 # What says which weights lie under the masks: one set of them, or no mask could be carried from one to the other.
@@ -141,9 +141,9 @@ def _mappings(value: object, key: str, recipe: str) -> dict[str, dict[str, Any]]
     found: dict[str, dict[str, Any]] = {}
     for name, settings in value.items():
         what = f"{key[:-1]} {name}"
-        if not _NAME.fullmatch(str(name)) or name in CONTROLS:
+        if not _NAME.fullmatch(str(name)) or name in TRANSFER_CONTROLS:
             raise ConfigError(
-                f"{what!r}: a name is up to 40 letters, digits and . _ + -, and none of {', '.join(CONTROLS)}"
+                f"{what!r}: a name is up to 40 letters, digits and . _ + -, and none of {', '.join(TRANSFER_CONTROLS)}"
             )
         found[str(name)] = {str(k).replace("-", "_"): v for k, v in (settings or {}).items()}
         _refuse(_SET_HERE & found[str(name)].keys(), what, "sets that itself")

@@ -16,7 +16,7 @@ from timm_jackpot.masks import MaskSet, keep_largest
 
 
 @dataclass(frozen=True)
-class Row:
+class TransferRow:
     """One mask for each seed: found on a source, or a control."""
 
     name: str
@@ -24,7 +24,7 @@ class Row:
     masks: dict[int, MaskSet]  # by seed; empty for the dense base
 
 
-def rows_of(sources: Mapping[str, Mapping[int, Artifact]], base: Base) -> list[Row]:
+def transfer_rows(sources: Mapping[str, Mapping[int, Artifact]], base: Base) -> list[TransferRow]:
     """Dense, then the sources, then a random and a magnitude mask for every set of layer counts among them.
 
     Where the sources share their counts there is one of each; else a control's name says whose counts it has.
@@ -40,7 +40,8 @@ def rows_of(sources: Mapping[str, Mapping[int, Artifact]], base: Base) -> list[R
         for artifact in artifacts.values():
             _check_base(name, artifact, base)
     rows = [
-        Row(name, "source", {seed: found.masks_on(base) for seed, found in by.items()}) for name, by in sources.items()
+        TransferRow(name, "source", {seed: found.masks_on(base) for seed, found in by.items()})
+        for name, by in sources.items()
     ]
     seeds = list(rows[0].masks)
     alike: dict[str, list[dict[str, int]]] = {}  # the first source of each set of counts, and they, by seed
@@ -48,7 +49,7 @@ def rows_of(sources: Mapping[str, Mapping[int, Artifact]], base: Base) -> list[R
         counts = [row.masks[seed].kept_per_layer() for seed in seeds]
         if counts not in alike.values():
             alike[row.name] = counts
-    rows.append(Row("dense", "control", {seed: MaskSet({}) for seed in seeds}))
+    rows.append(TransferRow("dense", "control", {seed: MaskSet({}) for seed in seeds}))
     weights = dict(base.model.named_parameters(remove_duplicate=False))
     choices = {"magnitude": lambda masked, seed: criteria.magnitude(masked), "random": criteria.random}
     for name, by_seed in alike.items():
@@ -57,7 +58,7 @@ def rows_of(sources: Mapping[str, Mapping[int, Artifact]], base: Base) -> list[R
                 seed: _largest(choose({layer: weights[layer] for layer in kept}, seed=seed), kept)
                 for seed, kept in zip(seeds, by_seed, strict=True)
             }
-            rows.append(Row(f"{control} (as {name})" if len(alike) > 1 else control, "control", masks))
+            rows.append(TransferRow(f"{control} (as {name})" if len(alike) > 1 else control, "control", masks))
     return rows
 
 

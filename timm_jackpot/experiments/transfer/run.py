@@ -14,10 +14,10 @@ from timm_jackpot.artifact import read_artifact
 from timm_jackpot.data import DataFlags
 from timm_jackpot.errors import TrainingError
 from timm_jackpot.experiments import Cell, csv_table, run_cells, search_cell, write_outputs
-from timm_jackpot.experiments.transfer.judge import Target, judge_mask, open_target
 from timm_jackpot.experiments.transfer.plan import TransferConfig, TransferPlan, plan_transfer
-from timm_jackpot.experiments.transfer.rows import Row, rows_of
+from timm_jackpot.experiments.transfer.rows import TransferRow, transfer_rows
 from timm_jackpot.experiments.transfer.table import matrix_means, matrix_table
+from timm_jackpot.experiments.transfer.targets import Target, evaluate_mask, open_target
 from timm_jackpot.plots import transfer_figure
 from timm_jackpot.runtime.lock import locked
 from timm_jackpot.runtime.outputs import check_output
@@ -66,7 +66,7 @@ def _transfer(plan: TransferPlan, folder: Path, accelerator: Accelerator) -> Tra
     artifacts = {
         name: {seed: read_artifact(folder / sources[name, seed]) for seed in plan.seeds} for name in plan.sources
     }
-    rows = rows_of(artifacts, next(iter(targets.values())).base)
+    rows = transfer_rows(artifacts, next(iter(targets.values())).base)
     cells = [
         _cell(row, target, plan, seed, accelerator)
         for row in rows
@@ -97,13 +97,13 @@ def _transfer(plan: TransferPlan, folder: Path, accelerator: Accelerator) -> Tra
     return TransferResult(found, table, summary)
 
 
-def _cell(row: Row, target: Target, plan: TransferPlan, seed: int, accelerator: Accelerator) -> Cell:
+def _cell(row: TransferRow, target: Target, plan: TransferPlan, seed: int, accelerator: Accelerator) -> Cell:
     """One mask on one target."""
     masks, search = row.masks[seed], plan.targets[target.name][seed]
 
     def run() -> dict[str, Any]:
         started = time.monotonic()
-        accuracy = judge_mask(target, masks, plan.head, seed, accelerator)
+        accuracy = evaluate_mask(target, masks, plan.head, seed, accelerator)
         return {
             "row": row.name,
             "kind": row.kind,

@@ -11,7 +11,7 @@ from timm_jackpot.experiments.transfer.plan import HeadRule
 
 
 def top1_by_place(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """Row → target → top-1 in per cent of each seed."""
+    """TransferRow → target → top-1 in per cent of each seed."""
     found: dict[str, dict[str, list[float]]] = {}
     for cell in cells:
         found.setdefault(cell["row"], {}).setdefault(cell["target"], []).append(cell["top1"])
@@ -19,7 +19,7 @@ def top1_by_place(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, lis
 
 
 def matrix_means(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Row → target → {"mean", "std" (None of a single seed), "n"} of top-1 in per cent."""
+    """TransferRow → target → {"mean", "std" (None of a single seed), "n"} of top-1 in per cent."""
     return {
         row: {
             target: {"mean": mean(v), "std": stdev(v) if len(v) > 1 else None, "n": len(v)} for target, v in of.items()

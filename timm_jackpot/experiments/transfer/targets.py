@@ -55,7 +55,7 @@ def open_target(name: str, search: RunConfig, accelerator: Accelerator) -> Targe
     return Target(name, base, data, search.batch_size)
 
 
-def judge_mask(target: Target, masks: MaskSet, head: HeadRule, seed: int, accelerator: Accelerator) -> Accuracy:
+def evaluate_mask(target: Target, masks: MaskSet, head: HeadRule, seed: int, accelerator: Accelerator) -> Accuracy:
     """Top-1 of the base under `masks` with a new head, on the test split of `target`, which is read once.
 
     The head is drawn and trained from `seed` by the same rule for every mask; norm statistics are re-estimated on the

@@ -22,7 +22,7 @@ from timm_jackpot.methods import Outcome, Task, build_network
 from timm_jackpot.training import CALIBRATION_IMAGES, recalibrate
 
 
-class Row(NamedTuple):
+class AuditRow(NamedTuple):
     """One network of an audit."""
 
     name: str
@@ -31,7 +31,7 @@ class Row(NamedTuple):
     seed: int | None = None
 
 
-class Answers(NamedTuple):
+class RowResult(NamedTuple):
     """What a row gave: answers to the test images, and the overlap of its masks with the jackpot's, beside chance."""
 
     predictions: Predictions
@@ -39,7 +39,9 @@ class Answers(NamedTuple):
     chance: float | None
 
 
-def judge_rows(rows: list[Row], task: Task, journal: Path, made_from: Mapping[str, Any]) -> dict[str, list[Answers]]:
+def evaluate_rows(
+    rows: list[AuditRow], task: Task, journal: Path, made_from: Mapping[str, Any]
+) -> dict[str, list[RowResult]]:
     """The answers of every row by name, one for each seed; those that the journal holds are not asked for again.
 
     Args:
@@ -54,12 +56,12 @@ def judge_rows(rows: list[Row], task: Task, journal: Path, made_from: Mapping[st
             key=f"{row.name}, seed {row.seed}" if row.seed is not None else row.name,
             title=title_of(row.name) + ("" if row.seed is None else f", seed {row.seed}"),
             made_from=dict(made_from),
-            run=lambda row=row: _ask(row, task),
+            run=lambda row=row: _evaluate(row, task),
         )
         for row in rows
     ]
     results = run_cells(cells, journal, task.accelerator, what="audit:").results
-    answers: dict[str, list[Answers]] = {}
+    answers: dict[str, list[RowResult]] = {}
     for row, cell in zip(rows, cells, strict=True):
         answers.setdefault(row.name, []).append(_unpack(results[cell.key]))
     labels = answers[rows[0].name][0].predictions.labels
@@ -69,20 +71,20 @@ def judge_rows(rows: list[Row], task: Task, journal: Path, made_from: Mapping[st
     return answers
 
 
-def correct(answers: Mapping[str, list[Answers]]) -> dict[str, NDArray[np.bool_]]:
+def correct(answers: Mapping[str, list[RowResult]]) -> dict[str, NDArray[np.bool_]]:
     """Network → [seeds, images], whether each answer was right."""
     return {
         name: np.stack([found.predictions.correct.numpy() for found in several]) for name, several in answers.items()
     }
 
 
-def agreement(some: list[Answers], others: list[Answers]) -> float:
+def agreement(some: list[RowResult], others: list[RowResult]) -> float:
     """Fraction of the test images to which two networks answer the same, on average over their seeds."""
     pairs = [(one.predictions.predicted, two.predictions.predicted) for one in some for two in others]
     return float(np.mean([(one == two).float().mean().item() for one, two in pairs]))
 
 
-def _ask(row: Row, task: Task) -> dict[str, Any]:
+def _evaluate(row: AuditRow, task: Task) -> dict[str, Any]:
     outcome, jackpot = row.make(), task.masks_to_control()
     if row.recalibrated:
         kept = {name: moved for name, moved in outcome.moved.items() if moved.role != "norm_statistics"}
@@ -104,9 +106,9 @@ def _pack(classes: torch.Tensor) -> str:
     return base64.b64encode(zlib.compress(classes.numpy().astype("<i4").tobytes())).decode()
 
 
-def _unpack(result: Mapping[str, Any]) -> Answers:
+def _unpack(result: Mapping[str, Any]) -> RowResult:
     def classes(text: str) -> torch.Tensor:
         return torch.from_numpy(np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i4").astype(np.int64))
 
     predictions = Predictions(classes(result["predicted"]), classes(result["labels"]))
-    return Answers(predictions, result["overlap"], result["chance"])
+    return RowResult(predictions, result["overlap"], result["chance"])

@@ -19,7 +19,7 @@ _FIGURES = ("dense_top1", "magnitude_top1", "magnitude_recalibrated_top1", "jack
 
 
 @dataclass(frozen=True)
-class Entry:
+class Column:
     """One column of a comparison. Texts and figures are what an artifact claims; its masks were checked."""
 
     name: str
@@ -35,9 +35,9 @@ class Entry:
     controls: dict[str, float] = field(default_factory=dict)  # of the audit: mean top-1
 
 
-def artifact_entries(
+def artifact_columns(
     names: Sequence[str], *, base_checkpoint: str | None, trust_base: bool
-) -> tuple[list[Entry], list[Artifact]]:
+) -> tuple[list[Column], list[Artifact]]:
     """Read artifacts; each is called by that part of its path that tells it from the others.
 
     Raises:
@@ -52,28 +52,28 @@ def artifact_entries(
         return artifact.masks_on(load_base_of(artifact, base_checkpoint=base_checkpoint, trust_base=trust_base))
 
     return [
-        _entry(name, found, masks_of(found)) for name, found in zip(_short(names), artifacts, strict=True)
+        _column(name, found, masks_of(found)) for name, found in zip(_short(names), artifacts, strict=True)
     ], artifacts
 
 
-def criterion_entries(
+def criterion_columns(
     names: Sequence[str],
-    entries: Sequence[Entry],
+    columns: Sequence[Column],
     artifact: Artifact,
     *,
     base_checkpoint: str | None,
     trust_base: bool,
     seed: int,
-) -> list[Entry]:
-    """The masks that criteria would choose at the layer counts of the first of `entries`, whose artifact is given.
+) -> list[Column]:
+    """The masks that criteria would choose at the layer counts of the first of `columns`, whose artifact is given.
 
     Raises:
-        ConfigError: if the entries are not all of one base.
+        ConfigError: if the columns are not all of one base.
         BaseError, ArtifactError: if that base cannot be loaded.
     """
     if not names:
         return []
-    first = one_base(entries, "--criteria")
+    first = one_base(columns, "--criteria")
     base = load_base_of(artifact, base_checkpoint=base_checkpoint, trust_base=trust_base)
     parameters = dict(base.model.named_parameters(remove_duplicate=False))
     weights = {name: parameters[name] for name in first.masks}
@@ -87,18 +87,18 @@ def criterion_entries(
 
     same = {"base": first.base, "weights": first.weights, "allocation": f"as {first.name}"}
     return [
-        Entry(name=free_name(name, "criterion", entries), masks=mask(name), **same) for name in dict.fromkeys(names)
+        Column(name=free_name(name, "criterion", columns), masks=mask(name), **same) for name in dict.fromkeys(names)
     ]
 
 
-def one_base(entries: Sequence[Entry], flag: str) -> Entry:
-    """The first entry, if the others mask the same weights.
+def one_base(columns: Sequence[Column], flag: str) -> Column:
+    """The first column, if the others mask the same weights.
 
     Raises:
         ConfigError: if they do not.
     """
-    first = entries[0]
-    other = next((entry for entry in entries if entry.weights != first.weights), None)
+    first = columns[0]
+    other = next((column for column in columns if column.weights != first.weights), None)
     if other is not None:
         raise ConfigError(
             f"{flag} goes with one base, and {first.name} and {other.name} mask different weights: compare them without"
@@ -106,9 +106,9 @@ def one_base(entries: Sequence[Entry], flag: str) -> Entry:
     return first
 
 
-def free_name(name: str, kind: str, entries: Sequence[Entry]) -> str:
-    """The name, or, where an entry has it already, with its kind."""
-    return f"{name} ({kind})" if any(entry.name == name for entry in entries) else name
+def free_name(name: str, kind: str, columns: Sequence[Column]) -> str:
+    """The name, or, where an column has it already, with its kind."""
+    return f"{name} ({kind})" if any(column.name == name for column in columns) else name
 
 
 def _short(names: Sequence[str]) -> list[str]:
@@ -122,12 +122,12 @@ def _short(names: Sequence[str]) -> list[str]:
     raise ConfigError(f"{max(names, key=names.count)} is named twice: a mask overlaps with itself in full")
 
 
-def _entry(name: str, artifact: Artifact, masks: MaskSet) -> Entry:
+def _column(name: str, artifact: Artifact, masks: MaskSet) -> Column:
     config = artifact.config
     results = _mapping(config.info.get("results"))
     kept, parameters = config.sparsity.all_parameters
     verdict, controls = _audit(artifact)
-    return Entry(
+    return Column(
         name=name,
         base=config.base.name,
         masks=masks,
