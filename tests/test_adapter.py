@@ -464,6 +464,6 @@ def test_scores_with_nan_are_refused_and_nothing_is_attached() -> None:
     before = list(model.state_dict())
     scores = {"0.weight": torch.ones(5, 4), "1.weight": torch.ones(4, 5)}
     scores["1.weight"][2, 3] = torch.nan
-    with pytest.raises(BaseError, match=r"scores of 1\.weight hold NaN"):
+    with pytest.raises(BaseError, match=r"scores of 1\.weight contain NaN"):
         attach(model, scores, {"0.weight": 5, "1.weight": 5})
     assert list(model.state_dict()) == before

@@ -94,7 +94,7 @@ def test_floors_that_the_budget_cannot_pay_for_are_one_sentence() -> None:
     with pytest.raises(ConfigError) as refused:
         allocate("global", random_scores([(10, 10), (10, 20)]), "0.9", min_density=0.25)
     assert str(refused.value) == (
-        "sparsity 0.9 leaves 30 weights to 2 layers, fewer than the 75 that they need at least: lower the sparsity"
+        "sparsity 0.9 leaves 30 weights to 2 layers, but they need at least 75: lower the sparsity"
     )
 
 
@@ -120,7 +120,7 @@ def test_overrides_are_exact_and_the_others_share_exactly_the_rest(
     total = kept_count(sum(map(prod, layers)), sparsity)
     rest = total - sum(fixed.values())
     if not 0 <= rest <= sum(values.numel() for values in free.values()):
-        with pytest.raises(ConfigError, match="raise theirs" if rest < 0 else "raise it"):
+        with pytest.raises(ConfigError, match="raise their sparsity" if rest < 0 else "raise the sparsity"):
             allocate(name, scores, sparsity, overrides=overrides)
         return
     counts = allocate(name, scores, sparsity, overrides=overrides)
@@ -158,17 +158,17 @@ def test_an_override_may_empty_a_layer_or_leave_it_dense() -> None:
         (
             "0.9",
             {"a": "0"},
-            "layers with a sparsity of their own keep 100 weights, more than the 30 that sparsity 0.9 leaves to all",
+            "layers with their own sparsity keep 100 weights, more than the 30 that sparsity 0.9 leaves in total",
         ),
         (
             "0.1",
             {"a": "0.9"},
-            "sparsity 0.1 leaves 260 weights to 2 layers without a sparsity of their own, which have 200: raise it",
+            "sparsity 0.1 leaves 260 weights to 2 layers without their own sparsity, which have only 200: raise the",
         ),
         (
             "0.5",
             {"a": "0.5", "b": "0.5", "c": "0.6"},
-            "sparsity 0.5 leaves 10 weights to 0 layers without a sparsity of their own, which have 0: raise it",
+            "sparsity 0.5 leaves 10 weights to 0 layers without their own sparsity, which have only 0: raise the",
         ),
     ],
 )
@@ -249,7 +249,7 @@ def test_the_nearest_names_are_named() -> None:
     nearest = str(refused.value).partition("the nearest are ")[2].split(", ")
     assert nearest[0] == "layer1.0.conv1.weight"
     assert set(nearest) < set(NAMES)
-    with pytest.raises(ConfigError, match="there is none"):
+    with pytest.raises(ConfigError, match="there are none"):
         parse_overrides(["layer1.*=0.5"], [])
 
 

@@ -473,7 +473,7 @@ def test_an_average_over_steps_follows_scores_and_keeps_zeros() -> None:
 
 
 def test_a_plain_model_carries_no_adapter() -> None:
-    with pytest.raises(BaseError, match="carries no score masks"):
+    with pytest.raises(BaseError, match="has no score masks"):
         adapter_of(timm.create_model("test_resnet"))
 
 

@@ -97,7 +97,7 @@ def test_a_sparsity_outside_zero_to_one_is_refused(text: str) -> None:
      "0_0.9", " 0.9", "0.9\n", ".", "0.5.", "0." + "9" * 39],
 )  # fmt: skip
 def test_a_sparsity_is_plain_figures(text: str) -> None:
-    with pytest.raises(ConfigError, match="in plain figures"):
+    with pytest.raises(ConfigError, match="in plain decimal notation"):
         parse_sparsity(text)
 
 
@@ -217,7 +217,7 @@ def test_scaled_counts_start_dense_and_end_at_the_budget() -> None:
     assert steps[10]["a"] == 55
 
 
-# -- binarise ---------------------------------------------------------------------------------------
+# -- selection --------------------------------------------------------------------------------------
 
 
 @given(shape=shapes, levels=st.integers(1, 4), data=st.data())

@@ -420,9 +420,12 @@ def test_layers_that_a_global_threshold_starves_are_named(share: int, kept: int,
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"min_density": 0.2}, "fewer than the [0-9]+ that they need at least: lower the sparsity"),
-        ({"layer_sparsity": ("layer4.*=0",)}, "with a sparsity of their own keep .*: raise theirs"),
-        ({"layer_sparsity": ("layer*=0.99",), "sparsity": "0.5"}, "of their own, which have [0-9]+: raise it"),
+        ({"min_density": 0.2}, "but they need at least [0-9]+: lower the sparsity"),
+        ({"layer_sparsity": ("layer4.*=0",)}, "with their own sparsity keep .*: raise their sparsity"),
+        (
+            {"layer_sparsity": ("layer*=0.99",), "sparsity": "0.5"},
+            "without their own sparsity, which have only [0-9]+: raise the sparsity",
+        ),
         ({"layer_sparsity": ("layer9.*=0.5",)}, "'layer9.*' matches no masked layer: the nearest are"),
         ({"layer_sparsity": ("fc.weight=0.5",)}, "'fc.weight' matches no masked layer: the nearest are"),
         ({"layer_sparsity": ("layer1.*",)}, "takes pattern=value, not 'layer1"),

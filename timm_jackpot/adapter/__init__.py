@@ -1,4 +1,4 @@
-"""The score adapter: a parametrization on `.weight` that every reader of the weight goes through."""
+"""The score adapter: a parametrization of `.weight`, so that all code that reads the weight sees it masked."""
 
 from timm_jackpot.adapter.attach import ScoreAdapter, adapter_of, attach, detach
 from timm_jackpot.adapter.merge import merge, zero_fractions

@@ -1,4 +1,4 @@
-"""One layer's scores, as a parametrization that masks its weight."""
+"""The scores of one layer, as a parametrization that masks its weight."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, scores: Tensor, threshold: Tensor) -> Tensor:
         ctx.save_for_backward(weight, scores >= threshold if ctx.needs_input_grad[0] else None)
-        # Zeros and ones of the weight's own type at once: a tensor of booleans costs a CPU several times as much.
+        # Zeros and ones directly in the weight's dtype: a boolean tensor is several times as slow on a CPU.
         return torch.ge(scores, threshold, out=torch.empty_like(weight, requires_grad=False)).mul_(weight)
 
     @staticmethod
@@ -29,13 +29,13 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class ScoreMask(nn.Module):
-    """Scores (fp32, trained) of one weight, and the threshold below which its weights are removed.
+    """The trained scores (fp32) of one weight tensor, and the threshold below which its weights are removed.
 
-    The threshold is exact when it is refreshed. Until the next time scores cross it, and the number kept drifts; where
-    scores are equal it keeps more. `mask` always has exact counts.
+    The threshold is exact when it is refreshed. Between refreshes scores cross it, so the kept count drifts; all ties
+    at the threshold are kept. `mask()` always has exact counts.
 
-    The threshold is a plain attribute, not a buffer: DDP broadcasts buffers in every forward, and a state dict of the
-    attached model should hold nothing that can be derived from the scores.
+    The threshold is a plain attribute, not a buffer: DDP broadcasts buffers in every forward pass, and the state dict
+    should hold nothing that can be derived from the scores.
     """
 
     threshold: Tensor
@@ -45,10 +45,10 @@ class ScoreMask(nn.Module):
         super().__init__()
         assert scores.shape == weight.shape
         self._n_of_m = n_of_m
-        # In the weight's memory format, so that masking is one pass over memory.
+        # In the weight's memory format, so that masking is a single pass over memory.
         self.scores = nn.Parameter(torch.empty_like(weight, dtype=torch.float32).copy_(scores))
-        of_all = self.scores.new_empty(())
-        self.threshold = of_all if n_of_m is None else torch.empty_like(self.scores, requires_grad=False)
+        one = self.scores.new_empty(())
+        self.threshold = one if n_of_m is None else torch.empty_like(self.scores, requires_grad=False)
         self.refresh(kept)
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -56,10 +56,10 @@ class ScoreMask(nn.Module):
 
     @torch.no_grad()
     def refresh(self, kept: int) -> None:
-        """Put the threshold where exactly `kept` of the present scores reach it, or more where scores are equal.
+        """Set the threshold that exactly `kept` of the current scores reach, or more if there are ties.
 
-        An N:M pattern has a threshold for each group, lowered where `kept` is above the pattern's count (a schedule on
-        its way there), for the largest of the others.
+        With an N:M pattern, each group has its own threshold. While a schedule keeps more weights than the pattern, the
+        thresholds are lowered to let in the largest of the others.
         """
         self.kept = kept
         threshold = threshold_of(self._pattern_first(), kept)
@@ -69,18 +69,18 @@ class ScoreMask(nn.Module):
 
     @torch.no_grad()
     def mask(self, kept: int | None = None) -> Tensor:
-        """What the present scores keep: exactly `kept` (default: as at the last refresh), of equal ones the first."""
+        """The mask of the current scores, with exactly `kept` weights (default: as at the last refresh)."""
         return keep_largest(self._pattern_first(), self.kept if kept is None else kept)
 
     def _pattern_first(self) -> Tensor:
-        """The scores, infinite in an N:M pattern."""
+        """The scores, with those in the N:M pattern (if any) set to infinity."""
         scores = self.scores.detach()
         if self._n_of_m is None:
             return scores
         pattern = keep_n_of_m(scores, *self._n_of_m)
-        return scores.masked_fill(pattern & ~scores.isnan(), torch.inf)  # NaN must not pass for a score
+        return scores.masked_fill(pattern & ~scores.isnan(), torch.inf)  # a NaN must stay visible
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ScoreMask:
         super()._apply(fn, recurse)
-        self.threshold = fn(self.threshold)  # follows .to(device) and .to(memory_format=…) like a buffer would
+        self.threshold = fn(self.threshold)  # follows .to(device) and .to(memory_format=…) as a buffer would
         return self

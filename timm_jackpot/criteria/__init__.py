@@ -1,4 +1,4 @@
-"""Criteria: plain functions, weights in, one initial score per weight out (larger = more worth keeping)."""
+"""Criteria: plain functions from weights to one initial score per weight (larger = more worth keeping)."""
 
 from timm_jackpot.criteria.grasp import grasp
 from timm_jackpot.criteria.magnitude import magnitude

@@ -1,4 +1,4 @@
-"""What the data-driven criteria share: gradients of the loss with respect to the weights, and nothing else moving."""
+"""Gradients of the loss with respect to the weights, for the data-driven criteria; nothing else changes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from timm_jackpot.data import Batch
 
 @contextmanager
 def differentiable(model: nn.Module, weights: Mapping[str, nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Inside, `model` is in eval mode and exactly `weights` ask for gradients; all is as before afterwards.
+    """Put `model` in eval mode with gradients for exactly `weights`; everything is restored on exit.
 
-    Eval mode: running statistics neither move nor depend on the batch, and nothing is dropped at random. Attention
-    takes the one kernel that can be differentiated twice.
+    In eval mode, running statistics do not change or depend on the batch, and there is no dropout. Attention uses the
+    only kernel that can be differentiated twice.
     """
     modes = [(module, module.training) for module in model.modules()]
-    asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.eval().requires_grad_(False)
     for weight in weights.values():
         weight.requires_grad_(True)
@@ -31,22 +31,22 @@ def differentiable(model: nn.Module, weights: Mapping[str, nn.Parameter]) -> Ite
     finally:
         for module, training in modes:
             module.training = training
-        for parameter, requires_grad in asked:
+        for parameter, requires_grad in before:
             parameter.requires_grad_(requires_grad)
 
 
 def gradient(
     model: nn.Module, weights: list[nn.Parameter], batch: Batch, *, create_graph: bool = False
 ) -> tuple[Tensor, ...]:
-    """∂L/∂w of the mean cross-entropy of one batch; zeros for a weight that the loss does not depend on."""
+    """∂L/∂w of the mean cross-entropy of one batch; zero for weights that the loss does not depend on."""
     loss = F.cross_entropy(model(batch.images), batch.labels)
-    if not loss.requires_grad:  # none of the weights has a part in it
+    if not loss.requires_grad:  # it depends on none of the weights
         return tuple(torch.zeros_like(weight) for weight in weights)
     return torch.autograd.grad(loss, weights, create_graph=create_graph, materialize_grads=True)
 
 
 def hessian_product(model: nn.Module, weights: list[nn.Parameter], batch: Batch, v: list[Tensor]) -> tuple[Tensor, ...]:
-    """H v, by differentiating ⟨∂L/∂w, v⟩ once more (Pearlmutter 1994)."""
+    """The Hessian-vector product H v, by differentiating ⟨∂L/∂w, v⟩ (Pearlmutter 1994)."""
     gradients = gradient(model, weights, batch, create_graph=True)
     product = torch.stack([(g * u).sum() for g, u in zip(gradients, v, strict=True)]).sum()
     if not product.requires_grad:

@@ -11,14 +11,14 @@ from timm_jackpot.data import Batch
 
 @register_criterion("grasp", paper="Wang et al. 2020, arXiv:2002.07376")
 def grasp(model: nn.Module, weights: Mapping[str, nn.Parameter], batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """w ⊙ Hg, g and H averaged over `batches` (Wang et al. 2020): what a weight's removal takes off ‖g‖².
+    """w ⊙ Hg, with g and H averaged over `batches` (Wang et al. 2020): how much removing a weight lowers ‖g‖².
 
-    The paper removes the weights with the largest −w ⊙ Hg; here, as in every criterion, the smallest scores go.
-    Scores have either sign.
+    The paper removes the weights with the largest −w ⊙ Hg; here, as for every criterion, the smallest scores are
+    removed. Scores can have either sign.
 
-    Made for networks that are not trained yet, and no use on a trained one: there g is noise, and Hg lies along the few
-    directions of large curvature, each with the sign that the noise happens to give it. Two draws of images rank the
-    weights of ResNet-20 with Spearman −0.04, of 2, 4, 8 and 16 batches each with 0.02, −0.34, −0.41 and 0.20.
+    Made for untrained networks, and useless on a trained one: there g is noise, and Hg lies along the few directions of
+    large curvature, with whatever sign the noise gives each. On ResNet-20, the scores from two samples of images have a
+    Spearman correlation of −0.04; averaged over 2, 4, 8 and 16 batches each, it is 0.02, −0.34, −0.41 and 0.20.
 
     Args:
         model, weights, batches: as in `snip`.

@@ -14,22 +14,21 @@ from timm_jackpot.data import Batch
 def obd(
     model: nn.Module, weights: Mapping[str, nn.Parameter], batches: Sequence[Batch], *, seed: int = 0
 ) -> dict[str, Tensor]:
-    """½ · diag(G) ⊙ w² ≥ 0, G the Gauss-Newton matrix averaged over all images: the loss that a removal costs.
+    """½ · diag(G) ⊙ w² ≥ 0, G the Gauss-Newton matrix averaged over all images: how much a removal raises the loss.
 
-    Optimal Brain Damage (LeCun et al. 1989): the loss near a minimum, as if no weight bore on another's removal. G
-    stands for the Hessian, as in their own Levenberg-Marquardt approximation: never negative, and what the network's
-    own second derivatives add is left out (theirs also leaves out how the units of a layer act together). On the
-    diagonal they add nothing in a network of ReLUs that passes each layer once: its logits are piecewise linear in
-    every single weight.
+    Optimal Brain Damage (LeCun et al. 1989) expands the loss around a minimum and treats weights as independent. G
+    replaces the Hessian, as in their own Levenberg-Marquardt approximation: it is never negative, and omits the second
+    derivatives of the network itself (theirs also ignores interactions between the units of a layer). In a ReLU network
+    that uses each layer once, these are zero on the diagonal: the logits are piecewise linear in every single weight.
 
-    G = E[Jᵀ A J], J the Jacobian of an image's logits and A = diag(p) − p pᵀ the Hessian of the cross-entropy, which
-    does not depend on the label. With A = S Sᵀ and z random signs, the square of Jᵀ S z has the diagonal of Jᵀ A J as
-    its mean (curvature propagation, Martens et al. 2012). The images go through the network one by one: in a batch the
-    products of different images' gradients would average out too, but add noise.
+    G = E[Jᵀ A J], where J is the Jacobian of an image's logits and A = diag(p) − p pᵀ is the Hessian of the
+    cross-entropy, which does not depend on the label. With A = S Sᵀ and random signs z, the mean of (Jᵀ S z)² is the
+    diagonal of Jᵀ A J (curvature propagation, Martens et al. 2012). Images go through the network one by one: in a
+    batch, the cross terms between images average out too, but add noise.
 
     Args:
-        model, weights, batches: as in `snip`; the labels are not used.
-        seed: of the signs, drawn on the CPU.
+        model, weights, batches: as in `snip`; labels are not used.
+        seed: seed of the signs, which are drawn on the CPU.
     """
     generator = torch.Generator().manual_seed(seed)
     images = [image for batch in batches for image in batch.images.split(1)]
@@ -37,7 +36,7 @@ def obd(
     with differentiable(model, weights) as parameters:
         for image in images:
             logits = model(image)
-            if not logits.requires_grad:  # none of the weights has a part in it
+            if not logits.requires_grad:  # they depend on none of the weights
                 break
             p = logits.detach().softmax(1)
             z = torch.randint(2, p.shape, generator=generator).mul_(2).sub_(1).to(p.device, p.dtype)

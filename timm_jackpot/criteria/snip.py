@@ -11,16 +11,16 @@ from timm_jackpot.data import Batch
 
 @register_criterion("snip", paper="Lee et al. 2019, arXiv:1810.02340")
 def snip(model: nn.Module, weights: Mapping[str, nn.Parameter], batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """|w ⊙ g|, g = ∂L/∂w averaged over `batches` (Lee et al. 2019): how much the loss feels a weight's removal.
+    """|w ⊙ g|, with g = ∂L/∂w averaged over `batches` (Lee et al. 2019): how much removing a weight affects the loss.
 
-    Made for networks that are not trained yet. On a trained one g is mostly noise: two draws of images rank the
-    weights of ResNet-20 with Spearman 0.63, and averages over 16 batches each with 0.64 (0.79 took 97 batches, on a
-    network tuned less). What they agree on is |w| and how much g varies.
+    Made for untrained networks. On a trained one, g is mostly noise: on ResNet-20, the scores from two samples of
+    images have a Spearman correlation of 0.63, and averages over 16 batches each one of 0.64 (0.79 took 97 batches, on
+    a less tuned network). What they agree on is |w| and how much g varies.
 
     Args:
-        model: in any mode; it is left as it is.
+        model: in train or eval mode; it is not changed.
         weights: parameters of `model` by name.
-        batches: images [b, c, h, w] with labels [b], all of one size; the paper takes one of 256.
+        batches: images [b, c, h, w] with labels [b], all of the same size; the paper uses one batch of 256.
     """
     with differentiable(model, weights) as parameters:
         mean = [p.new_zeros(p.shape) for p in parameters]

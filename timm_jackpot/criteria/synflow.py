@@ -11,14 +11,13 @@ from timm_jackpot.criteria.registry import register_criterion
 
 @register_criterion("synflow", paper="Tanaka et al. 2020, arXiv:2006.05467")
 def synflow(model: nn.Module, weights: Mapping[str, nn.Parameter], input_size: Sequence[int]) -> dict[str, Tensor]:
-    """w ⊙ ∂R/∂w ≥ 0, R = Σ f(1; |θ|): the synaptic flow through each weight (Tanaka et al. 2020). Needs no data.
+    """w ⊙ ∂R/∂w ≥ 0, with R = Σ f(1; |θ|): the synaptic flow through each weight (Tanaka et al. 2020). Needs no data.
 
-    R is the sum of the outputs in eval mode for one image of ones, with the absolute values of all parameters and
-    buffers in the place of their own. The paper's score, evaluated once; in float64, because deep networks overflow
-    float32 on the way.
+    R is the sum of the outputs in eval mode for one image of ones, with all parameters and buffers replaced by their
+    absolute values. This is the paper's score, evaluated once, in float64 because deep networks overflow float32.
 
     Args:
-        model: in any mode; a copy of it is worked on.
+        model: in train or eval mode; it is not changed.
         weights: parameters of `model` by name.
         input_size: channels, height and width.
     """
@@ -33,9 +32,9 @@ def synflow(model: nn.Module, weights: Mapping[str, nn.Parameter], input_size: S
         flow = linear(ones).sum()
         if flow.requires_grad:
             gradients = torch.autograd.grad(flow, parameters, materialize_grads=True)
-        else:  # none of the weights has a part in it
+        else:  # it depends on none of the weights
             gradients = [torch.zeros_like(p) for p in parameters]
-    # Back in float32, whose range a product of many layers leaves: only the scores' ratios matter.
+    # Scaled before going back to float32, whose range may be too small: only the ratios of the scores matter.
     scores = [(p.detach() * g).abs() for p, g in zip(parameters, gradients, strict=True)]
     largest = torch.stack([s.max() for s in scores]).max().clamp_min(torch.finfo(torch.float64).tiny)
     return {name: (s / largest).float() for name, s in zip(weights, scores, strict=True)}

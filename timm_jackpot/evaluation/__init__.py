@@ -1,4 +1,4 @@
-"""Accuracy, exactly: every image counted once, over however many processes."""
+"""Exact accuracy: every image counts once, on any number of processes."""
 
 from timm_jackpot.evaluation.accuracy import Accuracy, evaluate_accuracy
 from timm_jackpot.evaluation.predictions import Predictions, predict

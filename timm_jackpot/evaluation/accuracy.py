@@ -12,7 +12,7 @@ from timm_jackpot.evaluation.loop import NONE_READABLE, logits_and_labels
 
 
 class Accuracy(NamedTuple):
-    """Per cent of `n` images whose label is the first, or among the first five, of the model's answers."""
+    """Percentage of `n` images whose label is the model's first prediction, or among its first five."""
 
     top1: float
     top5: float
@@ -21,12 +21,12 @@ class Accuracy(NamedTuple):
 
 @torch.inference_mode()
 def evaluate_accuracy(model: nn.Module, source: ImageSource, *, batch_size: int, accelerator: Accelerator) -> Accuracy:
-    """Accuracy of `model` in eval mode on a whole split, as far as it can be read; same result on every rank.
+    """Accuracy of `model` in eval mode on all readable images of a split; the same on every rank.
 
-    The mode is restored.
+    The training mode is restored.
 
     Raises:
-        DataError: if none of the images can be read.
+        DataError: if no image can be read.
     """
     hits = torch.zeros(3, dtype=torch.int64, device=accelerator.device)
     for logits, labels in logits_and_labels(model, source, batch_size, accelerator):
@@ -36,5 +36,5 @@ def evaluate_accuracy(model: nn.Module, source: ImageSource, *, batch_size: int,
     top1, top5, n = accelerator.reduce(hits, reduction="sum").tolist()  # pyright: ignore
     if n == 0:
         raise DataError(NONE_READABLE)
-    assert n <= len(source), (n, len(source))  # fewer only where images could not be read
+    assert n <= len(source), (n, len(source))  # fewer only if some images could not be read
     return Accuracy(100 * top1 / n, 100 * top5 / n, n)

@@ -10,15 +10,15 @@ from timm_jackpot.data import ImageSource
 from timm_jackpot.runtime.processes import shard_of
 from timm_jackpot.runtime.progress import with_progress
 
-NONE_READABLE = "none of the images to evaluate on can be read: look at --data-dir, or name another --test-split"
+NONE_READABLE = "none of the evaluation images can be read: check --data-dir, or name another --test-split"
 
 
 def logits_and_labels(
     model: nn.Module, source: ImageSource, batch_size: int, accelerator: Accelerator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits [b, classes] and labels [b] of this rank's part of a split, as far as it can be read, in eval mode.
+    """Logits [b, classes] and labels [b] of the readable images of this rank's shard of a split, in eval mode.
 
-    The mode is restored at the end.
+    The training mode is restored at the end.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -13,7 +13,7 @@ from timm_jackpot.evaluation.loop import NONE_READABLE, logits_and_labels
 
 
 class Predictions(NamedTuple):
-    """A model's first answer to every image of a split, beside the labels; both [n] int64, on the CPU."""
+    """A model's top-1 prediction for every image of a split, and the labels; both [n] int64, on the CPU."""
 
     predicted: Tensor
     labels: Tensor
@@ -26,13 +26,13 @@ class Predictions(NamedTuple):
 
 @torch.inference_mode()
 def predict(model: nn.Module, source: ImageSource, *, batch_size: int, accelerator: Accelerator) -> Predictions:
-    """Answers of `model` in eval mode to a whole split, as far as it can be read; the same on every rank.
+    """Predictions of `model` in eval mode for all readable images of a split; the same on every rank.
 
-    One split gives one order of images (the ranks' parts, one after the other), whatever the model: answers of
-    several models can be compared image by image. The mode is restored.
+    The order of the images (one rank's shard after the other) does not depend on the model, so the predictions of
+    several models can be compared image by image. The training mode is restored.
 
     Raises:
-        DataError: if none of the images can be read.
+        DataError: if no image can be read.
     """
     predicted, labels = [], []
     for logits, given in logits_and_labels(model, source, batch_size, accelerator):
@@ -40,7 +40,7 @@ def predict(model: nn.Module, source: ImageSource, *, batch_size: int, accelerat
         labels.append(given.cpu())
     none = torch.zeros(0, dtype=torch.int64)
     parts = gather_object([(torch.cat([none, *predicted]), torch.cat([none, *labels]))])
-    answers = Predictions(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
-    if not len(answers.labels):
+    found = Predictions(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
+    if not len(found.labels):
         raise DataError(NONE_READABLE)
-    return answers
+    return found

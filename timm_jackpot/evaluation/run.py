@@ -1,4 +1,4 @@
-"""Accuracy of an artifact, or of a dense base, on any data set that timm reads."""
+"""Evaluate an artifact, or a dense base, on any dataset that timm reads."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ from timm_jackpot.runtime.processes import make_accelerator, say
 
 
 class EvaluateConfig(BaseFlags, DataFlags):
-    """Top-1 and top-5 of a jackpot (--artifact) or of a dense base (--model) on a test split."""
+    """Top-1 and top-5 accuracy of a jackpot (--artifact) or a dense base (--model) on a test split."""
 
     artifact: str | None = None
     """An artifact folder, or the name of a Hub repo."""
     revision: str | None = None
     """Branch, tag or commit of the artifact's Hub repo."""
     trust_base: bool = False
-    """Build a base that the artifact names outside timm's own repos."""
+    """Allow a base from outside timm's own repos, if the artifact names one."""
 
 
 def evaluate_artifact(config: EvaluateConfig) -> dict[str, object]:
     """`{"model", "top1", "top5", "n"}` of an artifact or a dense base.
 
     Raises:
-        JackpotError: if artifact, base or data are not usable.
+        JackpotError: if the artifact, the base or the data cannot be used.
     """
     accelerator = make_accelerator(seed=0)
     with accelerator.main_process_first():
         if config.artifact is None:
             name, model = config.model, config.load().model
-        elif odd := sorted(config.model_fields_set & set(BaseFlags.model_fields) - {"base_checkpoint", "img_size"}):
-            raise ConfigError(f"--{odd[0].replace('_', '-')} goes with --model: an artifact names its own base")
+        elif base_flags := sorted(
+            config.model_fields_set & set(BaseFlags.model_fields) - {"base_checkpoint", "img_size"}
+        ):
+            raise ConfigError(f"--{base_flags[0].replace('_', '-')} goes with --model: an artifact names its own base")
         else:
             name = config.artifact
             model = from_pretrained(

@@ -1,4 +1,4 @@
-"""Masks as plain tensors: sets of them, exact counts, and their bytes. Knows no models."""
+"""Masks as plain tensors: mask sets, exact counts, allocation, packing. Knows nothing about models."""
 
 from timm_jackpot.masks.allocation import (
     ALLOCATIONS,
@@ -8,10 +8,10 @@ from timm_jackpot.masks.allocation import (
     parse_sparsity,
     scale_counts,
 )
-from timm_jackpot.masks.binarise import group_thresholds, is_n_of_m, keep_largest, keep_n_of_m, threshold_of
 from timm_jackpot.masks.compact import RankedMasks, decode_compact, encode_compact, most_compact_bytes
 from timm_jackpot.masks.mask_set import LayerOverlap, MaskSet, chance_overlap, layer_overlaps, mask_overlap
 from timm_jackpot.masks.packing import pack, packed_bytes, unpack
+from timm_jackpot.masks.selection import group_thresholds, is_n_of_m, keep_largest, keep_n_of_m, threshold_of
 
 __all__ = [
     "ALLOCATIONS",

@@ -1,4 +1,4 @@
-"""How a global budget becomes per-layer counts. Every total is exact, ties go by position."""
+"""How a global budget becomes per-layer counts. Totals are exact; ties are broken by position."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ import torch
 from torch import Tensor
 
 from timm_jackpot.errors import ConfigError
-from timm_jackpot.masks.binarise import keep_largest
 from timm_jackpot.masks.patterns import matching, nearest
+from timm_jackpot.masks.selection import keep_largest
 
-_MAX_FIGURES = 40  # of a sparsity: beyond the weights that there are
+_MAX_DIGITS = 40  # of a sparsity: more than any model needs
 ALLOCATIONS = ("global", "uniform", "erk")
 
 
 def parse_sparsity(text: str | float | Decimal) -> Decimal:
-    """A sparsity as an exact decimal in [0, 1): plain figures, as 0.9, without sign or exponent.
+    """Parse a sparsity into an exact decimal in [0, 1): plain digits such as 0.9, no sign, no exponent.
 
     Raises:
-        ConfigError: if it is no such number.
+        ConfigError: if it is anything else.
     """
-    plain = text if isinstance(text, str) else _in_figures(Decimal(str(text)))
-    if len(plain) > _MAX_FIGURES or not re.fullmatch(r"0*\.?[0-9]+|0+\.", plain) or Decimal(plain) >= 1:
+    plain = text if isinstance(text, str) else _in_digits(Decimal(str(text)))
+    if len(plain) > _MAX_DIGITS or not re.fullmatch(r"0*\.?[0-9]+|0+\.", plain) or Decimal(plain) >= 1:
         raise ConfigError(
-            f"sparsity {str(text)[:60]!r} is not a number in [0, 1), in plain figures: give the fraction of weights to "
-            "remove, e.g. 0.9"
+            f"sparsity {str(text)[:60]!r} is not a number in [0, 1) in plain decimal notation: give the fraction of "
+            "weights to remove, e.g. 0.9"
         )
     return Decimal(plain)
 
 
-def _in_figures(value: Decimal) -> str:
-    """`value` without an exponent; nothing for one that would take very many figures."""
-    return f"{value:f}" if abs(value.adjusted()) < _MAX_FIGURES else ""
+def _in_digits(value: Decimal) -> str:
+    """`value` without an exponent; "" if that would take too many digits."""
+    return f"{value:f}" if abs(value.adjusted()) < _MAX_DIGITS else ""
 
 
 def kept_count(n: int, sparsity: Decimal | str) -> int:
-    """Weights kept of `n`: n − ⌊n·s + ½⌋, with s read as an exact decimal."""
+    """How many of `n` weights are kept: n − ⌊n·s + ½⌋, with s an exact decimal."""
     return n - floor(n * Fraction(parse_sparsity(sparsity)) + Fraction(1, 2))
 
 
@@ -53,38 +53,40 @@ def allocate(
     min_density: float = 0.0,
     overrides: Mapping[str, Decimal | str] | None = None,
 ) -> dict[str, int]:
-    """Kept weights per layer under the allocation `name`, `kept_count(total, sparsity)` in all.
+    """How many weights each layer keeps under the allocation `name`; `kept_count(total, sparsity)` in total.
 
     Args:
         name: "global" (the largest scores of the whole model), "uniform" (equal density everywhere) or
             "erk" (density ∝ Σ shape / Π shape, capped at 1; Evci et al. 2020, Erdős-Rényi-kernel).
-        scores: criterion per layer; uniform and erk use the shapes alone.
+        scores: the criterion's scores per layer; uniform and erk use only the shapes.
         sparsity: fraction to remove, exact decimal.
-        minimum: weights that every layer keeps at least (for "global", whose threshold can empty a layer).
-        min_density: fraction of its weights that every layer keeps at least.
-        overrides: sparsity of single layers; the others share what is left of the budget.
+        minimum: smallest number of weights a layer keeps (for "global", whose threshold can empty a layer).
+        min_density: smallest fraction of its weights a layer keeps.
+        overrides: sparsity of individual layers; the others share the rest of the budget.
 
     Raises:
-        ConfigError: for an unknown name, or floors or overrides that the budget cannot pay for.
+        ConfigError: for an unknown name, or minimums or overrides that do not fit the budget.
     """
     fixed = {layer: kept_count(scores[layer].numel(), s) for layer, s in (overrides or {}).items()}
     shapes = {layer: tuple(s.shape) for layer, s in scores.items() if layer not in fixed}
     sizes = [prod(shape) for shape in shapes.values()]
     total = kept_count(sum(s.numel() for s in scores.values()), sparsity) - sum(fixed.values())
     floors = [max(min(minimum, size), ceil(Fraction(str(min_density)) * size)) for size in sizes]
-    rest = f"{len(sizes)} layers{' without a sparsity of their own' if fixed else ''}"
+    rest = f"{len(sizes)} layers{' without their own sparsity' if fixed else ''}"
     if total < 0:
         raise ConfigError(
-            f"the layers with a sparsity of their own keep {sum(fixed.values())} weights, more than the "
-            f"{total + sum(fixed.values())} that sparsity {sparsity} leaves to all: raise theirs"
+            f"the layers with their own sparsity keep {sum(fixed.values())} weights, more than the "
+            f"{total + sum(fixed.values())} that sparsity {sparsity} leaves in total: raise their sparsity"
         )
     if total < sum(floors):
         raise ConfigError(
-            f"sparsity {sparsity} leaves {total} weights to {rest}, fewer than the {sum(floors)} "
-            "that they need at least: lower the sparsity"
+            f"sparsity {sparsity} leaves {total} weights to {rest}, but they need at least {sum(floors)}: lower the "
+            "sparsity"
         )
     if total > sum(sizes):
-        raise ConfigError(f"sparsity {sparsity} leaves {total} weights to {rest}, which have {sum(sizes)}: raise it")
+        raise ConfigError(
+            f"sparsity {sparsity} leaves {total} weights to {rest}, which have only {sum(sizes)}: raise the sparsity"
+        )
     if name == "global":
         counts = _largest_of_all([scores[layer] for layer in shapes], total)
     elif name == "uniform":
@@ -92,7 +94,7 @@ def allocate(
     elif name == "erk":
         counts = _round_to_total(_erk_targets(list(shapes.values()), total), sizes, total)
     else:
-        raise ConfigError(f"allocation {name!r} is unknown: choose one of {', '.join(ALLOCATIONS)}")
+        raise ConfigError(f"unknown allocation {name!r}: choose one of {', '.join(ALLOCATIONS)}")
     counts = _raise_to(counts, floors)
     assert sum(counts) == total
     free = dict(zip(shapes, counts, strict=True))
@@ -100,12 +102,12 @@ def allocate(
 
 
 def parse_overrides(pairs: Sequence[str], names: Iterable[str]) -> dict[str, Decimal]:
-    """`["layer1.*=0.5"]` → the sparsity of each layer that a pattern matches.
+    """`["layer1.*=0.5"]` → the sparsity of each layer matched by a pattern.
 
     Raises:
-        ConfigError: for a pair without "=", a pattern without a match, or two patterns that match one layer.
+        ConfigError: for a pair without "=", a pattern that matches nothing, or two that match the same layer.
     """
-    names, found, by = list(names), {}, {}
+    names, found, matched_by = list(names), {}, {}
     for pair in pairs:
         pattern, separator, text = pair.rpartition("=")
         if not separator:
@@ -118,14 +120,14 @@ def parse_overrides(pairs: Sequence[str], names: Iterable[str]) -> dict[str, Dec
         for layer in layers:
             if layer in found:
                 raise ConfigError(
-                    f"--layer-sparsity {by[layer]!r} and {pattern!r} both match {layer}: make them disjoint"
+                    f"--layer-sparsity {matched_by[layer]!r} and {pattern!r} both match {layer}: make them disjoint"
                 )
-            found[layer], by[layer] = parse_sparsity(text), pattern
+            found[layer], matched_by[layer] = parse_sparsity(text), pattern
     return found
 
 
 def scale_counts(sizes: Mapping[str, int], counts: Mapping[str, int], fraction: float) -> dict[str, int]:
-    """Counts on the way from dense (fraction 0) to `counts` (fraction 1), every layer in proportion."""
+    """Counts between dense (fraction 0) and `counts` (fraction 1), interpolated linearly in each layer."""
     assert 0 <= fraction <= 1
     return {name: sizes[name] - round((sizes[name] - kept) * fraction) for name, kept in counts.items()}
 
@@ -139,19 +141,19 @@ def _largest_of_all(scores: Sequence[Tensor], total: int) -> list[int]:
 
 
 def _raise_to(counts: list[int], floors: Sequence[int]) -> list[int]:
-    """Lift counts to their floors; the layers above theirs pay, the largest surplus first."""
-    lifted = [max(count, low) for count, low in zip(counts, floors, strict=True)]
-    debt = sum(lifted) - sum(counts)
+    """Raise counts to their floors, taking the difference from the layers with the largest surplus."""
+    raised = [max(count, low) for count, low in zip(counts, floors, strict=True)]
+    debt = sum(raised) - sum(counts)
     while debt:
-        richest = max(range(len(lifted)), key=lambda i: (lifted[i] - floors[i], -i))
-        pay = min(debt, max(1, (lifted[richest] - floors[richest]) // 2))
-        lifted[richest] -= pay
+        richest = max(range(len(raised)), key=lambda i: (raised[i] - floors[i], -i))
+        pay = min(debt, max(1, (raised[richest] - floors[richest]) // 2))
+        raised[richest] -= pay
         debt -= pay
-    return lifted
+    return raised
 
 
 def _erk_targets(shapes: Sequence[tuple[int, ...]], total: int) -> list[Fraction]:
-    """Real-valued counts ε·Σshape per layer, capped at the layer's size, the excess shared by the others."""
+    """Real-valued counts ε·Σshape per layer, capped at the layer's size; the other layers share the excess."""
     sizes = [prod(shape) for shape in shapes]
     full: set[int] = set()
     while True:
@@ -165,7 +167,7 @@ def _erk_targets(shapes: Sequence[tuple[int, ...]], total: int) -> list[Fraction
 
 
 def _round_to_total(targets: Sequence[Fraction], sizes: Sequence[int], total: int) -> list[int]:
-    """Largest-remainder rounding: integers next to `targets`, none above its size, summing to `total`."""
+    """Largest-remainder rounding: integers adjacent to `targets`, none above its size, that sum to `total`."""
     counts = [floor(target) for target in targets]
     by_remainder = sorted(range(len(counts)), key=lambda i: (counts[i] - targets[i], i))
     for i in by_remainder[: total - sum(counts)]:

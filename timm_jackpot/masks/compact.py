@@ -1,7 +1,7 @@
-"""Masks ↔ few bytes, given the base's weights (FORMAT.md, "Compact masks").
+"""Compact coding of masks, given the base's weights (FORMAT.md, "Compact masks").
 
-A searched mask is nearly determined by the magnitudes of its weights: sorted by |w|, its bits change from mostly kept
-to mostly removed around the kept count. In that order a general compressor finds long runs.
+Weight magnitudes nearly determine a searched mask: sorted by |w|, its bits change from mostly kept to mostly removed
+around the kept count. In that order, a general-purpose compressor finds long runs.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torch import Tensor
 from timm_jackpot.masks.mask_set import MaskSet
 from timm_jackpot.masks.packing import pack, packed_bytes, unpack
 
-# Part of the format, because a raw stream does not say it; it also bounds a reader's memory.
+# Part of the format, because a raw stream does not store it; it also bounds a reader's memory.
 _DICTIONARY: dict[str, Any] = {"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20}
-# A writer's choice: the densest of those tried. Bits have no bytes to align to, hence lc = lp = pb = 0.
+# The writer's choice: the smallest output of all settings tried. Bits are not aligned to bytes: lc = lp = pb = 0.
 _WRITER: dict[str, Any] = {
     **_DICTIONARY,
     "lc": 0,
@@ -33,7 +33,7 @@ _WRITER: dict[str, Any] = {
     "nice_len": 273,
     "depth": 0,
 }
-_INDEX_BITS = 33  # beside 31 of a magnitude: layers of at most 2³³ weights
+_INDEX_BITS = 33  # next to 31 bits of magnitude: layers have at most 2³³ weights
 
 Size = tuple[int, int]
 """Weights of a layer, and how many of them are kept."""
@@ -41,22 +41,22 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class RankedMasks:
-    """Masks as far as they can be read without the weights: the bits of each layer by descending |w|, packed."""
+    """Masks decoded as far as possible without the weights: the bits of each layer by descending |w|, packed."""
 
     bits: Mapping[str, Tensor]  # U8, [⌈n/8⌉]
 
     def on(self, weights: Mapping[str, Tensor]) -> MaskSet:
-        """The masks of these weights."""
+        """The masks for these weights."""
         return MaskSet({name: _from_ranks(bits, weights[name]) for name, bits in self.bits.items()})
 
 
 def rank_order(weight: Tensor) -> NDArray[np.int64]:
     """Indices (C order) of the weights from the largest |w| to the smallest, ties by index.
 
-    Compared are the bits of float32 |w| as integers, which is the order of the numbers, and one of NaNs besides.
+    The bits of float32 |w| are compared as integers: the same order as the numbers, and one that NaNs have too.
     """
     flat = weight.detach().cpu().to(torch.float32).reshape(-1).numpy().view(np.uint32)
-    # One sort of 64-bit integers, index below magnitude, takes a tenth of the time of a stable argsort.
+    # One sort of 64-bit integers (magnitude above index) is ten times as fast as a stable argsort.
     keys = (np.uint32(0x7FFFFFFF) - (flat & np.uint32(0x7FFFFFFF))).astype(np.uint64)
     keys <<= np.uint64(_INDEX_BITS)
     keys |= np.arange(len(keys), dtype=np.uint64)
@@ -65,7 +65,7 @@ def rank_order(weight: Tensor) -> NDArray[np.int64]:
 
 
 def encode_compact(masks: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Tensor:
-    """All masks in one U8 tensor: the layers' bits in rank order, packed, and compressed together."""
+    """All masks in one U8 tensor: the layers' bits in rank order, packed, then compressed together."""
     compressor = lzma.LZMACompressor(lzma.FORMAT_RAW, filters=[_WRITER])
     coded = bytearray()
     for name, mask in masks.items():
@@ -75,22 +75,22 @@ def encode_compact(masks: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -
 
 
 def most_compact_bytes(layers: Iterable[int]) -> int:
-    """Bytes that masks of layers of so many weights take at most when compact: what does not compress is stored."""
+    """Upper bound on the bytes of compact masks, given the layer sizes: incompressible data are stored as they are."""
     packed = sum(map(packed_bytes, layers))
     return packed + packed // 1024 + 64
 
 
 def decode_compact(coded: Tensor, sizes: Mapping[str, Size]) -> RankedMasks:
-    """Inverse of `encode_compact` as far as it goes without the weights.
+    """Invert `encode_compact` as far as possible without the weights.
 
-    The numbers of weights and of kept ones come from elsewhere (config.json): they bound work and memory.
+    The counts of weights and of kept weights come from elsewhere (config.json); they bound work and memory.
 
     Raises:
-        ValueError: if the stream is not sound, or does not keep as many weights as `sizes` says.
+        ValueError: if the stream is invalid, or does not keep as many weights as `sizes` says.
     """
     most = most_compact_bytes(n for n, _ in sizes.values())
     if len(coded) > most:
-        raise ValueError(f"{len(coded)} bytes are more than the {most} that these masks can take")
+        raise ValueError(f"{len(coded)} bytes are more than the {most} that these masks can need")
     lengths = [packed_bytes(n) for n, _ in sizes.values()]
     data = _decompress(coded.numpy().tobytes(), sum(lengths))
     bits = dict(zip(sizes, torch.frombuffer(data, dtype=torch.uint8).split(lengths), strict=True))
@@ -104,10 +104,10 @@ def decode_compact(coded: Tensor, sizes: Mapping[str, Size]) -> RankedMasks:
 
 
 def _decompress(stream: bytes, expected: int) -> bytearray:
-    """Exactly `expected` bytes, or an error; never makes more than one byte more."""
+    """Decompress to exactly `expected` bytes; never produces more than one byte beyond them."""
     decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[_DICTIONARY])
     try:
-        data = decompressor.decompress(stream, max_length=expected + 1)  # with room to see the end of the stream
+        data = decompressor.decompress(stream, max_length=expected + 1)  # one more, to see the end of the stream
     except lzma.LZMAError as error:
         raise ValueError(f"they do not decompress ({error})") from error
     if len(data) > expected:

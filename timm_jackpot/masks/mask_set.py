@@ -16,8 +16,8 @@ from timm_jackpot.masks.packing import pack
 class MaskSet(Mapping[str, Tensor]):
     """Ordered mapping of weight name → boolean mask (True = kept), held on the CPU.
 
-    Of two mask sets over the same weights `a | b` keeps what either keeps, `a & b` what both keep, and `a - b` what `a`
-    keeps and `b` removes; the result lists the layers in the order of `a`.
+    For two mask sets over the same weights, `a | b` keeps what either keeps, `a & b` what both keep, and `a - b` what
+    `a` keeps and `b` removes; layers stay in the order of `a`.
 
     Raises:
         ValueError: for a name that is not a non-empty string or a mask that is not a boolean tensor.
@@ -26,9 +26,9 @@ class MaskSet(Mapping[str, Tensor]):
     def __init__(self, masks: Mapping[str, Tensor]) -> None:
         for name, mask in masks.items():
             if not isinstance(name, str) or not name:
-                raise ValueError(f"a mask needs the name of its weight, not {name!r}")
+                raise ValueError(f"a mask needs the name of its weight as a string, not {name!r}")
             if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-                raise ValueError(f"mask of {name} must be a boolean tensor (True = kept)")
+                raise ValueError(f"the mask of {name} must be a boolean tensor (True = kept)")
         self._masks = {name: mask.detach().to("cpu", copy=True).contiguous() for name, mask in masks.items()}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -55,7 +55,7 @@ class MaskSet(Mapping[str, Tensor]):
         return self._combined(other, "an intersection", torch.logical_and)
 
     def __sub__(self, other: MaskSet) -> MaskSet:
-        return self._combined(other, "a difference", torch.gt)  # True > False, and nothing else is
+        return self._combined(other, "a difference", torch.gt)  # only True > False
 
     def _combined(self, other: MaskSet, what: str, combine: Callable[[Tensor, Tensor], Tensor]) -> MaskSet:
         """
@@ -80,14 +80,14 @@ class MaskSet(Mapping[str, Tensor]):
 
     @property
     def sparsity(self) -> float:
-        """Fraction of the maskable weights that is removed."""
+        """Fraction of the maskable weights that are removed."""
         return 1 - self.kept / self.total if self.total else 0.0
 
     def kept_per_layer(self) -> dict[str, int]:
         return {name: int(np.count_nonzero(mask.numpy())) for name, mask in self.items()}
 
     def hash(self) -> str:
-        """sha256 (hex) over the packed bytes of all layers, in order: the artifact's `mask_hash`."""
+        """sha256 (hex) of the packed bytes of all layers, in order: the artifact's `mask_hash`."""
         digest = hashlib.sha256()
         for mask in self.values():
             digest.update(pack(mask).numpy().tobytes())
@@ -95,16 +95,16 @@ class MaskSet(Mapping[str, Tensor]):
 
 
 class LayerOverlap(NamedTuple):
-    """Of one layer: the fraction of elements on which two masks agree, and what two random ones would."""
+    """For one layer: the fraction of elements on which two masks agree, and the fraction expected by chance."""
 
     overlap: float
     chance: float
 
 
 def chance_overlap(a: MaskSet, b: MaskSet) -> float:
-    """The overlap to expect of two random mask sets with the layer densities of `a` and `b`.
+    """The expected overlap of two random mask sets with the layer densities of `a` and `b`.
 
-    Σ n_l · (d_a d_b + (1 − d_a)(1 − d_b)) / Σ n_l: 82 % for two masks of 90 % sparsity.
+    Σ n_l · (d_a d_b + (1 − d_a)(1 − d_b)) / Σ n_l: 82 % for two masks at 90 % sparsity.
 
     Raises:
         ValueError: as `mask_overlap`.
@@ -117,7 +117,7 @@ def chance_overlap(a: MaskSet, b: MaskSet) -> float:
 def mask_overlap(a: MaskSet, b: MaskSet) -> float:
     """Fraction of elements on which two mask sets agree (Eq. 7): 1 − ‖a − b‖₁ / k.
 
-    It means little without `chance_overlap` beside it.
+    Compare it with `chance_overlap`: on its own it means little.
 
     Raises:
         ValueError: if the two do not cover the same weights.
@@ -128,7 +128,7 @@ def mask_overlap(a: MaskSet, b: MaskSet) -> float:
 
 
 def layer_overlaps(a: MaskSet, b: MaskSet) -> dict[str, LayerOverlap]:
-    """`mask_overlap` and `chance_overlap` of each layer by itself; a layer without elements is left out.
+    """`mask_overlap` and `chance_overlap` of each layer; empty layers are left out.
 
     Raises:
         ValueError: as `mask_overlap`.
@@ -146,14 +146,14 @@ def layer_overlaps(a: MaskSet, b: MaskSet) -> dict[str, LayerOverlap]:
 
 
 def _agreeing_by_chance(n: int, kept_a: int, kept_b: int) -> float:
-    """Expected number of the `n` elements on which two random masks agree that keep that many."""
+    """Expected number of `n` elements on which two random masks with these kept counts agree."""
     return (kept_a * kept_b + (n - kept_a) * (n - kept_b)) / n if n else 0.0
 
 
 def _check_comparable(a: MaskSet, b: MaskSet) -> None:
     _check_same_weights(a, b, "an overlap")
     if not a.total:
-        raise ValueError("an overlap of empty mask sets is undefined")
+        raise ValueError("the overlap of empty mask sets is undefined")
 
 
 def _check_same_weights(a: MaskSet, b: MaskSet, what: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def packed_bytes(n: int) -> int:
-    """Bytes that `n` mask elements take when packed."""
+    """Number of bytes of `n` packed mask elements."""
     return (n + 7) // 8
 
 
@@ -22,7 +22,7 @@ def pack(mask: Tensor) -> Tensor:
     significant first) of byte ⌊i/8⌋; spare bits are zero.
     """
     assert mask.dtype == torch.bool
-    # reshape, not flatten-in-place: a channels_last mask is read in logical order.
+    # reshape reads a channels_last mask in logical order.
     flat = mask.detach().cpu().reshape(-1).numpy()
     return torch.from_numpy(np.packbits(flat, bitorder="little"))
 

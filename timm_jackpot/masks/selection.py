@@ -1,4 +1,4 @@
-"""Scores → mask, with exact counts and deterministic ties (Eq. 5 of Lottery Jackpots), or → threshold."""
+"""Scores → mask, with exact counts and deterministic ties (Eq. 5 of Lottery Jackpots); scores → threshold."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 def keep_largest(scores: Tensor, kept: int) -> Tensor:
-    """Boolean mask of exactly `kept` largest scores; of equal ones the first in C order is kept.
+    """Boolean mask of exactly the `kept` largest scores; ties keep the first in C order.
 
-    h(s)_i = 1 where s_i is among the `kept` largest of s, else 0. Selected on the CPU, wherever the scores are.
+    h(s)_i = 1 where s_i is among the `kept` largest of s, else 0. The selection always runs on the CPU.
 
     Args:
         scores: real tensor of any shape and memory format, without NaN.
@@ -32,24 +32,24 @@ def keep_largest(scores: Tensor, kept: int) -> Tensor:
 
 
 def threshold_of(scores: Tensor, kept: int) -> Tensor:
-    """τ such that exactly `kept` scores are ≥ τ, or more where the last one kept has equals.
+    """τ such that exactly `kept` scores are ≥ τ, or more if the last one kept is tied.
 
-    Halfway between the last score kept and the best one removed: scores that start on two levels do not cross it at
-    the first step. On an accelerator nothing waits for the host.
+    τ lies halfway between the last score kept and the best one removed, so that scores that start on two levels do not
+    cross it in the first step. On an accelerator, nothing waits for the host.
 
     Args:
         scores: real tensor of any shape and memory format.
-        kept: how many elements are to reach τ, 0 ≤ kept ≤ n.
+        kept: how many elements should reach τ, 0 ≤ kept ≤ n.
 
     Returns:
-        A tensor of one element, of the scores' device.
+        A one-element tensor on the scores' device.
     """
     n = scores.numel()
     assert 0 <= kept <= n, (kept, n)
     if kept in (0, n):
         return torch.full((), -torch.inf if kept == n else torch.inf, device=scores.device)
     flat = _flat(scores)
-    if flat.device.type == "cpu":  # numpy's selection takes a thirtieth of the time of torch's
+    if flat.device.type == "cpu":  # numpy's selection is thirty times as fast as torch's
         ordered = np.partition(flat.numpy(), n - kept)
         removed, last = torch.as_tensor(ordered[: n - kept].max()), torch.as_tensor(ordered[n - kept])
     else:
@@ -58,9 +58,9 @@ def threshold_of(scores: Tensor, kept: int) -> Tensor:
 
 
 def keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
-    """Boolean mask of the `n` largest scores of every `m` consecutive ones along dim 1 (N:M sparsity).
+    """Boolean mask of the `n` largest of every `m` consecutive scores along dim 1 (N:M sparsity).
 
-    The input channels of a conv or linear weight; of equal scores the first is kept.
+    Dim 1 is the input channels of a conv or linear weight. Ties keep the first.
 
     Args:
         scores: real tensor [o, i, …], i divisible by m, without NaN.
@@ -75,10 +75,10 @@ def keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
 
 
 def group_thresholds(scores: Tensor, n: int, m: int) -> Tensor:
-    """For every score the `threshold_of` its group, of `m` consecutive ones along dim 1 of which `n` are kept.
+    """For every score, the threshold of its group: `m` consecutive scores along dim 1, of which `n` are kept.
 
     Args:
-        scores: as for `keep_n_of_m`.
+        scores: as in `keep_n_of_m`.
 
     Returns:
         A tensor of the same shape.
@@ -96,14 +96,14 @@ def is_n_of_m(mask: Tensor, n: int, m: int) -> bool:
 
 
 def _flat(scores: Tensor) -> Tensor:
-    """In logical order, whatever the memory format, and of a type that numpy has: exact, and in the same order."""
+    """The scores in logical order, whatever the memory format, in a dtype that numpy has; values are exact."""
     flat = scores.detach().reshape(-1)
     return flat.float() if flat.dtype in (torch.bfloat16, torch.float16) else flat
 
 
 def _between(low: Tensor, high: Tensor) -> Tensor:
-    """low < τ ≤ high, about halfway; high where the two are equal or next to each other."""
-    halfway = torch.minimum(low / 2 + high / 2, high)  # halves first: a sum may overflow
+    """low < τ ≤ high, about halfway; high where the two are equal or adjacent."""
+    halfway = torch.minimum(low / 2 + high / 2, high)  # halved first, because the sum may overflow
     return torch.where(halfway > low, halfway, high)
 
 
