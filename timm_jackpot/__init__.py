@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from timm_jackpot.adapter import zero_fractions as zero_fractions
     from timm_jackpot.artifact import Jackpot as Jackpot
     from timm_jackpot.artifact import from_pretrained as from_pretrained
+    from timm_jackpot.artifact import merge_artifact as merge_artifact
     from timm_jackpot.artifact import save_pretrained as save_pretrained
     from timm_jackpot.artifact import transform_of as transform_of
     from timm_jackpot.audit import AuditConfig as AuditConfig
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from timm_jackpot.base import load_base as load_base
     from timm_jackpot.base import maskable_weights as maskable_weights
     from timm_jackpot.errors import JackpotError as JackpotError
+    from timm_jackpot.evaluation.images import predict as predict
     from timm_jackpot.hub import push_to_hub as push_to_hub
     from timm_jackpot.masks import MaskSet as MaskSet
     from timm_jackpot.masks import allocate as allocate
@@ -80,6 +82,8 @@ _EXPORTS = {
     "mask_overlap": "timm_jackpot.masks",
     "maskable_weights": "timm_jackpot.base",
     "merge": "timm_jackpot.adapter",
+    "merge_artifact": "timm_jackpot.artifact",
+    "predict": "timm_jackpot.evaluation.images",
     "proportional_scores": "timm_jackpot.methods",
     "push_to_hub": "timm_jackpot.hub",
     "reestimate_norm_statistics": "timm_jackpot.training",

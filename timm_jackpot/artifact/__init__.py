@@ -5,6 +5,7 @@ from timm_jackpot.artifact.jackpot import Extra, Jackpot
 from timm_jackpot.artifact.load import (
     apply_artifact,
     check_base,
+    described_by,
     from_pretrained,
     load_base_of,
     load_dense_base,
@@ -24,6 +25,7 @@ from timm_jackpot.artifact.save import (
     save_pretrained,
 )
 from timm_jackpot.artifact.schema import Config, Encoding
+from timm_jackpot.artifact.timm_checkpoint import merge_artifact, timm_checkpoint
 
 __all__ = [
     "Artifact",
@@ -38,11 +40,13 @@ __all__ = [
     "check_skeleton",
     "check_target",
     "check_weight_count",
+    "described_by",
     "from_pretrained",
     "is_artifact",
     "load_base_of",
     "load_dense_base",
     "locate_artifact",
+    "merge_artifact",
     "open_artifact",
     "read_artifact",
     "read_config",
@@ -51,5 +55,6 @@ __all__ = [
     "replace_folder",
     "report_table",
     "save_pretrained",
+    "timm_checkpoint",
     "transform_of",
 ]

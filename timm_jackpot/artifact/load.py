@@ -161,9 +161,16 @@ def apply_artifact(model: nn.Module, artifact: Artifact, masks: MaskSet) -> nn.M
     with torch.no_grad():
         for name, tensor in artifact.extras.items():
             state[name].copy_(tensor)
-    described = getattr(model, "pretrained_cfg", None) or {}
-    model.pretrained_cfg = {**described, **artifact.config.data.model_dump()}  # pyright: ignore
+    model.pretrained_cfg = {**(getattr(model, "pretrained_cfg", None) or {}), **described_by(artifact.config)}  # pyright: ignore
     return model
+
+
+def described_by(config: Config) -> dict[str, Any]:
+    """What an artifact changes in its base's `pretrained_cfg`: the data config, and with a new head the class names."""
+    described, head = config.data.model_dump(), config.head
+    if head is not None and (head.labels or set(head.names) <= set(adapted_in(config))):
+        described |= {"num_classes": head.num_classes, "label_names": head.labels, "label_descriptions": None}
+    return described
 
 
 def _build_base(

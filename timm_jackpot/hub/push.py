@@ -7,10 +7,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-from timm.models._hub import save_config_for_hf
-
-from timm_jackpot.artifact import Artifact, Encoding, from_pretrained, open_artifact, read_artifact, recode
+from timm_jackpot.artifact import (
+    Artifact,
+    Encoding,
+    from_pretrained,
+    open_artifact,
+    read_artifact,
+    recode,
+    timm_checkpoint,
+)
 from timm_jackpot.artifact.schema import CONFIG, EXTRAS, MASKS
 from timm_jackpot.base.hub_files import explain_hub_error
 from timm_jackpot.errors import ArtifactError, ConfigError, HubError
@@ -175,10 +180,8 @@ def _commit_merged(api: Any, repo_id: str, model: Any, folder: Path, message: st
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     folder.mkdir()
-    save_file(
-        {n: t.contiguous() for n, t in model.state_dict().items()}, folder / "model.safetensors", {"format": "pt"}
-    )
-    save_config_for_hf(model, str(folder / "config.json"))
+    for name, content in timm_checkpoint(model).items():
+        (folder / name).write_bytes(content)
     (folder / "README.md").write_text(
         f"---\nlibrary_name: timm\ntags: [timm, sparsity]\n---\n\nThe jackpot on `main`, merged: a dense timm "
         f'checkpoint with zeros in it.\n\n`timm.create_model("hf-hub:{repo_id}@{_DENSE_BRANCH}", pretrained=True)`\n',

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from timm_jackpot.artifact import Artifact, Config, check_base
+from timm_jackpot.artifact import Artifact, Config, check_base, described_by
 from timm_jackpot.base import Base, SkipInit, copy_with_head, create_timm_model, shared_copy, tensor_id, with_head
 from timm_jackpot.errors import BaseMismatchError, ServingError
 from timm_jackpot.masks import pack, unpack
@@ -23,7 +23,7 @@ class StoredAdapter:
     packed: dict[str, Tensor]  # U8 [ceil(n/8)], by weight name
     extras: dict[str, Tensor]  # F32, by state-dict name
     num_classes: int
-    data: dict[str, Any]  # timm's data config
+    described: dict[str, Any]  # what differs in `pretrained_cfg`: data config, class names
 
 
 class Backbone:
@@ -65,7 +65,7 @@ class Backbone:
         for name, tensor in adapter.extras.items():
             state[name].copy_(tensor)
         described: Mapping[str, Any] = getattr(dense, "pretrained_cfg", None) or {}
-        model.pretrained_cfg = {**described, **adapter.data}  # pyright: ignore[reportArgumentType]
+        model.pretrained_cfg = {**described, **adapter.described}  # pyright: ignore[reportArgumentType]
         return model
 
     def keep_heads(self, of: Collection[int]) -> None:
@@ -95,7 +95,7 @@ class Backbone:
                     "its masks are compact, and read beside the base as it was loaded: load it before .to()"
                 )
         packed = {name: pack(mask) for name, mask in artifact.masks_on(self._base).items()}
-        return StoredAdapter(packed, dict(artifact.extras), config.base.num_classes, config.data.model_dump())
+        return StoredAdapter(packed, dict(artifact.extras), config.base.num_classes, described_by(config))
 
     def check(self, config: Config) -> None:
         """Refuse an artifact that was not made on this base.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -11,11 +10,9 @@ from typing import Any
 
 import yaml
 from accelerate import Accelerator
-from safetensors.torch import save
-from timm.models._hub import save_config_for_hf
 from torch import nn
 
-from timm_jackpot.artifact import recover_folder, replace_folder
+from timm_jackpot.artifact import recover_folder, replace_folder, timm_checkpoint
 from timm_jackpot.data import Data, DataFlags
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.evaluation import evaluate_accuracy
@@ -99,7 +96,7 @@ class DenseRun:
             for tracker in accelerator.trackers:
                 tracker.finish()
         if accelerator.is_main_process:
-            replace_folder(folder.resolve(), {**_model_files(self.model), **_notes(record, config)})
+            replace_folder(folder.resolve(), {**timm_checkpoint(self.model), **_notes(record, config)})
         return summary
 
     def _accuracy(self, split: str) -> float | None:
@@ -139,15 +136,6 @@ def _fresh_record(folder: Path) -> Path:
 def _settings(config: DenseFlags) -> dict[str, Any]:
     """Without this machine's paths."""
     return config.model_dump(mode="json", exclude={"output", "data_dir", "base_checkpoint"})
-
-
-def _model_files(model: nn.Module) -> dict[str, bytes]:
-    """As timm reads them from a folder (`local-dir:FOLDER`)."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "config.json"
-        save_config_for_hf(model, str(path))
-        return {"model.safetensors": save(state, metadata={"format": "pt"}), path.name: path.read_bytes()}
 
 
 def _notes(record: Record, config: DenseFlags) -> dict[str, bytes]:

@@ -1,0 +1,52 @@
+"""A plain model as timm keeps one in a folder or a Hub repo: model.safetensors and config.json."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from safetensors.torch import save
+from timm.models._hub import save_config_for_hf
+from torch import nn
+
+from timm_jackpot.artifact.load import from_pretrained
+from timm_jackpot.artifact.save import replace_folder
+from timm_jackpot.errors import ArtifactError
+
+
+def timm_checkpoint(model: nn.Module) -> dict[str, bytes]:
+    """The files that `timm.create_model("local-dir:FOLDER")` reads, by name."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with tempfile.TemporaryDirectory() as scratch:
+        config = Path(scratch) / "config.json"
+        save_config_for_hf(model, str(config))
+        return {"model.safetensors": save(state, metadata={"format": "pt"}), "config.json": config.read_bytes()}
+
+
+def merge_artifact(
+    name: str | Path,
+    folder: str | Path,
+    *,
+    base_checkpoint: str | Path | None = None,
+    revision: str | None = None,
+    trust_base: bool = False,
+) -> Path:
+    """Write an artifact's network as a dense timm checkpoint, zeros for removed weights.
+
+    `timm.create_model(f"local-dir:{folder}", pretrained=True)` opens it without this package, or with
+    `import timm_jackpot.networks` where the architecture is one of ours.
+
+    Args:
+        name: an artifact folder, or the name of a Hub repo.
+        folder: a new or empty folder.
+        base_checkpoint, revision, trust_base: as in `from_pretrained`.
+
+    Raises:
+        ArtifactError: if the folder is not empty or cannot be written, or the base is not a timm model.
+        JackpotError: as `from_pretrained`.
+    """
+    target = Path(folder).resolve()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ArtifactError(f"{folder} is not an empty folder: name a new one")
+    model = from_pretrained(name, base_checkpoint=base_checkpoint, revision=revision, trust_base=trust_base)
+    return replace_folder(target, timm_checkpoint(model))
