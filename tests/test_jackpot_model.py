@@ -230,7 +230,7 @@ def test_a_further_adapter_takes_its_packed_mask_and_its_extras(model: JackpotMo
         assert stored == sum(packed_bytes(layer.total) for layer in artifact.config.layers) + sum(
             t.nbytes for t in artifact.extras.values()
         )
-        rest = len(pickle.dumps((list(held.packed), list(held.extras), held.data)))
+        rest = len(pickle.dumps((list(held.packed), list(held.extras), held.described)))
         assert rest < 0.01 * sum(t.nbytes for t in model._backbone._model.state_dict().values())
 
 
