@@ -31,7 +31,7 @@ _TINY = ["--steps", "1", "--batch-size", "64", "--workers", "0"]
 VERBS: dict[str, tuple[str, str, list[str]]] = {
     "search": ("search.__main__", "search.SearchConfig", [*_TINY, "--output", "out"]),
     "evaluate": ("evaluate", "evaluation.run.EvaluateConfig", ["--artifact", "good"]),
-    "inspect": ("inspect", "inspect.InspectConfig", ["--artifact", "good"]),
+    "inspect": ("inspect", "artifact.InspectConfig", ["--artifact", "good"]),
     "pretrain": (
         "pretrain",
         "training.pretrain.PretrainConfig",
@@ -39,7 +39,7 @@ VERBS: dict[str, tuple[str, str, list[str]]] = {
     ),
     "finetune": ("finetune", "training.finetune.FinetuneConfig", ["--artifact", "good", "--output", "out", *_TINY]),
     "sweep": ("sweep", "experiments.sweeps.SweepConfig", ["--recipe", "tiny.yaml", "--seeds", "0", "--output", "out"]),
-    "push": ("push", "push.PushConfig", ["--artifact", "good", "--repo-id", "user/name"]),
+    "push": ("push", "hub.PushConfig", ["--artifact", "good", "--repo-id", "user/name"]),
     "bench": ("bench", "benchmarks.BenchConfig", ["--what", "encode", "--models", "test_resnet", "--pairs", "1"]),
     "audit": ("audit.__main__", "audit.AuditConfig", ["--artifact", "good", "--seeds", "1", "--output", "out"]),
     "transfer": (

@@ -67,13 +67,13 @@ def test_a_recipe_opens_with_its_command_cost_and_what_to_expect(name: str) -> N
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_search_recipe_runs_on_made_up_data(name: str, images: Path, tmp_path: Path) -> None:
-    config = parse(SearchConfig, recipes=True, argv=["--recipe", name])
+    config = parse(SearchConfig, argv=["--recipe", name])
     stand_in = "test_vit" if "deit" in config.model else "test_resnet"
     weights = random_weights(stand_in, tmp_path / "base.safetensors")
     words = ["--recipe", name, *small(images), "--model", stand_in, "--base-checkpoint", str(weights)]
     size = ["--img-size", "160"] if stand_in == "test_vit" else ["--img-size", "64"]
     output = ["--num-classes", "5", "--output", str(tmp_path / "j")]
-    result = search_jackpot(parse(SearchConfig, recipes=True, argv=[*words, *size, *output]))
+    result = search_jackpot(parse(SearchConfig, argv=[*words, *size, *output]))
     assert result.jackpot.masks.sparsity == pytest.approx(float(config.sparsity), abs=1e-4)
     assert from_pretrained(tmp_path / "j", base_checkpoint=weights) is not None
 
@@ -81,18 +81,18 @@ def test_a_search_recipe_runs_on_made_up_data(name: str, images: Path, tmp_path:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_search_recipe_runs_in_its_own_architecture(name: str, images: Path, tmp_path: Path) -> None:
-    config = parse(SearchConfig, recipes=True, argv=["--recipe", name])
+    config = parse(SearchConfig, argv=["--recipe", name])
     model = config.model.partition(".")[0]
     weights = random_weights(model, tmp_path / "base.safetensors")
     words = ["--recipe", name, *small(images), "--model", model, "--base-checkpoint", str(weights)]
     output = ["--num-classes", "5", "--output", str(tmp_path / "j")]
-    assert search_jackpot(parse(SearchConfig, recipes=True, argv=[*words, *output])).summary["steps"] == 2
+    assert search_jackpot(parse(SearchConfig, argv=[*words, *output])).summary["steps"] == 2
 
 
 @pytest.mark.parametrize("name", PRETRAINS)
 def test_a_pretrain_recipe_runs_on_made_up_data(name: str, images: Path, tmp_path: Path) -> None:
     words = ["--recipe", name, *small(images), "--num-classes", "5", "--output", str(tmp_path / "base")]
-    summary = pretrain_base(parse(PretrainConfig, recipes=True, argv=words))
+    summary = pretrain_base(parse(PretrainConfig, argv=words))
     assert summary["steps"] == 2
     assert (tmp_path / "base" / "model.safetensors").is_file()
 
@@ -149,7 +149,7 @@ def test_a_finetune_recipe_runs_on_made_up_data(name: str, images: Path, tmp_pat
     data = {"dataset": "folder", "data_dir": str(images), "batch_size": 4, "workers": 0, "val_fraction": 0.0}
     search_jackpot(SearchConfig(**base, **data, steps=1, sparsity="0.8", output=str(tmp_path / "j")))  # pyright: ignore
     words = ["--recipe", name, *small(images), "--artifact", str(tmp_path / "j"), "--base-checkpoint", str(weights)]
-    summary = finetune_jackpot(parse(FinetuneConfig, recipes=True, argv=[*words, "--output", str(tmp_path / "tuned")]))
+    summary = finetune_jackpot(parse(FinetuneConfig, argv=[*words, "--output", str(tmp_path / "tuned")]))
     assert summary["sparsity"] >= read_artifact(tmp_path / "j").masks.sparsity
     tuned = timm.create_model("test_resnet", pretrained=False, num_classes=5)
     timm.models.load_checkpoint(tuned, str(tmp_path / "tuned" / "model.safetensors"))

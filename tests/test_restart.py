@@ -221,12 +221,12 @@ def test_a_finished_run_is_said_to_be_finished_and_its_card_is_made_up_for(
     (tmp_path / "j" / "README.md").unlink()
     words = ["--steps", str(STEPS), "--output", str(tmp_path / "j"), "--resume", "auto"]
     capsys.readouterr()
-    summary = finished_summary(parse(SearchConfig, recipes=True, argv=words))
+    summary = finished_summary(parse(SearchConfig, argv=words))
     assert summary == result.summary
     assert capsys.readouterr().err == f"note: this run has already finished, its artifact is in {tmp_path / 'j'}\n"
     assert (tmp_path / "j" / "README.md").read_bytes() == card
     monkeypatch.setattr("timm_jackpot.methods.find.fit", fail(AssertionError("a step was done again")))
-    assert finished_summary(parse(SearchConfig, recipes=True, argv=[*words, "--seed", "1"])) is None
+    assert finished_summary(parse(SearchConfig, argv=[*words, "--seed", "1"])) is None
     with pytest.raises(ArtifactError, match="already holds a jackpot"):
         search(tmp_path / "j", resume="auto", seed=1)
     assert finished_summary(parse(SearchConfig, argv=["--output", str(tmp_path / "k"), "--resume", "auto"])) is None

@@ -352,13 +352,13 @@ def test_an_unknown_allocation_is_one_sentence(allocation: str) -> None:
 )
 def test_a_recipe_may_ask_for_a_pattern(tmp_path: Path, line: str) -> None:
     (tmp_path / "r.yaml").write_text(f"{line}\nsteps: 3\n")
-    config = parse(SearchConfig, recipes=True, argv=["--recipe", str(tmp_path / "r.yaml")])
+    config = parse(SearchConfig, argv=["--recipe", str(tmp_path / "r.yaml")])
     assert (n_of_m(config.allocation), config.sparsity) == ((2, 4), "0.5")
 
 
 def test_the_recipe_of_an_artifact_asks_for_its_pattern(two_of_four: SearchResult) -> None:
     recipe = Path(two_of_four.summary["artifact"]) / "recipe.yaml"
-    config = parse(SearchConfig, recipes=True, argv=["--recipe", str(recipe)])
+    config = parse(SearchConfig, argv=["--recipe", str(recipe)])
     assert (config.allocation, config.sparsity, config.steps) == ("2:4", "0.5", 6)
 
 

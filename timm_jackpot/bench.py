@@ -1,14 +1,14 @@
-"""`python -m timm_jackpot.bench --what load --models resnet50`"""
+"""`timm-jackpot bench --what load --models resnet50`"""
 
 from __future__ import annotations
 
 from timm_jackpot.benchmarks import BenchConfig, rows_table, run_benchmarks
-from timm_jackpot.cli import parse, run_verb
+from timm_jackpot.cli import parse, run_verb, show
 
 
 def main() -> dict[str, object]:
     rows = run_benchmarks(parse(BenchConfig))
-    print(rows_table(rows))
+    show(rows_table(rows))
     return {"rows": rows}
 
 

@@ -1,13 +1,15 @@
-"""`accelerate launch -m timm_jackpot.evaluate --artifact FOLDER`"""
+"""`timm-jackpot evaluate FOLDER`"""
 
 from __future__ import annotations
 
-from timm_jackpot.cli import parse, run_verb
+from timm_jackpot.cli import as_lines, parse, run_verb, show
 from timm_jackpot.evaluation.run import EvaluateConfig, evaluate_artifact
 
 
 def main() -> dict[str, object]:
-    return evaluate_artifact(parse(EvaluateConfig))
+    summary = evaluate_artifact(parse(EvaluateConfig))
+    show(as_lines(summary))
+    return summary
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""`accelerate launch -m timm_jackpot.finetune --artifact FOLDER --output CHECKPOINT`"""
+"""`timm-jackpot finetune FOLDER --output CHECKPOINT`"""
 
 from __future__ import annotations
 
-from timm_jackpot.cli import parse, run_verb
+from timm_jackpot.cli import as_lines, parse, run_verb, show
 from timm_jackpot.training.finetune import FinetuneConfig, finetune_jackpot
 
 
 def main() -> dict[str, object]:
-    return finetune_jackpot(parse(FinetuneConfig, recipes=True))
+    summary = finetune_jackpot(parse(FinetuneConfig))
+    show(as_lines(summary))
+    return summary
 
 
 if __name__ == "__main__":

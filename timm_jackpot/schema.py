@@ -6,7 +6,7 @@ import difflib
 import types
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic.fields import FieldInfo
@@ -15,6 +15,19 @@ from pydantic_core import CoreSchema, core_schema
 from timm_jackpot.errors import ConfigError
 
 S = TypeVar("S", bound="Settings")
+
+
+@dataclass(frozen=True)
+class Command:
+    """What the help of a verb shows besides its settings."""
+
+    verb: str
+    examples: tuple[str, ...]
+    """Command lines without the program's name."""
+    basic: tuple[str, ...] = ()
+    """Settings in the short help; empty: all."""
+    recipes: bool = False
+    """Whether --recipe gives settings."""
 
 
 class Settings(BaseModel):
@@ -27,6 +40,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
     )
+    group: ClassVar[str] = "Options"
+    """The heading under which help lists the settings that a class adds."""
+    command: ClassVar[Command | None] = None
+    """The verb that takes these settings."""
 
     if not TYPE_CHECKING:  # type checkers see the fields
 
@@ -68,13 +85,29 @@ def choices_of(field: FieldInfo) -> list[str]:
 
 
 def flag_of(name: str, field: FieldInfo) -> str:
-    """A setting's long flag: --its-name, unless the schema gives another."""
+    """A setting's long flag: --its-name, unless the schema gives another; ITS_NAME where its place gives it."""
+    if is_positional(field):
+        return name.upper()
     return next((flag for flag in aliases_of(field) if flag.startswith("--")), f"--{name.replace('_', '-')}")
 
 
 def aliases_of(field: FieldInfo) -> list[str]:
-    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    return [str(flag) for flag in extra.get("flags", [])]  # pyright: ignore
+    return [str(flag) for flag in _extra_of(field).get("flags", [])]
+
+
+def is_positional(field: FieldInfo) -> bool:
+    """Whether the command line gives the setting by its place, not by a flag."""
+    return bool(_extra_of(field).get("positional"))
+
+
+def _extra_of(field: FieldInfo) -> dict[str, Any]:
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+
+
+def group_of(schema: type[Settings], name: str) -> str:
+    """The heading of a setting: that of the first class that has it."""
+    has = (cls for cls in reversed(schema.__mro__) if issubclass(cls, Settings) and name in cls.model_fields)
+    return next(has).group
 
 
 def kind_of(annotation: Any) -> Any:

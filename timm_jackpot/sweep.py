@@ -1,13 +1,17 @@
-"""`accelerate launch -m timm_jackpot.sweep --recipe NAME --output FOLDER`"""
+"""`timm-jackpot sweep --recipe NAME --output FOLDER`"""
 
 from __future__ import annotations
 
-from timm_jackpot.cli import parse, run_verb
+from pathlib import Path
+
+from timm_jackpot.cli import parse, run_verb, show
 from timm_jackpot.experiments.sweeps import SweepConfig, run_sweep
 
 
 def main() -> dict[str, object]:
-    return run_sweep(parse(SweepConfig))
+    summary = run_sweep(parse(SweepConfig))
+    show(Path(summary["table"]).read_text(encoding="utf-8"))
+    return summary
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The artifact: its format on disk (hubcards/FORMAT.md); written atomically, read with suspicion."""
 
 from timm_jackpot.artifact.fit import check_skeleton, check_weight_count
+from timm_jackpot.artifact.flags import ArtifactFlags, InspectConfig
 from timm_jackpot.artifact.jackpot import Extra, Jackpot
 from timm_jackpot.artifact.load import (
     apply_artifact,
@@ -29,9 +30,11 @@ from timm_jackpot.artifact.timm_checkpoint import merge_artifact, timm_checkpoin
 
 __all__ = [
     "Artifact",
+    "ArtifactFlags",
     "Config",
     "Encoding",
     "Extra",
+    "InspectConfig",
     "Jackpot",
     "apply_artifact",
     "artifact_digest",

@@ -1,27 +1,31 @@
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator
 
+from timm_jackpot.artifact import ArtifactFlags
 from timm_jackpot.data import DataFlags
 from timm_jackpot.evidence import AUDIT_MODELS
 from timm_jackpot.methods import method_names
-from timm_jackpot.schema import OneOf
+from timm_jackpot.schema import Command, OneOf
 
 
-class AuditConfig(DataFlags):
+class AuditConfig(ArtifactFlags, DataFlags):
     """A jackpot beside its controls: is the mask worth what its card says? Data flags that are not given are the
     search's own; which data and splits are meant is never taken from the artifact."""
 
-    artifact: str
-    """An artifact folder, or the name of a Hub repo."""
-    revision: str | None = None
-    """Branch, tag or commit of the artifact's Hub repo."""
-    base_checkpoint: str | None = None
-    """A .safetensors file with the base's weights, where the artifact's base came from a file."""
-    trust_base: bool = False
-    """Build a base that the artifact names outside timm's own repos."""
+    group: ClassVar[str] = "Options"
+    command: ClassVar[Command | None] = Command(
+        "audit",
+        (
+            "my_jackpot --seeds 3",
+            "my_jackpot --beside snip synflow    # further methods in the table",
+            "user/name --data-dir flowers --output audits/flowers",
+        ),
+        basic=("artifact", "seeds", "beside", "base_checkpoint", "dataset", "data_dir", "batch_size", "output"),
+    )
+
     seeds: int = Field(default=3, ge=1, le=100)
     """Seeds of every control that is drawn, and of both kinds of searches (each costs two searches)."""
     beside: tuple[Annotated[str, OneOf(method_names)], ...] = ()

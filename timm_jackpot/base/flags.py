@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from timm_jackpot.base.build import parse_model_kwargs
@@ -11,6 +13,8 @@ from timm_jackpot.schema import Settings
 
 
 class BaseFlags(Settings):
+    group: ClassVar[str] = "Model"
+
     model: str = "digits_resnet"
     """Any pre-trained model that timm takes: resnet50, resnet50.a1_in1k, hf-hub:user/repo, local-dir:folder."""
     model_kwargs: tuple[str, ...] = ()

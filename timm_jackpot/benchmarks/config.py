@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 
 from timm_jackpot.base import MAX_PIXELS
-from timm_jackpot.schema import Settings
+from timm_jackpot.schema import Command, Settings
 
 
 class BenchConfig(Settings):
     """Cost of the package's work beside that of plain timm and torch, in turn in one process."""
+
+    command: ClassVar[Command | None] = Command(
+        "bench",
+        (
+            "--what search_step --models resnet50 vit_base_patch16_224",
+            "--what search_step --batch-size 64 --img-size 224 --bf16",
+            "--what load encode decode    # files, on the CPU",
+        ),
+    )
 
     what: tuple[str, ...] = (
         "search_step",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -14,6 +14,8 @@ _LONGEST_FILE_NAME = 255  # bytes, on every file system of today
 
 
 class DataFlags(Settings):
+    group: ClassVar[str] = "Data"
+
     dataset: str | None = None
     """Data set as timm names it: torch/cifar10, hfds/…, "folder" (a folder or tar files, see data-dir), or
     digits. Default: what the base was trained on; for ImageNet-1k bases hfds/timm/mini-imagenet."""

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from pydantic import Field
+
 from timm_jackpot.artifact import from_pretrained
 from timm_jackpot.base import BaseFlags
 from timm_jackpot.data import DataFlags, default_data_notice, open_split
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.evaluation.accuracy import evaluate_accuracy
 from timm_jackpot.runtime.processes import make_accelerator, say
+from timm_jackpot.schema import Command
 
 
 class EvaluateConfig(BaseFlags, DataFlags):
-    """Top-1 and top-5 accuracy of a jackpot (--artifact) or a dense base (--model) on a test split."""
+    """Top-1 and top-5 accuracy of a jackpot, or of a dense base (--model), on a test split."""
 
-    artifact: str | None = None
+    group: ClassVar[str] = "Model"
+    command: ClassVar[Command | None] = Command(
+        "evaluate",
+        (
+            "my_jackpot",
+            "user/name --data-dir flowers --test-split validation",
+            "--model resnet50 --data-dir imagenet    # the dense base",
+        ),
+        basic=(
+            *("artifact", "model", "base_checkpoint", "dataset", "data_dir", "test_split", "batch_size"),
+            *("workers", "revision"),
+        ),
+    )
+
+    artifact: str | None = Field(default=None, json_schema_extra={"positional": True})
     """An artifact folder, or the name of a Hub repo."""
     revision: str | None = None
     """Branch, tag or commit of the artifact's Hub repo."""

@@ -1,6 +1,7 @@
 """The Hub: the card that says what a jackpot is worth, and the push."""
 
 from timm_jackpot.hub.card import render_card
+from timm_jackpot.hub.config import PushConfig
 from timm_jackpot.hub.push import push_to_hub
 
-__all__ = ["push_to_hub", "render_card"]
+__all__ = ["PushConfig", "push_to_hub", "render_card"]

@@ -1,16 +1,20 @@
-"""`python -m timm_jackpot.methods`: every method, with its family, its paper and what it can be set to."""
+"""`timm-jackpot methods`: every method, with its family, its paper and what it can be set to."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from timm_jackpot.cli import parse, run_verb
+from timm_jackpot.cli import parse, run_verb, show
 from timm_jackpot.methods import all_methods
-from timm_jackpot.schema import Settings
+from timm_jackpot.schema import Command, Settings
 
 
 class MethodsConfig(Settings):
     """List all methods: what search, compare, sweep, transfer and audit can be told to run."""
+
+    command: ClassVar[Command | None] = Command(
+        "methods", ("", "| grep one-shot -A 8", "--json | jq '.methods[] | select(.name == \"snip\")'")
+    )
 
 
 def main() -> dict[str, Any]:
@@ -18,10 +22,10 @@ def main() -> dict[str, Any]:
     methods = all_methods()
     width = max(len(method.name) for method in methods)
     for family in dict.fromkeys(method.family for method in methods):
-        print(f"{family}:")
+        show(f"{family}:")
         for method in methods:
             if method.family == family:
-                print(f"  {method.name:<{width}}  {method.summary}{f' ({method.paper})' if method.paper else ''}")
+                show(f"  {method.name:<{width}}  {method.summary}{f' ({method.paper})' if method.paper else ''}")
     return {
         "methods": [
             {

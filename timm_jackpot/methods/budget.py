@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
@@ -17,6 +17,8 @@ from timm_jackpot.schema import Settings
 
 class BudgetFlags(Settings):
     """Which fraction of the weights to remove, and how it is shared out among layers."""
+
+    group: ClassVar[str] = "Search"
 
     sparsity: str | float = "0.9"
     """Fraction of the maskable weights to remove, in [0, 1), read as an exact decimal."""

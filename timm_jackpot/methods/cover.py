@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 
@@ -16,6 +17,8 @@ _LEAST_SHARE = 0.01  # of the parameters; a mask over fewer says nothing about t
 
 class CoverFlags(Settings):
     """Which weights to mask."""
+
+    group: ClassVar[str] = "Search"
 
     include: tuple[str, ...] = ()
     """Mask only weights whose names match one of these shell patterns, such as 'stages.3.*'."""

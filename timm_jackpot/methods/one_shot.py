@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from timm_jackpot.criteria import criterion, criterion_names
@@ -15,12 +17,16 @@ from timm_jackpot.schema import Settings
 class StatisticsSettings(Settings):
     """Settings of what is not trained."""
 
+    group: ClassVar[str] = "Search"
+
     recalibrated: bool = True
     """Re-estimate the running statistics of batch norm under the mask, on 10,000 training images."""
 
 
 class OneShotSettings(StatisticsSettings):
     """Settings of one-shot pruning."""
+
+    group: ClassVar[str] = "Search"
 
     criterion_batches: int = Field(default=1, ge=1, le=10**6)
     """Batches of 256 images that snip, grasp and obd average over."""

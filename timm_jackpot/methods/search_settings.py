@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -32,6 +32,8 @@ PAPER: Mapping[str, Any] = MappingProxyType(
 
 class ScoreSettings(Settings):
     """Where scores start, how the sparsity rises, and what is trained beside the scores."""
+
+    group: ClassVar[str] = "Search"
 
     criterion: Annotated[str, OneOf(criterion_names)] = "magnitude"
     """Where the search starts from; with --steps 0, what is kept."""

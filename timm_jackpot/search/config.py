@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from functools import cache
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, create_model, model_validator
 from typing_extensions import Self
@@ -16,25 +16,17 @@ from timm_jackpot.base import BaseFlags
 from timm_jackpot.data import DataFlags
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.methods import PAPER, BudgetFlags, CoverFlags, SearchSettings, method, method_names
-from timm_jackpot.schema import OneOf
+from timm_jackpot.schema import Command, OneOf, Settings
 from timm_jackpot.training import RunFlags
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"paper": PAPER})
 
 
-class RunConfig(BaseFlags, DataFlags, BudgetFlags, CoverFlags, RunFlags):
-    """Settings of one run: base, data, budget, method, and where the result goes."""
+class OutputFlags(Settings):
+    """Where a run keeps its result, and how it goes on when it was stopped."""
 
-    method: Annotated[str, OneOf(method_names)] = "search"
-    """How the mask is found; `python -m timm_jackpot.methods` describes each method."""
-    pretrained: bool = True
-    """Search in the pre-trained weights. With --no-pretrained, in random weights (a control), which are saved next to
-    the artifact."""
-    stratify: bool = True
-    """Spread each class evenly over the training batches of all processes; images in memory only."""
-    strict: bool = False
-    """Fail where a notice would be printed otherwise: on layers that an N:M pattern does not fit, and on images that
-    cannot be read."""
+    group: ClassVar[str] = "Output"
+
     output: str | None = None
     """Folder for the artifact. Default: a new folder in runs/."""
     encoding: Encoding = "packed"
@@ -48,6 +40,37 @@ class RunConfig(BaseFlags, DataFlags, BudgetFlags, CoverFlags, RunFlags):
     resume: str | None = None
     """Resume a stopped run: auto (from the newest checkpoint in --output, if any) or the path of a checkpoint."""
 
+
+class RunConfig(BaseFlags, DataFlags, BudgetFlags, CoverFlags, RunFlags, OutputFlags):
+    """Settings of one run: base, data, budget, method, and where the result goes."""
+
+    group: ClassVar[str] = "Search"
+    command: ClassVar[Command | None] = Command(
+        "search",
+        (
+            "--model resnet50 --sparsity 0.9",
+            "--model resnet50 --data-dir flowers --num-classes 102 --output my_jackpot",
+            "--recipe digits --seed 1    # a recipe that comes with the package",
+        ),
+        basic=(
+            *("model", "num_classes", "base_checkpoint", "dataset", "data_dir", "batch_size"),
+            *("sparsity", "allocation", "method", "preset"),
+            *("steps", "epochs", "lr", "seed", "output", "overwrite", "resume"),
+        ),
+        recipes=True,
+    )
+
+    method: Annotated[str, OneOf(method_names)] = "search"
+    """How the mask is found; `timm-jackpot methods` describes each method."""
+    pretrained: bool = True
+    """Search in the pre-trained weights. With --no-pretrained, in random weights (a control), which are saved next to
+    the artifact."""
+    stratify: bool = True
+    """Spread each class evenly over the training batches of all processes; images in memory only."""
+    strict: bool = False
+    """Fail where a notice would be printed otherwise: on layers that an N:M pattern does not fit, and on images that
+    cannot be read."""
+
     @model_validator(mode="after")
     def _settings_are_the_methods(self) -> Self:
         if not isinstance(self, method(self.method).settings):
@@ -59,7 +82,7 @@ class RunConfig(BaseFlags, DataFlags, BudgetFlags, CoverFlags, RunFlags):
 
 
 class SearchConfig(RunConfig, SearchSettings):
-    """Settings of one search. Precedence: default < preset < recipe < flag."""
+    """Find a jackpot: a mask over the frozen weights of a pre-trained model."""
 
     preset: Literal["default", "paper"] = "default"
     """default: the best search we know; paper: the paper's own search."""

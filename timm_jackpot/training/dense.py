@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from accelerate import Accelerator
@@ -32,6 +32,8 @@ _RUNNING = "record.partial.jsonl"
 
 class DenseFlags(DataFlags, TrainFlags):
     """The settings that dense training and fine-tuning share."""
+
+    group: ClassVar[str] = "Output"
 
     output: str
     """Folder for model.safetensors, config.json (load it with local-dir:FOLDER) and the record."""

@@ -4,33 +4,40 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from timm_jackpot.adapter import zero_fractions
-from timm_jackpot.artifact import apply_artifact, open_artifact
+from timm_jackpot.artifact import ArtifactFlags, apply_artifact, open_artifact
 from timm_jackpot.data import default_data_notice, open_data, steps_per_epoch
 from timm_jackpot.errors import BaseError
 from timm_jackpot.evaluation import evaluate_accuracy
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.runtime.processes import make_accelerator, say, shard_of
+from timm_jackpot.schema import Command
 from timm_jackpot.training.dense import DenseFlags, DenseRun, dense_output
 from timm_jackpot.training.flags import prepare_model, total_steps
 
 
-class FinetuneConfig(DenseFlags):
-    """Settings of one fine-tuning run of the weights that a jackpot keeps."""
+class FinetuneConfig(ArtifactFlags, DenseFlags):
+    """Train the weights that a jackpot keeps, and save a dense checkpoint with zeros in it."""
 
-    artifact: str
-    """An artifact folder, or the name of a Hub repo."""
-    revision: str | None = None
-    """Branch, tag or commit of the artifact's Hub repo."""
-    base_checkpoint: str | None = None
-    """A .safetensors file with the base's weights, where the artifact's base came from a file."""
-    trust_base: bool = False
-    """Build a base that the artifact names outside timm's own repos."""
+    command: ClassVar[Command | None] = Command(
+        "finetune",
+        (
+            "my_jackpot --output tuned",
+            "my_jackpot --data-dir flowers --epochs 30 --lr 0.005 --output tuned",
+            "my_jackpot --recipe cifar10_resnet32x2_finetune --output tuned",
+        ),
+        basic=(
+            *("artifact", "base_checkpoint", "dataset", "data_dir", "batch_size"),
+            *("steps", "epochs", "lr", "weight_decay", "seed", "output"),
+        ),
+        recipes=True,
+    )
+
     lr: float = Field(default=0.01, ge=1e-12, le=1e6)
     """Peak learning rate; cosine to zero over the run."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -15,6 +15,8 @@ from timm_jackpot.schema import Settings
 
 class OptimFlags(Settings):
     """How parameters are trained."""
+
+    group: ClassVar[str] = "Training"
 
     opt: Literal["sgd", "adam"] = "sgd"
     """Optimizer: SGD with momentum, or Adam."""
@@ -32,8 +34,10 @@ class OptimFlags(Settings):
     """Alpha of CutMix (timm's); 0 is none."""
 
 
-class RunFlags(Settings):
-    """How long a run is, and how it is carried out."""
+class LengthFlags(Settings):
+    """How long a run is."""
+
+    group: ClassVar[str] = "Training"
 
     steps: int | None = Field(default=None, ge=0, le=10**9)
     """Optimizer steps; not together with epochs."""
@@ -43,6 +47,13 @@ class RunFlags(Settings):
     """Batches whose gradients are averaged for one optimizer step."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of everything that is random."""
+
+
+class RunFlags(LengthFlags):
+    """How long a run is, and how it is carried out."""
+
+    group: ClassVar[str] = "Advanced"
+
     report_to: str | None = None
     """Tracker that follows the run beside its record, as Accelerate names it: tensorboard, wandb, …"""
     timeout: float = Field(default=1800.0, gt=0, le=1e7)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 from timm.models import is_model
@@ -14,12 +14,28 @@ from timm_jackpot.base import MAX_CLASSES, MAX_PIXELS, create_timm_model, parse_
 from timm_jackpot.data import default_data_notice, open_data, steps_per_epoch
 from timm_jackpot.errors import BaseError
 from timm_jackpot.runtime.processes import make_accelerator, say, shard_of
+from timm_jackpot.schema import Command
 from timm_jackpot.training.dense import DenseFlags, DenseRun, dense_output
 from timm_jackpot.training.flags import prepare_model, total_steps
 
 
 class PretrainConfig(DenseFlags):
-    """Settings of one dense training run from random weights."""
+    """Train a dense base from random weights."""
+
+    group: ClassVar[str] = "Model"
+    command: ClassVar[Command | None] = Command(
+        "pretrain",
+        (
+            "--recipe digits_pretrain --output base",
+            "--model cifar_resnet20 --dataset torch/cifar10 --epochs 160 --output base",
+            "--model resnet18 --data-dir flowers --num-classes 102 --output base",
+        ),
+        basic=(
+            *("model", "num_classes", "img_size", "dataset", "data_dir", "batch_size"),
+            *("steps", "epochs", "lr", "weight_decay", "seed", "output"),
+        ),
+        recipes=True,
+    )
 
     model: str = "cifar_resnet20"
     """A timm architecture, without tag."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from importlib.util import find_spec
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
@@ -19,12 +19,23 @@ from timm_jackpot.methods import method_names
 from timm_jackpot.plots import overlap_figure
 from timm_jackpot.runtime.outputs import check_output, write_atomically
 from timm_jackpot.runtime.processes import launched_as_main
-from timm_jackpot.schema import OneOf
+from timm_jackpot.schema import Command, OneOf
 
 
 class CompareConfig(DataFlags):
     """Artifacts side by side: base, settings, sparsity of the layers, overlap beside chance, results, audit; and
     beside the first one, methods on its own task: the same base, data, sparsity and number of steps."""
+
+    group: ClassVar[str] = "Options"
+    command: ClassVar[Command | None] = Command(
+        "compare",
+        (
+            "my_jackpot another_jackpot",
+            "my_jackpot --criteria magnitude random --output comparison",
+            "my_jackpot --methods paper snip dense    # run on the artifact's own task",
+        ),
+        basic=("artifacts", "criteria", "methods", "base_checkpoint", "dataset", "data_dir", "seed", "output"),
+    )
 
     artifacts: tuple[str, ...] = Field(default=(), json_schema_extra={"positional": True})
     """Artifact folders, or names of Hub repos. Masks over different weights are shown without an overlap."""

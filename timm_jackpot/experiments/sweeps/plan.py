@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -16,7 +16,7 @@ from timm_jackpot.errors import ConfigError
 from timm_jackpot.experiments import key_value, merged, unreplaced
 from timm_jackpot.methods import method
 from timm_jackpot.recipes import read_recipe, read_seeds, read_yaml
-from timm_jackpot.schema import Settings
+from timm_jackpot.schema import Command, Settings
 from timm_jackpot.search import RunConfig, config_from
 
 _MOST, _LONGEST = 10_000, 150  # searches of a sweep; characters of a cell's name
@@ -24,6 +24,15 @@ _MOST, _LONGEST = 10_000, 150  # searches of a sweep; characters of a cell's nam
 
 class SweepConfig(Settings):
     """A recipe of searches over a grid of settings and seeds. A run that is done already is not done again."""
+
+    command: ClassVar[Command | None] = Command(
+        "sweep",
+        (
+            "--recipe digits_vit --output sweeps/vit",
+            "--recipe digits --grid sparsity=0.8,0.9,0.95 --seeds 0 1 --output sweeps/s",
+            "--recipe digits --grid method=search,paper,snip --output sweeps/methods",
+        ),
+    )
 
     sweep: str = Field(json_schema_extra={"flags": ["--recipe"]})
     """A recipe that comes with the package, or a YAML file: settings of `search`, and, of its own, grid (setting:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -13,7 +13,7 @@ from timm_jackpot.base import BaseFlags
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.experiments.settings import key_value, merged
 from timm_jackpot.recipes import read_recipe, read_seeds, read_yaml
-from timm_jackpot.schema import Settings
+from timm_jackpot.schema import Command, Settings
 from timm_jackpot.search import RunConfig, config_from
 
 TRANSFER_CONTROLS = ("dense", "random", "magnitude")
@@ -28,6 +28,15 @@ class TransferConfig(Settings):
 
     What is done already is not done again.
     """
+
+    command: ClassVar[Command | None] = Command(
+        "transfer",
+        (
+            "--recipe transfer_small --data-dir cifar10=data/cifar10 --output transfer",
+            "--recipe transfer_small --set steps=300 --seeds 0 --output quick",
+            "--recipe mine.yaml --base-checkpoint base.safetensors --output transfer",
+        ),
+    )
 
     transfer: str = Field(json_schema_extra={"flags": ["--recipe"]})
     """A recipe that comes with the package, or a YAML file: settings of `search` for all masks, and, of its own,
