@@ -193,7 +193,7 @@ def test_a_new_head_of_a_module_is_trained_and_stored(
     odd = renewed(build(), layer, 3)
     setattr(odd, layer, nn.Linear(odd.get_submodule(layer).in_features, 7))  # pyright: ignore
     with pytest.raises(
-        BaseMismatchError, match=rf"{layer}\.weight of shape \(10, \d+\), the base \(7, \d+\): give it a"
+        BaseMismatchError, match=rf"{layer}\.weight of shape \(10, \d+\), but the base has \(7, \d+\): give the base a"
     ):
         from_pretrained(tmp_path / "jackpot", base=odd)
 
@@ -205,7 +205,7 @@ def test_an_artifact_brings_every_tensor_of_a_new_head(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "j" / "config.json").read_text())
     config["info"]["adapted"].append("stem.bias")
     (tmp_path / "j" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ArtifactError, match=r"does not bring stem\.bias, which info\.adapted names"):
+    with pytest.raises(ArtifactError, match=r"lacks stem\.bias, which info\.adapted names"):
         from_pretrained(tmp_path / "j", base=unheard())
 
 

@@ -121,7 +121,7 @@ def test_a_file_base_needs_its_file(shared: Path, tmp_path: Path) -> None:
     weights = shared / "data/weights"
     base = load_base("cifar_resnet20", base_checkpoint=weights / "resnet20_cifar10.safetensors")
     folder = save_pretrained(make_jackpot(base), tmp_path / "c")
-    with pytest.raises(ArtifactError, match="give the same file with --base-checkpoint"):
+    with pytest.raises(ArtifactError, match="pass the same file with --base-checkpoint"):
         from_pretrained(folder)
     with pytest.raises(BaseMismatchError, match=r"conv1\.weight differs first"):
         from_pretrained(folder, base_checkpoint=weights / "resnet20_cifar10_jpegtuned.safetensors")
@@ -169,7 +169,7 @@ def test_a_failed_save_leaves_the_old_artifact_and_nothing_else(
 def test_a_missing_or_truncated_file_is_refused(folder: Path, name: str) -> None:
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:-7])
-    with pytest.raises(ArtifactError, match=r"truncated|not readable"):
+    with pytest.raises(ArtifactError, match=r"truncated|not valid"):
         read_artifact(folder)
     (folder / name).unlink()
     with pytest.raises(ArtifactError, match=f"has no {name}"):
@@ -213,18 +213,18 @@ def test_extras_that_are_not_finite_are_refused(folder: Path) -> None:
         (lambda c: c["sparsity"].update(requested="0.5"), "a sparsity of 0.5 keeps 157272 of 314544 weights"),
         (lambda c: c["sparsity"].update(requested="1e-999999999"), "in plain decimal notation"),
         (lambda c: c["sparsity"].update(requested="\u0660.\u0669"), "in plain decimal notation"),
-        (lambda c: c["data"].update(mean=[0.5] * 64), "mean and std are not one number for each of 3 channels"),
+        (lambda c: c["data"].update(mean=[0.5] * 64), "mean and std must have one number for each of the 3 channels"),
         (lambda c: c["data"].update(crop_pct=1e-3), "images would be resized to 3.2e\\+04 pixels"),
         (lambda c: c["data"].update(crop_pct=1e-300), "images would be resized"),
-        (lambda c: c["data"].update(input_size=[1, 32, 32]), "images of 1 channels for a base that takes 3"),
+        (lambda c: c["data"].update(input_size=[1, 32, 32]), "the images have 1 channels, but the base takes 3"),
         (lambda c: c["layers"][0].update(name="../evil"), "layers.0.name"),
-        (lambda c: c["layers"][0].update(shape=[10**9, 10**9]), r"more weights than any network"),
+        (lambda c: c["layers"][0].update(shape=[10**9, 10**9]), r"more weights than this format allows"),
         (lambda c: c["layers"].append(c["layers"][0]), "twice"),
-        (lambda c: c["layers"][0].update(kept=c["layers"][0]["kept"] - 1), "sparsity does not agree"),
+        (lambda c: c["layers"][0].update(kept=c["layers"][0]["kept"] - 1), "sparsity does not match"),
         (lambda c: c.update(mask_hash="0" * 64), "do not belong together"),
         (lambda c: c["base"].update(model_kwargs={"pretrained_cfg": "x"}), "not one that an artifact may set"),
         (lambda c: c.update(head={"names": ["fc.weight"], "num_classes": 10, "labels": None}), "head and extras"),
-        (lambda c: c["extras"][0].update(name=c["layers"][0]["name"]), "both as masked and as extra"),
+        (lambda c: c["extras"][0].update(name=c["layers"][0]["name"]), "both as masked and as an extra"),
     ],
 )
 def test_an_edited_config_is_refused_by_name(folder: Path, change, message: str) -> None:
@@ -247,7 +247,7 @@ def test_the_format_beside_the_masks_is_an_integer(folder: Path, value: object) 
 
 def test_another_architecture_is_refused_without_a_base(folder: Path) -> None:
     edit(folder, lambda c: c["base"].update(architecture="resnet18", tag=None))
-    with pytest.raises(BaseMismatchError, match=r"the mask covers conv1\.0\.weight as"):
+    with pytest.raises(BaseMismatchError, match=r"the mask covers conv1\.0\.weight with shape"):
         read_artifact(folder)
 
 

@@ -247,7 +247,7 @@ def test_a_planted_test_image_in_train_leaves_the_verdict_open(
     captured = capsys.readouterr()
     assert summary["verdict"] == "not decided"
     assert summary["leaked_test_images"] == 1
-    assert "(test images that are also training images: 1)" in captured.out
+    assert "1 test images are also training images" in captured.out
     assert set(summary["controls"]) == set(AUDIT_CONTROLS)  # pyright: ignore
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert (artifact / "README.md").read_text(encoding="utf-8") == "my own words"
@@ -298,12 +298,12 @@ def test_what_cannot_be_audited_is_refused_before_anything_is_searched(tmp_path:
         return tmp_path / name
 
     trained = search("t", train_norm=True)
-    with pytest.raises(ConfigError, match=r"trains .* beside its mask: no control had that chance"):
+    with pytest.raises(ConfigError, match=r"also trains .*, which no control does"):
         audit_jackpot(AuditConfig(artifact=str(trained)))
     dense = search("d", sparsity="0")
-    with pytest.raises(ConfigError, match="removes next to nothing"):
+    with pytest.raises(ConfigError, match="keeps or removes almost all weights"):
         audit_jackpot(AuditConfig(artifact=str(dense)))
-    with pytest.raises(ConfigError, match="say --output FOLDER"):
+    with pytest.raises(ConfigError, match="with --output FOLDER"):
         audit_jackpot(AuditConfig(artifact="user/name"))
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):

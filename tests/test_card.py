@@ -88,7 +88,7 @@ def test_what_was_not_measured_reads_as_a_dash(tmp_path: Path) -> None:
     card = render_card(_edited(tmp_path, results={"jackpot_top1": 91.5, "dataset": "digits"}))
     assert "| dense base | – |" in card
     assert "| **jackpot** | **91.50** |" in card
-    assert "come from one search" in card
+    assert "come from a single search" in card
 
 
 def test_where_nothing_was_measured_there_is_no_table_and_no_word_of_figures(tmp_path: Path) -> None:

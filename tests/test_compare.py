@@ -159,7 +159,7 @@ def test_a_base_is_known_by_its_weights_not_by_its_name() -> None:
         ([], {"criteria": ("random", "magnitude")}, "name two artifacts to compare, or one and --criteria"),
         (["a", "a"], {}, "is named twice"),
         (["a", "o"], {"criteria": ("random",)}, "a and o mask different weights"),
-        (["o"], {"criteria": ("random",)}, "was loaded from a file: give the same file with --base-checkpoint"),
+        (["o"], {"criteria": ("random",)}, "was loaded from a file: pass the same file with --base-checkpoint"),
         (["a", "nowhere"], {}, "neither an artifact folder nor the name of a Hub repo"),
     ],
 )

@@ -160,25 +160,25 @@ def test_a_report_that_does_not_agree_with_itself_is_refused(told: dict[str, Any
     told_controls = list(AUDIT_CONTROLS)
     fewer = {name: model for name, model in told["models"].items() if name != "random"}
     forged = [
-        ({"verdict": other}, "the verdict is not the one that follows"),
+        ({"verdict": other}, "the verdict that follows from the figures is"),
         ({"principles": answered}, "do not follow from the figures"),
-        ({"models": models(jackpot_ahead={"value": 99.0, "low": 99.0, "high": 99.0})}, "not that of its two"),
-        ({"models": models(jackpot_ahead=None)}, "not that of its two"),
+        ({"models": models(jackpot_ahead={"value": 99.0, "low": 99.0, "high": 99.0})}, "does not match its two"),
+        ({"models": models(jackpot_ahead=None)}, "does not match its two"),
         ({"models": models(top1={"value": 10.0, "low": 30.0, "high": 20.0})}, "outside its interval"),
         ({"models": models(top1={"value": 10.0, "low": 20.0, "high": 30.0})}, "outside its interval"),
         ({"models": models(top1={"value": 10.0, "low": -1.0, "high": 30.0})}, "below zero"),
-        ({"models": models(n=1, std=5.0)}, "a spread goes with several seeds"),
-        ({"models": models(n=77)}, "measured once, or once for every seed"),
-        ({"seeds": [1, 1, 2]}, "a seed is named twice"),
-        ({"second_search": {**told["second_search"], "chance": 0.5}}, "not that of the layers' counts"),
+        ({"models": models(n=1, std=5.0)}, "a standard deviation needs several seeds"),
+        ({"models": models(n=77)}, "measured once, or once per seed"),
+        ({"seeds": [1, 1, 2]}, "a seed is listed twice"),
+        ({"second_search": {**told["second_search"], "chance": 0.5}}, "does not follow from the layer counts"),
         ({"models": fewer}, "models are missing"),
         ({"similar_margin": 50.0}, "do not follow"),
         ({"data": {**told["data"], "dataset": "<script>"}}, "pattern"),
         ({"surprise": 1}, "surprise"),
         ({"controls": told_controls[1:]}, "a control is missing"),
-        ({"controls": [*told_controls, "random"]}, "named twice"),
+        ({"controls": [*told_controls, "random"]}, "listed twice"),
         ({"controls": [*told_controls, "unheard_of"]}, "models are missing"),
-        ({"controls": [*told_controls, "jackpot"]}, "not that of its two"),
+        ({"controls": [*told_controls, "jackpot"]}, "does not match its two"),
         ({"models": {**told["models"], "<b>": told["models"]["random"]}}, "pattern"),
         ({"format": 3}, "format"),
     ]
@@ -232,10 +232,10 @@ def test_an_audit_that_is_a_link_is_no_evidence(tmp_path: Path, told: dict[str, 
 
 def test_a_card_is_not_rendered_from_an_audit_that_is_damaged_or_anothers(tmp_path: Path, told: dict[str, Any]) -> None:
     for text, message in [
-        (b"{", "not readable as JSON"),
+        (b"{", "not valid JSON"),
         (b"{}", "audit.json is not valid at"),
-        (json.dumps({**told, "mask_hash": "0" * 64}).encode(), "the audit of another mask"),
-        (json.dumps(told).encode().replace(b'"seeds": [1', b'"seeds": [NaN'), "NaN, which is no JSON"),
+        (json.dumps({**told, "mask_hash": "0" * 64}).encode(), "audits a different mask"),
+        (json.dumps(told).encode().replace(b'"seeds": [1', b'"seeds": [NaN'), "NaN, which is not JSON"),
     ]:
         artifact = _artifact(tmp_path, text)
         with pytest.raises(ArtifactError, match=message):
@@ -255,5 +255,5 @@ def test_pictures_come_from_the_report_alone(told: dict[str, Any]) -> None:
 def test_a_section_says_why_nothing_is_decided(told: dict[str, Any]) -> None:
     leaked = {**told["data"], "leaked_test_images": 3}
     text = verdict_line(_report(told, data=leaked, verdict="not decided"))
-    assert text == "Verdict: **not decided**. No accuracy here counts (test images that are also training images: 3)."
+    assert text == "Verdict: **not decided**. No accuracy here counts: 3 test images are also training images."
     assert "was not checked" in audit_section(_report(told, data={**told["data"], "leaked_test_images": None}))

@@ -126,12 +126,12 @@ def test_a_stopped_run_that_may_overwrite_goes_on_without_saying_so_again(
     stop_after(monkeypatch, 2)
     with pytest.raises(RunInterrupted, match="go on with --resume auto"):
         search(tmp_path / "j", overwrite=True, steps=6)
-    with pytest.raises(ArtifactError, match="already holds a jackpot: name another folder, or say overwrite"):
+    with pytest.raises(ArtifactError, match="already holds a jackpot: choose another folder, or set overwrite"):
         search(tmp_path / "j", steps=6)
     # Its permission is for the artifact that was there, whatever way its state comes to another one.
     shutil.copytree(tmp_path / "j" / "checkpoints", tmp_path / "k" / "checkpoints")
     for way in ("auto", str(tmp_path / "j" / "checkpoints" / "step-00000002")):
-        with pytest.raises(ArtifactError, match="k already holds a jackpot: name another folder, or say overwrite"):
+        with pytest.raises(ArtifactError, match="k already holds a jackpot: choose another folder, or set overwrite"):
             search(tmp_path / "k", resume=way, steps=6)
     shutil.rmtree(tmp_path / "k" / "checkpoints")
     with pytest.raises(ArtifactError, match="k already holds a jackpot"):  # with nothing to go on with

@@ -178,7 +178,7 @@ def test_a_folder_with_somebodys_files_is_never_replaced(tmp_path: Path) -> None
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "notes.txt").write_text("precious")
     for overwrite in (False, True):
-        with pytest.raises(ArtifactError, match=r"holds notes\.txt, which is no part of a jackpot"):
+        with pytest.raises(ArtifactError, match=r"holds notes\.txt, which is not part of a jackpot"):
             _search(tmp_path / "results", steps=0, overwrite=overwrite)
     assert (tmp_path / "results" / "notes.txt").read_text() == "precious"
 

@@ -294,9 +294,9 @@ def test_the_same_edit_that_keeps_the_pattern_is_another_artifact(two_of_four: S
         ({"name": "n:m", "n": 1, "m": 4}, "does not keep 1 of every 4 weights"),
         ({"name": "n:m", "n": 2, "m": 8}, "does not keep 2 of every 8 weights"),
         ({"name": "n:m", "n": 2, "m": 3}, "does not keep 2 of every 3 weights"),
-        ({"name": "n:m", "n": None, "m": None}, "n and m go with the allocation n:m"),
-        ({"name": "n:m", "n": 2, "m": None}, "n and m go with the allocation n:m"),
-        ({"name": "global", "n": 2, "m": 4}, "n and m go with the allocation n:m"),
+        ({"name": "n:m", "n": None, "m": None}, "n and m must be set for the allocation n:m"),
+        ({"name": "n:m", "n": 2, "m": None}, "n and m must be set for the allocation n:m"),
+        ({"name": "global", "n": 2, "m": 4}, "n and m must be set for the allocation n:m"),
         ({"name": "2:4", "n": 2, "m": 4}, "allocation.name"),
         ({"name": "n:m", "n": 0, "m": 4}, "allocation.n"),
     ],
@@ -664,7 +664,7 @@ def test_a_random_base_is_saved_beside_the_output(from_random: SearchResult) -> 
 
 
 def test_a_jackpot_in_random_weights_loads_with_them_and_not_without(from_random: SearchResult) -> None:
-    with pytest.raises(ArtifactError, match="give the same file with --base-checkpoint"):
+    with pytest.raises(ArtifactError, match="pass the same file with --base-checkpoint"):
         from_pretrained(from_random.summary["artifact"])
     assert_loads_as_searched(from_random, base_checkpoint=random_weights_of(from_random))
 

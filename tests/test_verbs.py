@@ -130,7 +130,7 @@ BAD = [
     (["inspect", "a", "--artifact", "b"], "artifact a and --artifact b differ: give one of them"),
     (["search", "--recipe", "nonsense"], "there is no recipe 'nonsense'"),
     (["inspect"], "ARTIFACT is required"),
-    (["audit", "--artifact", "user/name"], "say --output FOLDER"),
+    (["audit", "--artifact", "user/name"], "with --output FOLDER"),
     (["evaluate", "--artifact", "a", "--num-classes", "5"], "--num-classes goes with --model"),
     (["search", "--lr", "inf"], "--lr inf"),
     (["evaluate", "--artifact", "nowhere"], "neither an artifact folder nor"),

@@ -211,7 +211,7 @@ def test_what_is_not_trained_takes_no_new_head(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("names", [("random",), ("dense",), ("obd", "obd")])
 def test_an_audit_has_each_row_once(names: tuple[str, ...]) -> None:
-    with pytest.raises(ConfigError, match="is a row of the audit already"):
+    with pytest.raises(ConfigError, match="is already a row of the audit"):
         AuditConfig(artifact="j", beside=names)
 
 

@@ -1,4 +1,4 @@
-"""The artifact: its format on disk (hubcards/FORMAT.md); written atomically, read with suspicion."""
+"""Artifacts on disk (format: hubcards/FORMAT.md): written atomically, and nothing that is read is trusted."""
 
 from timm_jackpot.artifact.fit import check_skeleton, check_weight_count
 from timm_jackpot.artifact.flags import ArtifactFlags, InspectConfig

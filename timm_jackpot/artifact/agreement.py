@@ -1,4 +1,4 @@
-"""Whether a config.json agrees with itself."""
+"""Check that a config.json is consistent with itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from timm_jackpot.masks import kept_count
 
 
 def check_agreement(config: Config) -> None:
-    """Raises: ArtifactError: if names, counts, head or data contradict each other."""
+    """Raises: ArtifactError: if its names, counts, head or data contradict each other."""
     _check_names(config)
     _check_counts(config)
     _check_head(config)
@@ -22,9 +22,9 @@ def _check_names(config: Config) -> None:
     lists = [names, [entry.name for entry in config.dense], [entry.name for entry in config.extras]]
     if any(len(set(listed)) != len(listed) for listed in lists):
         raise ArtifactError(f"{CONFIG} names a tensor twice")
-    moved = {extra.name for extra in config.extras} & set(names)
-    if moved:
-        raise ArtifactError(f"{CONFIG} lists {sorted(moved)[0]} both as masked and as extra: masked weights never move")
+    both = {extra.name for extra in config.extras} & set(names)
+    if both:
+        raise ArtifactError(f"{CONFIG} lists {min(both)} both as masked and as an extra, but masked weights are frozen")
     adapted = config.info.get("adapted", [])
     if not isinstance(adapted, list) or not all(isinstance(name, str) for name in adapted):
         raise ArtifactError(f"{CONFIG}: info.adapted is not a list of tensor names")
@@ -35,18 +35,18 @@ def _check_names(config: Config) -> None:
 
 def _check_counts(config: Config) -> None:
     if not config.layers:
-        raise ArtifactError(f"{CONFIG} lists no masked layer")
+        raise ArtifactError(f"{CONFIG} lists no masked layers")
     sizes = [prod(layer.shape) for layer in config.layers]
     if any(layer.kept > size for layer, size in zip(config.layers, sizes, strict=True)):
-        raise ArtifactError(f"{CONFIG} keeps more weights of a layer than it has")
+        raise ArtifactError(f"{CONFIG}: a layer keeps more weights than it has")
     if sum(sizes) > MAX_WEIGHTS or sum(prod(extra.shape) for extra in config.extras) > MAX_EXTRAS:
-        raise ArtifactError(f"{CONFIG} lists more weights than any network that this format is made for")
+        raise ArtifactError(f"{CONFIG} lists more weights than this format allows")
     kept, total = config.sparsity.maskable
     if (kept, total) != (sum(layer.kept for layer in config.layers), sum(sizes)):
-        raise ArtifactError(f"{CONFIG}: the sparsity does not agree with the counts of the layers")
+        raise ArtifactError(f"{CONFIG}: the sparsity does not match the layers' counts")
     kept_of_all, all_parameters = config.sparsity.all_parameters
     if all_parameters < max(total, 1) or all_parameters - kept_of_all != total - kept:
-        raise ArtifactError(f"{CONFIG}: the two sparsities, of the maskable weights and of all, do not agree")
+        raise ArtifactError(f"{CONFIG}: the sparsities of maskable weights and of all parameters do not match")
     try:
         expected = kept_count(total, config.sparsity.requested)
     except ConfigError as error:
@@ -56,9 +56,9 @@ def _check_counts(config: Config) -> None:
             f"{CONFIG}: a sparsity of {config.sparsity.requested} keeps {expected} of {total} weights, but the layers "
             f"keep {kept}"
         )
-    pattern = config.allocation.name == "n:m"
-    if any((number is not None) != pattern for number in (config.allocation.n, config.allocation.m)):
-        raise ArtifactError(f"{CONFIG}: n and m go with the allocation n:m, and with no other")
+    is_pattern = config.allocation.name == "n:m"
+    if any((number is not None) != is_pattern for number in (config.allocation.n, config.allocation.m)):
+        raise ArtifactError(f"{CONFIG}: n and m must be set for the allocation n:m, and only for it")
 
 
 def _check_head(config: Config) -> None:
@@ -66,17 +66,19 @@ def _check_head(config: Config) -> None:
     if sorted(e.name for e in config.extras if e.role == "head") != sorted(head.names if head else ()):
         raise ArtifactError(f"{CONFIG}: head and extras name different tensors")
     if head and head.num_classes != config.base.num_classes:
-        raise ArtifactError(f"{CONFIG}: the head has {head.num_classes} classes, the base {config.base.num_classes}")
+        raise ArtifactError(
+            f"{CONFIG}: the head has {head.num_classes} classes, but the base has {config.base.num_classes}"
+        )
     if head and head.labels is not None and len(head.labels) != head.num_classes:
-        raise ArtifactError(f"{CONFIG}: {len(head.labels)} labels for {head.num_classes} classes")
+        raise ArtifactError(f"{CONFIG}: there are {len(head.labels)} labels for {head.num_classes} classes")
 
 
 def _check_data(config: Config) -> None:
     channels = config.data.input_size[0]
     if channels != config.base.in_chans:
-        raise ArtifactError(f"{CONFIG}: images of {channels} channels for a base that takes {config.base.in_chans}")
+        raise ArtifactError(f"{CONFIG}: the images have {channels} channels, but the base takes {config.base.in_chans}")
     side = max(config.data.input_size[1:]) / config.data.crop_pct
     if side > MAX_PIXELS:
         raise ArtifactError(f"{CONFIG}: images would be resized to {side:.4g} pixels, more than {MAX_PIXELS}")
     if not len(config.data.mean) == len(config.data.std) == channels:
-        raise ArtifactError(f"{CONFIG}: mean and std are not one number for each of {channels} channels")
+        raise ArtifactError(f"{CONFIG}: mean and std must have one number for each of the {channels} channels")

@@ -1,4 +1,4 @@
-"""Compact masks beside their base: coded and decoded on weights of known hashes only."""
+"""Compact masks: encoded and decoded only against base weights whose hashes are known."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from timm_jackpot.masks import MaskSet, encode_compact
 
 
 def compact_on(masks: MaskSet, base: Base) -> Tensor:
-    """`masks`, coded on the weights of `base` as it was loaded: U8.
+    """Encode `masks` against the weights of `base`, which must be unchanged since loading; returns a U8 tensor.
 
     Raises:
-        BaseMismatchError: if a weight has changed since, or was merged: no reader could decode on it.
+        BaseMismatchError: if a weight has changed since loading, as after a merge: nobody could decode the result.
     """
     state = base.model.state_dict()
     weights = {name: state[name] for name in masks}
-    odd = next((name for name, weight in weights.items() if tensor_id(weight) != base.tensors[name]), None)
-    if odd is not None:
+    changed = next((name for name, weight in weights.items() if tensor_id(weight) != base.tensors[name]), None)
+    if changed is not None:
         raise BaseMismatchError(
-            f"compact masks are coded on the weights of the base, but {odd} is not as it was loaded: save packed, or "
-            "before anything is merged"
+            f"compact masks are encoded against the base's original weights, but {changed} has changed since loading: "
+            "save before merging, or save packed"
         )
     return encode_compact(masks, weights)
 
 
 def check_layers(config: Config, tensors: Mapping[str, TensorId]) -> None:
-    """Every masked layer must be the one that its mask was coded on, or the ranks of its weights may be others.
+    """Check that every masked layer has the weights its mask was encoded against: others may rank differently.
 
     Raises:
         BaseMismatchError: naming the first layer that differs.
@@ -39,6 +39,6 @@ def check_layers(config: Config, tensors: Mapping[str, TensorId]) -> None:
         found = tensors.get(layer.name)
         if found is None or (found.shape, found.sha256) != (tuple(layer.shape), layer.sha256):
             raise BaseMismatchError(
-                f"the compact masks are coded on the weights of {config.base.name}, but {layer.name} found here "
-                "differs: load them beside the base that they were saved with"
+                f"the compact masks were encoded against the weights of {config.base.name}, but {layer.name} differs "
+                "here: load them with the base they were saved with"
             )

@@ -1,4 +1,4 @@
-"""Whether a config fits its base, seen from names and shapes alone: no weight is read, and nothing of any size made."""
+"""Check that a config fits its base, by names and shapes alone: no weights are read, nothing large is allocated."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from timm_jackpot.artifact.schema import Config
 from timm_jackpot.base import build_skeleton, classifier_parameters, maskable_weights, norm_statistics
 from timm_jackpot.errors import ArtifactError, BaseMismatchError
 
-_GROWTH = 4  # how many times as large as usual a repo of its own may make its network
+_MAX_GROWTH = 4  # a Hub repo may enlarge its architecture at most this many times
 
 
 def check_skeleton(config: Config, base_checkpoint: str | Path | None, trust_base: bool) -> None:
-    """Refuse what can be refused without the base's weights, before an artifact's own tensors are read.
+    """Refuse a config that does not fit its base, before the base's weights or the artifact's tensors are read.
 
     Raises:
         ArtifactError, BaseError, BaseMismatchError: as `from_pretrained`.
@@ -26,10 +26,10 @@ def check_skeleton(config: Config, base_checkpoint: str | Path | None, trust_bas
 
 
 def check_without_base(config: Config) -> bool:
-    """`check_skeleton` for readers that bring no base, and need nobody's word for one.
+    """Like `check_skeleton`, for readers without a base: needs neither a checkpoint nor `trust_base`.
 
     Returns:
-        False where there is nothing to compare with: the base is a module of its author's own.
+        False if the base is a custom module, so that there is nothing to compare with.
 
     Raises:
         BaseError, BaseMismatchError: as `from_pretrained`.
@@ -54,64 +54,64 @@ def check_without_base(config: Config) -> bool:
 
 
 def check_weight_count(config: Config, model: nn.Module) -> None:
-    """Refuse what is not even of the size of `model`: the base itself, or what it is an alteration of.
+    """Refuse an artifact that covers far more weights than `model`: the base itself, or its unmodified architecture.
 
-    A Hub repo that timm has no entry for may alter its architecture, but not make another one of it.
+    A Hub repo that is not in timm's registry may modify its architecture, but not turn it into another one.
 
     Raises:
-        BaseMismatchError: for many times as many weights.
+        BaseMismatchError: if the artifact covers too many weights.
     """
     claimed = config.sparsity.maskable[1] + sum(prod(extra.shape) for extra in config.extras)
     usual = sum(parameter.numel() for parameter in model.parameters())
-    if claimed > _GROWTH * usual:
+    if claimed > _MAX_GROWTH * usual:
         raise BaseMismatchError(f"the artifact covers {claimed} weights, but a {config.base.architecture} has {usual}")
 
 
 def check_shapes(config: Config, model: nn.Module) -> None:
-    """Names, order and shapes must be those of the base, with or without weights.
+    """Check names, order and shapes against the base `model`, with or without weights.
 
-    Any weight that could be masked may have been left dense instead; it is listed then.
+    A maskable weight may have been left dense; the config then lists it as dense.
     """
     _check_head_shapes(config, model)
     maskable = maskable_weights(model, mask_classifier=True)
     name = config.base.name
     shapes = {layer.name: tuple(layer.shape) for layer in config.layers}
-    odd = next((n for n, shape in shapes.items() if maskable.shapes.get(n) != shape), None)
-    if odd is not None:
+    wrong = next((n for n, shape in shapes.items() if maskable.shapes.get(n) != shape), None)
+    if wrong is not None:
+        found = f"its shape is {maskable.shapes[wrong]}" if wrong in maskable.shapes else "it cannot be masked"
         raise BaseMismatchError(
-            f"the mask covers {odd} as {shapes[odd]}, but the base {name} built here has it as "
-            f"{maskable.shapes.get(odd)}"
+            f"the mask covers {wrong} with shape {shapes[wrong]}, but in the base {name} built here {found}"
         )
     if [n for n in maskable.shapes if n in shapes] != list(shapes):
-        raise BaseMismatchError(f"the artifact lists the layers of {name} in another order")
+        raise BaseMismatchError(f"the artifact lists the layers of {name} in a different order")
     tied = {second: first for second, first in maskable.aliases.items() if first in shapes}
     if tied != config.aliases:
-        raise BaseMismatchError(f"the base {name} built here ties other weights than the artifact says")
+        raise BaseMismatchError(f"the base {name} built here ties different weights than the artifact says")
     dense = {weight.name for weight in maskable.dense} | (set(maskable.aliases) - set(tied))
     dense |= set(maskable.shapes) - set(shapes)
     if dense != {weight.name for weight in config.dense}:
-        odd = min(dense ^ {weight.name for weight in config.dense})
+        unexpected = min(dense ^ {weight.name for weight in config.dense})
         raise BaseMismatchError(
-            f"the base {name} built here has other weights beside the masked ones than the artifact says: {odd}"
+            f"the base {name} built here and the artifact disagree about which weights are left dense: {unexpected}"
         )
     if config.sparsity.all_parameters[1] != sum(parameter.numel() for parameter in model.parameters()):
-        raise BaseMismatchError(f"the base {name} built here has another number of parameters")
+        raise BaseMismatchError(f"the base {name} built here has a different number of parameters")
     _check_extras(config, model)
 
 
 def _check_head_shapes(config: Config, model: nn.Module) -> None:
-    """A module brings its head's shapes, and its reader has to make them: before any other difference that follows."""
+    """Check the head first: in a custom module, a wrong head causes the other differences."""
     state = model.state_dict()
     for extra in config.extras:
         if extra.role == "head" and extra.name in state and tuple(state[extra.name].shape) != tuple(extra.shape):
             raise BaseMismatchError(
-                f"the artifact's head has {extra.name} of shape {tuple(extra.shape)}, the base "
-                f"{tuple(state[extra.name].shape)}: give it a last layer of that shape first, with any values"
+                f"the artifact's head has {extra.name} of shape {tuple(extra.shape)}, but the base has "
+                f"{tuple(state[extra.name].shape)}: give the base a last layer of that shape first, with any values"
             )
 
 
 def _head_of(config: Config, model: nn.Module) -> set[str]:
-    """Parameters of the classifier; of a module that does not say where that is, those that the artifact names."""
+    """Names of the classifier's parameters; if a custom module does not mark them, those that the artifact names."""
     head = set(classifier_parameters(model))
     if head or config.base.source != "module" or config.head is None:
         return head
@@ -119,7 +119,7 @@ def _head_of(config: Config, model: nn.Module) -> set[str]:
 
 
 def _check_extras(config: Config, model: nn.Module) -> None:
-    """An extra may replace what its role says, and nothing else: no mask reaches past it."""
+    """Check that each extra replaces only tensors of its role, and never a masked weight."""
     weights = {layer.name for layer in config.layers} | {weight.name for weight in config.dense}
     head = _head_of(config, model)
     vectors = {name for name, parameter in model.named_parameters() if parameter.dim() <= 1}
@@ -131,10 +131,10 @@ def _check_extras(config: Config, model: nn.Module) -> None:
     state = model.state_dict()
     missing = allowed["head"] - {extra.name for extra in config.extras} if config.head else ()
     if missing:
-        raise ArtifactError(f"the artifact has a new head, but not its {min(missing)}")
+        raise ArtifactError(f"the artifact has a new head but lacks its {min(missing)}")
     unset = set(adapted_in(config)) - {extra.name for extra in config.extras} if config.base.source == "module" else ()
-    if unset:  # neither the digest nor the artifact would say what it holds
-        raise ArtifactError(f"the artifact does not bring {min(unset)}, which info.adapted names")
+    if unset:  # neither the digest nor the artifact would fix its values
+        raise ArtifactError(f"the artifact lacks {min(unset)}, which info.adapted names")
     for extra in config.extras:
         if extra.name not in allowed[extra.role] or tuple(state[extra.name].shape) != tuple(extra.shape):
             raise ArtifactError(
@@ -143,17 +143,17 @@ def _check_extras(config: Config, model: nn.Module) -> None:
 
 
 def source_of(config: Config, checkpoint: str | Path | None, trust_base: bool) -> str:
-    """The name to load the base by.
+    """The name under which to load the base.
 
     Raises:
-        ArtifactError: if the caller has to bring the base, or to trust it first.
+        ArtifactError: if the caller must provide the base or trust it first.
     """
     ref = config.base
     if ref.source == "module":
-        raise ArtifactError(f"the base {ref.architecture} is a module of its author's own: pass it as base=module")
+        raise ArtifactError(f"the base {ref.architecture} is a custom module: pass it as base=module")
     if ref.source == "file" and checkpoint is None:
         raise ArtifactError(
-            f"the base {ref.name} was loaded from a file: give the same file with --base-checkpoint "
+            f"the base {ref.name} was loaded from a file: pass the same file with --base-checkpoint "
             "(base_checkpoint=… in Python)"
         )
     if checkpoint is not None:
@@ -162,13 +162,13 @@ def source_of(config: Config, checkpoint: str | Path | None, trust_base: bool) -
         return ref.name
     if not (trust_base or ref.hub_id.startswith("timm/")):
         raise ArtifactError(
-            f"the artifact names a base outside timm's own repos ({ref.hub_id}): say trust_base=True to build it"
+            f"the artifact's base is outside timm's own repos ({ref.hub_id}): pass trust_base=True to build it"
         )
-    return f"hf-hub:{ref.hub_id}"  # at the recorded revision, which goes by itself
+    return f"hf-hub:{ref.hub_id}"  # the recorded revision is passed separately
 
 
 def _is_registered(config: Config) -> bool:
-    """Whether the base's weights are those that timm itself knows under this name."""
+    """Whether timm's registry has the base's weights under this name."""
     try:
         cfg = get_pretrained_cfg(config.base.name)
     except RuntimeError:  # an unknown tag; `load_base` says so

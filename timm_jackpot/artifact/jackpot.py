@@ -1,4 +1,4 @@
-"""`Jackpot`: base + masks + every other tensor that moved; what a search finds and an artifact holds."""
+"""`Jackpot`: base + masks + every other tensor that the search changed. A search finds it, an artifact stores it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from timm_jackpot.masks import MaskSet
 
 
 class Extra(NamedTuple):
-    """A float tensor that the search let move, by its state-dict name elsewhere."""
+    """A float tensor that the search changed besides the mask."""
 
     role: Literal["norm_statistics", "norm_affine", "head"]
     tensor: Tensor
@@ -25,13 +25,13 @@ class Jackpot:
     masks: MaskSet
     extras: dict[str, Extra]
     sparsity: str  # as requested, an exact decimal
-    allocation: str  # global, uniform, erk, or N:M in figures
+    allocation: str  # global, uniform, erk, or a pattern such as 2:4
     data: dict[str, Any]  # timm's data config
     labels: tuple[str, ...] | None = None  # class names of a new head
     info: dict[str, Any] = field(default_factory=dict)
 
     @property
     def kept_of_all(self) -> tuple[int, int]:
-        """Parameters that are left, and parameters in all: the sparsity that a file size sees."""
+        """Number of parameters kept, and of all parameters."""
         total = sum(parameter.numel() for parameter in self.base.model.parameters())
         return total - (self.masks.total - self.masks.kept), total

@@ -41,21 +41,21 @@ def from_pretrained(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> nn.Module:
-    """Load a jackpot: the plain timm model in eval mode, its removed weights zero.
+    """Load a jackpot: the plain timm model in eval mode, with its removed weights set to zero.
 
-    `timm.data.resolve_model_data_config(model)` gives the data config that belongs to it.
+    `timm.data.resolve_model_data_config(model)` gives its data config.
 
     Args:
         name: an artifact folder, or the name of a Hub repo (`user/name`).
         base_checkpoint: a .safetensors file with the base's weights, for a base that is not on the Hub.
         base: a module to use as the base instead; it is changed in place and returned.
         revision, token, cache_dir, local_files_only: as in huggingface_hub.
-        trust_base: build a base that the artifact names outside timm's own registry.
-        device, dtype: where the model goes, and in which float type, after all checks.
+        trust_base: allow a base from outside timm's own Hub repos.
+        device, dtype: of the returned model, which is converted after all checks.
 
     Raises:
         ArtifactError: the artifact is missing, damaged, edited or too new.
-        BaseMismatchError: the base found is not the one that the mask was searched in.
+        BaseMismatchError: the base is not the one the mask was searched on.
         BaseError, HubError: the base cannot be built or fetched.
     """
     artifact, loaded = open_artifact(
@@ -83,14 +83,14 @@ def open_artifact(
     local_files_only: bool = False,
     trust_base: bool = False,
 ) -> tuple[Artifact, Base]:
-    """An artifact, and the base that it belongs to, checked against each other but not yet merged.
+    """Read an artifact and load its base: checked against each other, not yet merged.
 
     Args and errors: as `from_pretrained`.
     """
     hub: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
 
     def check(config: Config) -> None:
-        """What can be refused without the base's weights, before the artifact's own tensors are read."""
+        """Refuse what does not fit the base before the artifact's own tensors are read."""
         if base is None:
             check_skeleton(config, base_checkpoint, trust_base)
         else:
@@ -108,9 +108,9 @@ def load_base_of(
     trust_base: bool = False,
     **hub: Any,
 ) -> Base:
-    """The base that an artifact belongs to, checked, its weights untouched.
+    """Load and check an artifact's base; its weights are not masked yet.
 
-    Args and errors: as `from_pretrained`; `hub` are huggingface_hub's.
+    Args and errors: as `from_pretrained`; `hub` goes to huggingface_hub.
     """
     config = artifact.config
     if base is None:
@@ -124,9 +124,9 @@ def load_base_of(
 def load_dense_base(
     config: Config, *, base_checkpoint: str | Path | None = None, trust_base: bool = False, **hub: Any
 ) -> Base:
-    """The base that an artifact names, with its own head, whatever head the artifact brings; its digest is not checked.
+    """Load the base that an artifact names, with the base's own head; its digest is not checked.
 
-    Args: as `from_pretrained`; `hub` are huggingface_hub's.
+    Args: as `from_pretrained`; `hub` goes to huggingface_hub.
 
     Raises:
         ArtifactError, BaseError, HubError: as `from_pretrained`.
@@ -138,7 +138,7 @@ def check_base(config: Config, base: Base, *, built: bool) -> None:
     """Refuse a base that is not the artifact's.
 
     Args:
-        built: whether the base was built from what an artifact says, not handed over by its author.
+        built: whether the base was built from a config, rather than passed in by the user.
 
     Raises:
         ArtifactError, BaseMismatchError: as `from_pretrained`.
@@ -150,12 +150,12 @@ def check_base(config: Config, base: Base, *, built: bool) -> None:
 
 
 def transform_of(model: nn.Module) -> Callable[[Any], Tensor]:
-    """timm's evaluation transform for a model: PIL image → normalised tensor [c, h, w]."""
+    """timm's evaluation transform for a model: PIL image → normalized tensor [c, h, w]."""
     return create_transform(**resolve_model_data_config(model))  # pyright: ignore[reportReturnType]
 
 
 def apply_artifact(model: nn.Module, artifact: Artifact, masks: MaskSet) -> nn.Module:
-    """Write masks, extras and data config into a base that was checked."""
+    """Write masks, extras and data config into a base that has been checked."""
     merge(model, masks)
     state = model.state_dict()
     with torch.no_grad():
@@ -177,7 +177,7 @@ def _build_base(
     config: Config, checkpoint: str | Path | None, trust_base: bool, hub: dict[str, Any], *, own_head: bool = False
 ) -> Base:
     ref = config.base
-    # Where nothing was adapted the digest covers every tensor: what a loader left out could not pass for a weight.
+    # If nothing was adapted, the digest covers every tensor, so one that the loader skipped would be noticed.
     unadapted = not adapted_in(config) and ref.img_size is None
     with torch.random.fork_rng(devices=[]), SkipInit() if unadapted else nullcontext():
         return load_base(
@@ -193,23 +193,23 @@ def _build_base(
 
 
 def _check_built(config: Config, base: Base) -> None:
-    """What the artifact says of its base must be so of the one that was built from it."""
+    """Compare what the artifact says about its base with the base that was built."""
     for what in ("architecture", "num_classes", "in_chans"):
         said, found = getattr(config.base, what), getattr(base.ref, what)
         if said != found:
             raise BaseMismatchError(f"the artifact says {what} {said}, but the base {base.ref.name} has {found}")
     if set(adapted_in(config)) != set(base.adapted):
-        raise BaseMismatchError("info.adapted does not name the tensors of the base that had to be adapted")
+        raise BaseMismatchError("info.adapted does not match the tensors of the base that had to be adapted")
 
 
 def _check_digest(config: Config, base: Base) -> None:
-    """The values of the base must be those that the artifact was made on.
+    """Check that the base has the values that the artifact was made with.
 
-    Of a module that was handed over nobody knows what was adapted, so all its masked layers must agree.
+    It is unknown what was adapted in a module passed in by the user, so all its masked layers must match.
     """
     found = base_digest(base.tensors, adapted=adapted_in(config))
-    unlike = [n.name for n in config.layers if n.name not in base.adapted and base.tensors[n.name].sha256 != n.sha256]
-    if found != config.base.digest or unlike:
+    wrong = [n.name for n in config.layers if n.name not in base.adapted and base.tensors[n.name].sha256 != n.sha256]
+    if found != config.base.digest or wrong:
         raise BaseMismatchError(_first_difference(config, base, found))
 
 
@@ -223,6 +223,6 @@ def _first_difference(config: Config, base: Base, found: str) -> str:
                 f"{ref.digest[:12]}), found {base.ref.name} (digest {found[:12]})"
             )
     return (
-        f"this is not the base of the mask: its masked weights agree, another tensor differs; expected {which} "
+        f"this is not the base of the mask: its masked weights match, but another tensor differs; expected {which} "
         f"(digest {ref.digest[:12]}), found {base.ref.name} (digest {found[:12]})"
     )

@@ -1,4 +1,4 @@
-"""From a folder's path or a Hub repo's name to a folder that holds the artifact's files."""
+"""Find an artifact: a local folder, or a Hub repo that is downloaded into the cache."""
 
 from __future__ import annotations
 
@@ -22,19 +22,18 @@ def locate_artifact(
     local_files_only: bool = False,
     check: Callable[[Config], object] | None = None,
 ) -> Path:
-    """The folder itself, or the client's cache folder after fetching every file that the config lists.
+    """The folder itself, or the Hub client's cache folder after downloading every file that the config lists.
 
     Args:
-        check: as in `read_artifact`; called before any file but the config is fetched.
+        check: as in `read_artifact`; called before any file but the config is downloaded.
 
     Raises:
-        ArtifactError: if it is neither a folder nor a name that a Hub repo can have, or the repo holds no sound
-            artifact.
+        ArtifactError: if it is neither a folder nor the name of a Hub repo, or the repo holds no valid artifact.
         BaseError, BaseMismatchError: as `read_artifact`.
-        HubError: if the repo or a file of it could not be fetched, or is larger than the config says.
+        HubError: if the repo or one of its files cannot be downloaded, or is larger than the config says.
     """
     folder = Path(name)
-    if os.path.isdir(folder):  # Path.is_dir raises where no file can have the name
+    if os.path.isdir(folder):  # Path.is_dir raises where a name is too long
         return folder
     if isinstance(name, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ArtifactError(f"{name} is neither an artifact folder nor the name of a Hub repo (user/name)")
@@ -44,7 +43,7 @@ def locate_artifact(
     except ArtifactError:
         if local_files_only:
             raise
-        # Bytes that arrived wrong stay in the client's cache under their right name: ask once more.
+        # A corrupted download stays in the cache: download once more.
         return _fetch(name, revision, {**hub, "force_download": True}, check)
 
 

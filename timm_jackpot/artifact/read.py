@@ -1,4 +1,4 @@
-"""Read an artifact folder and check that it agrees with itself. Needs no base, builds no model."""
+"""Read an artifact folder and check that it is consistent. Needs no base weights."""
 
 from __future__ import annotations
 
@@ -51,20 +51,20 @@ from timm_jackpot.schema import fault_of
 
 @dataclass(frozen=True)
 class Artifact:
-    """A folder that agrees with itself; whether it fits a base is for `from_pretrained` to see.
+    """An artifact folder that is consistent with itself; `from_pretrained` checks that it fits a base.
 
-    Compact masks are decoded here as far as they go without the base: the stream is sound, its counts are those of
-    the config. Where in each layer the kept weights lie, and so the mask hash, only `masks_on` can tell.
+    Compact masks are decoded here as far as possible without the base: the stream is valid and its counts match the
+    config. Which weights of a layer are kept is decoded, and the mask hash checked, by `masks_on`.
     """
 
     folder: Path
     config: Config
     extras: dict[str, Tensor]
-    shapes_checked: bool  # the base's own shapes bear the config out
+    shapes_checked: bool  # whether the config was compared with the base's shapes
 
     @cached_property
     def stored(self) -> MaskSet | RankedMasks:
-        """The masks as they are in the file, read when first asked for.
+        """The masks as stored in the file, read on first use.
 
         Raises:
             ArtifactError: as `read_artifact`.
@@ -80,15 +80,15 @@ class Artifact:
         """
         if isinstance(self.stored, RankedMasks):
             raise ArtifactError(
-                f"the masks in {self.folder} are compact: they can be read beside their base's weights only"
+                f"the masks in {self.folder} are compact: they can be decoded only with the weights of their base"
             )
         return self.stored
 
     def masks_on(self, base: Base) -> MaskSet:
-        """The masks, whatever their encoding, given the base as it is right after loading.
+        """The masks in either encoding; `base` must be unchanged since loading.
 
         Raises:
-            BaseMismatchError: if a layer that is needed to decode is not the one that the mask was searched in.
+            BaseMismatchError: if a layer needed for decoding is not the one the mask was searched on.
             ArtifactError: if compact masks do not have the recorded hash.
         """
         if isinstance(self.stored, MaskSet):
@@ -103,13 +103,13 @@ def read_artifact(folder: str | Path, *, check: Callable[[Config], object] | Non
     """Read config, masks and extras.
 
     Args:
-        check: called with the config before anything else is read; it refuses, by raising, what is not of its base.
-            Default: the architecture that the config names is the measure. Of a module of its author's own there is
-            none here: then masks are not unpacked before somebody asks for them.
+        check: called with the config before anything else is read; it raises if the config does not fit its base.
+            Default: compare the config with the architecture that it names. A custom module has none; its masks are
+            unpacked on first use.
 
     Raises:
-        ArtifactError: if anything is missing, damaged, contradictory or of a newer format.
-        BaseError, BaseMismatchError: if the architecture cannot be built, or is another one.
+        ArtifactError: if anything is missing, damaged, contradictory or in a newer format.
+        BaseError, BaseMismatchError: if the architecture cannot be built or does not match.
     """
     folder = Path(folder)
     if not os.path.isdir(folder):
@@ -124,14 +124,14 @@ def read_artifact(folder: str | Path, *, check: Callable[[Config], object] | Non
         _check_values(extras)
     artifact = Artifact(folder, config, extras, shapes_checked)
     if shapes_checked:
-        assert artifact.stored is not None  # read, and so checked
+        assert artifact.stored is not None  # reading checks it
     else:
         _mask_bytes(folder, config)
     return artifact
 
 
 def run_check(config: Config, check: Callable[[Config], object] | None) -> bool:
-    """Run `check`, or the one for readers without a base; whether the config was compared with a base.
+    """Run `check`, or the default one; returns whether the config was compared with a base.
 
     Raises:
         JackpotError: as `read_artifact`.
@@ -166,8 +166,8 @@ def parse_config(text: bytes) -> Config:
         raise ArtifactError(f"{CONFIG} is not valid {fault_of(error)}") from error
     if config.format == PACKED_ONLY_FORMAT and config.encoding != "packed":
         raise ArtifactError(
-            f"the artifact holds compact masks of format {config.format}, which are no longer read: with the version "
-            "of timm-jackpot that wrote them, store them packed"
+            f"compact masks of format {config.format} are no longer supported: use the version of timm-jackpot that "
+            "wrote them to store them packed"
         )
     check_agreement(config)
     return config
@@ -176,9 +176,9 @@ def parse_config(text: bytes) -> Config:
 def _read_packed(folder: Path, config: Config) -> MaskSet:
     packed, metadata = read_tensors(_mask_bytes(folder, config), MASKS, "U8", _packed_shapes(config))
     _check_metadata(config, metadata)
-    for layer in config.layers:  # before they are unpacked, which takes eight times the file
+    for layer in config.layers:  # before unpacking, which takes eight times the memory
         if int(np.bitwise_count(packed[layer.name].numpy()).sum(dtype=np.int64)) != layer.kept:
-            raise ArtifactError(f"{MASKS}: {layer.name} does not keep the {layer.kept} weights that {CONFIG} says")
+            raise ArtifactError(f"{MASKS}: {layer.name} does not keep the {layer.kept} weights stated in {CONFIG}")
     masks = {}
     for layer in config.layers:
         try:
@@ -197,7 +197,7 @@ def _read_compact(folder: Path, config: Config) -> RankedMasks:
     try:
         return decode_compact(tensors[COMPACT], {layer.name: (layer.total, layer.kept) for layer in config.layers})
     except ValueError as error:
-        raise ArtifactError(f"{MASKS} holds no sound compact masks: {error}") from error
+        raise ArtifactError(f"{MASKS} holds invalid compact masks: {error}") from error
 
 
 def _mask_bytes(folder: Path, config: Config) -> bytes:
@@ -213,16 +213,16 @@ def _packed_shapes(config: Config) -> dict[str, tuple[int]]:
 
 
 def _checked_bytes(folder: Path, config: Config, name: str, least: int, most: int) -> bytes:
-    """A file's bytes, as many as recorded, with the recorded hash; its tensors take from `least` to `most` of them."""
+    """Read a file and check its recorded size and hash; its tensors take `least` to `most` bytes."""
     entry = config.files[name]  # pyright: ignore[reportArgumentType]
     if not least < entry.bytes <= 8 + MAX_HEADER + most:
         expected = f"{least}" if least == most else f"{least} to {most}"
         raise ArtifactError(f"{name} cannot have {entry.bytes} bytes: its tensors take {expected}")
     data = read_bytes(folder / name, entry.bytes)
     if len(data) != entry.bytes:
-        raise ArtifactError(f"{name} is truncated: {len(data)} of {entry.bytes} bytes; fetch the artifact again")
+        raise ArtifactError(f"{name} is truncated: {len(data)} of {entry.bytes} bytes; download the artifact again")
     if hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise ArtifactError(f"{name} is damaged: its sha256 is not the recorded one; fetch the artifact again")
+        raise ArtifactError(f"{name} is damaged: its sha256 is not the recorded one; download the artifact again")
     return data
 
 
@@ -235,7 +235,7 @@ def _check_metadata(config: Config, metadata: dict[str, str]) -> None:
     }
     text = metadata.get("timm_jackpot") if isinstance(metadata, dict) else None
     found = parse_strict(text.encode(), f"the metadata of {MASKS}", max_bytes=65536) if isinstance(text, str) else None
-    if json.dumps(found, sort_keys=True) != json.dumps(expected, sort_keys=True):  # where true is not 1, nor is 1.0
+    if json.dumps(found, sort_keys=True) != json.dumps(expected, sort_keys=True):  # in JSON, true, 1 and 1.0 differ
         raise ArtifactError(f"{MASKS} and {CONFIG} do not belong together: {json.dumps(found)[:200]}")
 
 

@@ -1,4 +1,4 @@
-"""What is in an artifact: per layer, in all, in bytes."""
+"""What is in an artifact: layers, totals and file sizes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def artifact_report(artifact: Artifact, base: Base | None = None) -> dict[str, A
     """Layers (name, shape, kept, sparsity), totals, and the bytes of each file against the dense checkpoint.
 
     Args:
-        base: as right after loading (`open_artifact`). Where given, the masks are checked on it in full.
+        base: unchanged since loading (`open_artifact`). If given, the masks are fully checked against it.
 
     Raises:
         JackpotError: if the masks do not fit the base.
@@ -76,11 +76,11 @@ def report_table(report: dict[str, Any]) -> str:
         if size
     ]
     bits = 8 * report["bytes"][MASKS] / report["total"]
-    lines.append(f"masks: stored {report['encoding']}, {bits:.3f} bit for each maskable weight")
+    lines.append(f"masks: stored {report['encoding']}, {bits:.3f} bits per maskable weight")
     if report["encoding"] == COMPACT:
-        lines[-1] += f" (packed they would take {report['packed_bytes']} bytes)"
+        lines[-1] += f" (packed, they would take {report['packed_bytes']} bytes)"
     if not report["mask_hash_checked"]:
-        lines.append("which weights are kept can only be checked beside the base (--verify)")
+        lines.append("which weights are kept can only be checked with the base (--verify)")
     return "\n".join(lines)
 
 

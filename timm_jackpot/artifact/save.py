@@ -25,7 +25,7 @@ from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.masks import MaskSet, pack
 from timm_jackpot.runtime.outputs import partial_name, sync, write_synced
 
-# Everything that an artifact folder may hold; a folder with anything else in it is somebody's own.
+# Everything that an artifact folder may contain; a folder with other files in it is never replaced.
 _KNOWN_FILES = {
     CONFIG,
     MASKS,
@@ -39,7 +39,7 @@ _KNOWN_FILES = {
     "audit.partial.json",
     "checkpoints",
 }
-_KNOWN_FILES |= {partial_name(name) for name in _KNOWN_FILES}  # what a kill left of a file that was being written
+_KNOWN_FILES |= {partial_name(name) for name in _KNOWN_FILES}  # partial files left by a killed run
 
 
 def save_pretrained(
@@ -52,19 +52,19 @@ def save_pretrained(
 ) -> Path:
     """Save `jackpot` as an artifact (hubcards/FORMAT.md).
 
-    The folder is written beside its final place, synced, and renamed: a reader never sees a part of it.
+    The folder is written under a temporary name, synced and renamed: readers never see a partial artifact.
 
     Args:
-        encoding: packed, one bit per weight; or compact, about a quarter of it where the mask was searched from
-            magnitudes, which only a reader that has the base's weights can decode.
-        attachments: further files by name (card, record, recipe); never needed to load.
+        encoding: packed takes one bit per weight; compact takes about a quarter of that for masks searched from
+            magnitudes, but decoding it needs the base's weights.
+        attachments: other files by name (card, record, recipe); not needed for loading.
         overwrite: replace an artifact that is already there.
 
     Raises:
-        ArtifactError: if `folder` already holds an artifact, or cannot be written; if no reader could take what the
-            jackpot says of itself.
-        ConfigError: for an encoding that there is not.
-        BaseMismatchError: compact, if the base's weights are no longer those that it was loaded with.
+        ArtifactError: if `folder` already holds an artifact or cannot be written, or if the jackpot's own data are
+            not valid in an artifact.
+        ConfigError: for an unknown encoding.
+        BaseMismatchError: for compact masks, if the base's weights have changed since loading.
     """
     folder = Path(folder).resolve()
     check_target(folder, overwrite=overwrite)
@@ -72,10 +72,10 @@ def save_pretrained(
 
 
 def recode(artifact: Artifact, base: Base, encoding: Encoding) -> dict[str, bytes]:
-    """The files of `artifact` that another encoding changes: masks.safetensors and config.json.
+    """Re-encode an artifact's masks; returns the new contents of masks.safetensors and config.json.
 
     Args:
-        base: as it is right after loading (`open_artifact`).
+        base: unchanged since loading (`open_artifact`).
 
     Raises:
         BaseMismatchError: if it is not the base of the masks.
@@ -84,7 +84,7 @@ def recode(artifact: Artifact, base: Base, encoding: Encoding) -> dict[str, byte
     shared = _shared_metadata(artifact.config.base.digest, artifact.config.mask_hash, encoding)
     config: dict[str, Any] = parse_strict(text, CONFIG, max_bytes=MAX_CONFIG_BYTES)
     config.update(format=shared["format"], encoding=encoding)
-    masks = _safetensors(_encoded(artifact.masks_on(base), base, encoding), {"timm_jackpot": json.dumps(shared)})
+    masks = save(_encoded(artifact.masks_on(base), base, encoding), {"timm_jackpot": json.dumps(shared)})
     config["files"] = {**config["files"], MASKS: _entry(masks)}
     return {MASKS: masks, CONFIG: _json(config)}
 
@@ -94,7 +94,7 @@ def is_artifact(folder: Path) -> bool:
 
 
 def artifact_digest(folder: Path) -> str | None:
-    """What tells the artifact in a folder from any other: the sha256 of its config, which holds the files' own."""
+    """The sha256 of an artifact's config.json, which holds the hashes of its tensor files; None without an artifact."""
     return hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest() if is_artifact(folder) else None
 
 
@@ -102,21 +102,21 @@ def check_target(folder: Path, *, overwrite: bool) -> None:
     """Refuse a folder whose content must not be replaced.
 
     Raises:
-        ArtifactError: if it holds an artifact that may not be overwritten, or anything that is not ours.
+        ArtifactError: if it holds an artifact and `overwrite` is False, or anything else.
     """
     if not folder.exists():
         return
     if not folder.is_dir():
         raise ArtifactError(f"{folder} is not a folder")
     if is_artifact(folder) and not overwrite:
-        raise ArtifactError(f"{folder} already holds a jackpot: name another folder, or say overwrite")
+        raise ArtifactError(f"{folder} already holds a jackpot: choose another folder, or set overwrite")
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in _KNOWN_FILES)
     if foreign:
-        raise ArtifactError(f"{folder} holds {foreign[0]}, which is no part of a jackpot: name another folder")
+        raise ArtifactError(f"{folder} holds {foreign[0]}, which is not part of a jackpot: choose another folder")
 
 
 def replace_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
-    """Make `folder` hold exactly `files` (names may have one folder in front), atomically.
+    """Make `folder` hold exactly `files` (a name may include one folder), atomically.
 
     Raises:
         ArtifactError: if it cannot be written; nothing is left behind.
@@ -144,14 +144,14 @@ def _files(jackpot: Jackpot, encoding: Encoding) -> dict[str, bytes]:
     extras = {name: extra.tensor.detach().float().cpu().contiguous() for name, extra in jackpot.extras.items()}
     shared = _shared_metadata(jackpot.base.ref.digest, jackpot.masks.hash(), encoding)
     masks = _encoded(jackpot.masks, jackpot.base, encoding)
-    files = {MASKS: _safetensors(masks, {"timm_jackpot": json.dumps(shared)})}
+    files = {MASKS: save(masks, {"timm_jackpot": json.dumps(shared)})}
     if extras:
-        files[EXTRAS] = _safetensors(extras, {})
+        files[EXTRAS] = save(extras, {})
     return {**files, CONFIG: _json(_config(jackpot, shared, files))}
 
 
 def _shared_metadata(digest: str, mask_hash: str, encoding: Encoding) -> dict[str, Any]:
-    """What config.json and masks.safetensors both say."""
+    """What config.json and masks.safetensors both record."""
     return {"format": FORMAT, "digest": digest, "mask_hash": mask_hash, "encoding": encoding}
 
 
@@ -165,7 +165,7 @@ def _encoded(masks: MaskSet, base: Base, encoding: Encoding) -> dict[str, Tensor
 
 def _json(config: Mapping[str, Any]) -> bytes:
     text = json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    parse_config(text.encode())  # what we write, we can read
+    parse_config(text.encode())  # never write what we could not read
     return text.encode()
 
 
@@ -217,19 +217,15 @@ def _config(jackpot: Jackpot, shared: Mapping[str, Any], files: Mapping[str, byt
 
 
 def _allocation(text: str) -> dict[str, Any]:
-    """`global`, or `2:4` → n:m with its two numbers."""
+    """The allocation as config.json has it; a pattern such as `2:4` becomes n:m with two numbers."""
     n, separator, m = text.partition(":")
     return {"name": "n:m", "n": int(n), "m": int(m)} if separator else {"name": text, "n": None, "m": None}
 
 
-def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    return save(tensors, metadata=metadata)
-
-
 def _swap(new: Path, folder: Path) -> None:
-    """Put `new` in the place of `folder`. The old content is moved aside, and deleted only when the new is there.
+    """Replace `folder` by `new`. The old content is moved aside and deleted only when `new` is in place.
 
-    A kill between the two renames leaves no `folder`: `recover_folder` puts the old content back.
+    A kill between the two renames leaves no `folder`; `recover_folder` then restores the old content.
     """
     if not folder.exists():
         new.rename(folder)
@@ -242,7 +238,7 @@ def _swap(new: Path, folder: Path) -> None:
     except BaseException:
         if old.exists() and not folder.exists():
             old.rename(folder)
-        aside.rmdir()  # empty, or else an error that leaves the old content where it is
+        aside.rmdir()  # fails if the old content is still in it, which keeps that safe
         raise
     shutil.rmtree(aside, ignore_errors=True)
 
@@ -252,14 +248,14 @@ def _temporary_folder(folder: Path, kind: str) -> Path:
 
 
 def recover_folder(folder: Path) -> None:
-    """Undo what a kill left of `replace_folder`: old content goes back to its place, the rest goes away.
+    """Clean up after a killed `replace_folder`: restore the old content and delete temporary folders.
 
-    To be called by whoever holds `folder` against others.
+    The caller must hold the lock on `folder`.
 
     Raises:
         ArtifactError: if it cannot be written.
     """
-    random_part = 8 * "?"  # mkdtemp's: a folder of a longer name beside this one does not match
+    random_part = 8 * "?"  # mkdtemp's; `*` could match folders with longer names
     name = glob.escape(folder.name)
     try:
         for aside in folder.parent.glob(f".{name}.{random_part}.old"):

@@ -11,24 +11,24 @@ from timm_jackpot.base import BaseRef
 from timm_jackpot.base.ref import MAX_CLASSES, Hex64
 from timm_jackpot.schema import Document
 
-FORMAT = 2  # of what is written
-PACKED_ONLY_FORMAT = 1  # read as well; its compact masks were coded otherwise
+FORMAT = 2  # written by this version
+PACKED_ONLY_FORMAT = 1  # still read, except for its compact masks, whose coding was different
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
 CONFIG, MASKS, EXTRAS = "config.json", "masks.safetensors", "extras.safetensors"
 
 Encoding = Literal["packed", "compact"]
-COMPACT = "compact"  # the only tensor of masks.safetensors in that encoding
+COMPACT = "compact"  # name of the only tensor in masks.safetensors in that encoding
 
-# The largest networks that timm knows have 7·10⁹ weights: beyond this a number is no size, but an attack.
+# timm's largest networks have 7·10⁹ weights: a size beyond these limits is an attack.
 MAX_WEIGHTS, MAX_EXTRAS = 2**33, 2**28
 
-MAX_PIXELS = 2 * 4096  # of a side, before the crop
+MAX_PIXELS = 2 * 4096  # per side, before cropping
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
-_PRINTABLE = r"^\P{Cc}*$"  # nothing that moves a terminal's cursor
+_PRINTABLE = r"^\P{Cc}*$"  # no control characters, which could move a terminal's cursor
 Text = Annotated[str, Field(max_length=500, pattern=_PRINTABLE)]
 Name = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]*$")]
-# A list stops at its first fault: thousands of errors would take more memory than the file.
+# fail_fast: thousands of validation errors would take more memory than the file.
 Shape = Annotated[list[Annotated[int, Field(ge=1, le=2**31)]], Field(max_length=8, fail_fast=True)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 
@@ -46,12 +46,12 @@ class Sparsity(Document):
 
 class Allocation(Document):
     name: Literal["global", "uniform", "erk", "n:m"]
-    n: int | None = Field(default=None, ge=1, le=1024)  # of n:m alone
+    n: int | None = Field(default=None, ge=1, le=1024)  # for n:m only
     m: int | None = Field(default=None, ge=1, le=1024)
 
     @property
     def label(self) -> str:
-        """`global`, or 2:4."""
+        """`global`, or a pattern such as 2:4."""
         return f"{self.n}:{self.m}" if self.name == "n:m" else self.name
 
 
@@ -84,7 +84,7 @@ class Head(Document):
 
 
 class DataConfig(Document):
-    """timm's data config: what brings an image to the model."""
+    """timm's data config: how images are preprocessed."""
 
     input_size: tuple[Pixels, Pixels, Pixels]
     mean: Annotated[list[float], Field(min_length=1, max_length=64, fail_fast=True)]
@@ -100,7 +100,7 @@ class FileEntry(Document):
 
 
 class Config(Document):
-    format: int = Field(ge=PACKED_ONLY_FORMAT, le=FORMAT)  # a Literal would take 1.0 and true
+    format: int = Field(ge=PACKED_ONLY_FORMAT, le=FORMAT)  # a Literal would accept 1.0 and true
     producer: Producer
     base: BaseRef
     sparsity: Sparsity

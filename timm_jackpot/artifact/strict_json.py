@@ -1,4 +1,4 @@
-"""JSON from strangers: bounded in size, depth, items and digits, no duplicate keys, no NaN."""
+"""Untrusted JSON: bounded in size, depth, items and digits, no duplicate keys, no NaN."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from timm_jackpot.errors import ArtifactError
 
 MAX_DEPTH = 8
 _MAX_DIGITS = 40
-_MAX_KEYS = 10_000  # of one object
-_MAX_ITEMS = 250_000  # in all: a byte of JSON like "[]," becomes a hundred in memory, and again when validated
+_MAX_KEYS = 10_000  # per object
+_MAX_ITEMS = 250_000  # in total: each "[]," takes some hundred bytes in memory, and as many again when validated
 
 
 def parse_strict(text: bytes, what: str, *, max_bytes: int) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def parse_strict(text: bytes, what: str, *, max_bytes: int) -> dict[str, Any]:
         return result
 
     def short(digits: str) -> str:
-        return digits if len(digits) <= _MAX_DIGITS else refuse("holds a number of too many digits")
+        return digits if len(digits) <= _MAX_DIGITS else refuse("holds a number with too many digits")
 
     def whole(digits: str) -> int:
         return int(short(digits))
@@ -47,7 +47,7 @@ def parse_strict(text: bytes, what: str, *, max_bytes: int) -> dict[str, Any]:
         return value if isfinite(value) else refuse("holds a number that is not finite")
 
     def constant(word: str) -> NoReturn:
-        refuse(f"holds {word}, which is no JSON")
+        refuse(f"holds {word}, which is not JSON")
 
     try:
         value = json.loads(
@@ -60,11 +60,11 @@ def parse_strict(text: bytes, what: str, *, max_bytes: int) -> dict[str, Any]:
     except ArtifactError:
         raise
     except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{what} is not readable as JSON ({type(error).__name__})") from error
+        raise ArtifactError(f"{what} is not valid JSON ({type(error).__name__})") from error
     if not isinstance(value, dict):
         refuse("is not a JSON object")
     if _deeper_than(value, MAX_DEPTH):
-        refuse(f"is nested deeper than {MAX_DEPTH}")
+        refuse(f"is nested more than {MAX_DEPTH} levels deep")
     return value
 
 

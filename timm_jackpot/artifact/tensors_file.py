@@ -1,4 +1,4 @@
-"""safetensors files from strangers: the header is checked before any tensor is read."""
+"""Untrusted safetensors files: the header is checked before any tensor is read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_tensors(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file that holds exactly `expected`, all of one dtype.
 
-    Nothing is allocated from a number in the file: sizes are compared with the bytes that are there.
+    Numbers in the file are never trusted for allocation: sizes are compared with the bytes actually there.
 
     Raises:
         ArtifactError: for any difference, naming the first tensor that differs.
@@ -40,21 +40,21 @@ def read_tensors(
             raise ArtifactError(f"{what}: {name} is {repr(found)[:100]}, expected {(dtype, list(shape))}")
     extra = next((name for name in header if name not in expected), None)
     if extra is not None:
-        raise ArtifactError(f"{what} holds a tensor {repr(extra)[:100]} that its config does not name")
+        raise ArtifactError(f"{what} holds a tensor {repr(extra)[:100]} that the config does not list")
     body = body_bytes(dtype, expected)
     if len(data) - 8 - size != body:
         raise ArtifactError(f"{what} holds {len(data) - 8 - size} bytes of tensors, expected {body}")
     try:
         return load(data), metadata
     except (SafetensorError, ValueError) as error:
-        raise ArtifactError(f"{what} is no readable safetensors file: {error}") from error
+        raise ArtifactError(f"{what} is not a readable safetensors file: {error}") from error
 
 
 def bytes_after_header(data: bytes, what: str) -> int:
-    """Bytes of the tensors of a safetensors file, as they are there.
+    """Number of bytes after the header of a safetensors file.
 
     Raises:
-        ArtifactError: if there is no room for the header.
+        ArtifactError: if the header is not complete.
     """
     return len(data) - 8 - _header_bytes(data, what)
 
@@ -62,7 +62,7 @@ def bytes_after_header(data: bytes, what: str) -> int:
 def _header_bytes(data: bytes, what: str) -> int:
     size = int.from_bytes(data[:8], "little")
     if len(data) < 8 or size > min(MAX_HEADER, len(data) - 8):
-        raise ArtifactError(f"{what} is truncated or no safetensors file")
+        raise ArtifactError(f"{what} is truncated or not a safetensors file")
     return size
 
 
@@ -72,19 +72,19 @@ def body_bytes(dtype: str, shapes: Mapping[str, Sequence[int]]) -> int:
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """A file's bytes, refused beyond `limit`.
+    """Read a file of at most `limit` bytes.
 
     Raises:
         ArtifactError: if it is missing, not a plain file, larger, or cannot be read.
     """
     try:
         if not path.is_file():
-            raise ArtifactError(f"{path.parent} has no {path.name}: it is incomplete, or no jackpot")
+            raise ArtifactError(f"{path.parent} has no {path.name}: it is incomplete or not a jackpot")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > limit:
                 raise ArtifactError(f"{path.name} is larger than the {limit} bytes expected")
-            # No more than that: what says it is empty and yet has bytes, as under /proc, may never end.
+            # Read no more than that: a file that claims to be empty, as under /proc, may never end.
             return file.read(size)
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror or error}") from error

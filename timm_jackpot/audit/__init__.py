@@ -1,4 +1,4 @@
-"""Audit: a jackpot beside its controls, and the verdict of the rigorous definition."""
+"""Audit: compare a jackpot with its controls, and reach a verdict."""
 
 from timm_jackpot.audit.config import AuditConfig
 from timm_jackpot.audit.run import audit_jackpot

@@ -12,8 +12,8 @@ from timm_jackpot.schema import Command, OneOf
 
 
 class AuditConfig(ArtifactFlags, DataFlags):
-    """A jackpot beside its controls: is the mask worth what its card says? Data flags that are not given are the
-    search's own; which data and splits are meant is never taken from the artifact."""
+    """Compare a jackpot with its controls: does the mask deserve its accuracy? Data flags that are not given default
+    to those of its search, but the data set and its splits are never taken from the artifact."""
 
     group: ClassVar[str] = "Options"
     command: ClassVar[Command | None] = Command(
@@ -27,20 +27,20 @@ class AuditConfig(ArtifactFlags, DataFlags):
     )
 
     seeds: int = Field(default=3, ge=1, le=100)
-    """Seeds of every control that is drawn, and of both kinds of searches (each costs two searches)."""
+    """Number of seeds for random controls and searches (two searches per seed)."""
     beside: tuple[Annotated[str, OneOf(method_names)], ...] = ()
-    """Further methods to show beside the controls, with their default settings at the jackpot's sparsity, allocation
-    and steps; the verdict does not depend on them."""
+    """Other methods to show next to the controls, with their default settings at the jackpot's sparsity, allocation
+    and number of steps; the verdict does not depend on them."""
     similar_margin: float | None = Field(default=None, ge=0, le=100)
-    """Points behind the dense base that still count as similar. Default: 0.5 (CIFAR-10 and data without a margin of
-    their own), 1 (CIFAR-100, Tiny-ImageNet), 1.5 (ImageNet)."""
+    """Points below the dense base that still count as similar. Default: 1 (CIFAR-100, Tiny-ImageNet), 1.5 (ImageNet),
+    0.5 (all other data)."""
     output: str | None = None
-    """Folder for audit.json, audit.md and pictures. Default: the artifact's own, whose card is rendered anew."""
+    """Folder for audit.json, audit.md and figures. Default: the artifact's folder, whose card is updated."""
 
     @field_validator("beside")
     @classmethod
     def _new_rows(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             if name in AUDIT_MODELS or names.count(name) > 1:
-                raise ValueError(f"{name} is a row of the audit already: name each further method once")
+                raise ValueError(f"{name} is already a row of the audit: name each other method once")
         return names

@@ -1,4 +1,4 @@
-"""Every network that is judged: brought to the same statistics, asked once for each test image."""
+"""Evaluate every network of an audit once on the test split, with norm statistics re-estimated in the same way."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class AuditRow(NamedTuple):
 
     name: str
     make: Callable[[], Outcome]
-    recalibrated: bool = True  # its norm statistics re-estimated, in the same way for every network
+    recalibrated: bool = True  # whether to re-estimate norm statistics
     seed: int | None = None
 
 
 class RowResult(NamedTuple):
-    """What a row gave: answers to the test images, and the overlap of its masks with the jackpot's, beside chance."""
+    """Predictions for the test images, and overlap of the masks with the jackpot's, measured and by chance."""
 
     predictions: Predictions
     overlap: float | None
@@ -42,14 +42,14 @@ class RowResult(NamedTuple):
 def evaluate_rows(
     rows: list[AuditRow], task: Task, journal: Path, made_from: Mapping[str, Any]
 ) -> dict[str, list[RowResult]]:
-    """The answers of every row by name, one for each seed; those that the journal holds are not asked for again.
+    """The results of every row by name, one per seed; results in the journal are reused.
 
     Args:
-        made_from: what fixes the answers of all rows.
+        made_from: everything that determines the results of all rows.
 
     Raises:
-        ConfigError: if the journal holds answers that were made from something else.
-        TrainingError: if the test split did not give the same images to every row.
+        ConfigError: if the journal holds results made from something else.
+        TrainingError: if the rows did not see the same test images.
     """
     cells = [
         Cell(
@@ -67,19 +67,19 @@ def evaluate_rows(
     labels = answers[rows[0].name][0].predictions.labels
     for found in (one for several in answers.values() for one in several):
         if not torch.equal(labels, found.predictions.labels) or not len(labels):
-            raise TrainingError("the test split did not give the same images twice: can all of them be read?")
+            raise TrainingError("the test split did not give the same images twice: check that all of them can be read")
     return answers
 
 
 def correct(answers: Mapping[str, list[RowResult]]) -> dict[str, NDArray[np.bool_]]:
-    """Network → [seeds, images], whether each answer was right."""
+    """Network → [seeds, images], whether each prediction was correct."""
     return {
         name: np.stack([found.predictions.correct.numpy() for found in several]) for name, several in answers.items()
     }
 
 
 def agreement(some: list[RowResult], others: list[RowResult]) -> float:
-    """Fraction of the test images to which two networks answer the same, on average over their seeds."""
+    """Fraction of test images for which two networks predict the same class, averaged over their seeds."""
     pairs = [(one.predictions.predicted, two.predictions.predicted) for one in some for two in others]
     return float(np.mean([(one == two).float().mean().item() for one, two in pairs]))
 

@@ -1,4 +1,4 @@
-"""The networks of an audit: the jackpot, the dense base, every control, and what else is asked for."""
+"""The networks of an audit: the jackpot, the dense base, every control, and any other methods."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from timm_jackpot.search import RunConfig
 def audit_rows(
     artifact: Artifact, task: Task, budget: Budget, search: RunConfig, seeds: Sequence[int], beside: Sequence[str]
 ) -> list[AuditRow]:
-    """All rows, in the order in which they are judged.
+    """All rows, in the order in which they are evaluated.
 
     Args:
-        task: with the jackpot's masks, and nothing else masked.
+        task: its masks are the jackpot's.
         budget, search: those of the jackpot's own search.
-        beside: further methods, with their default settings.
+        beside: other methods, with their default settings.
     """
     masks = task.masks_to_control()
-    as_they_are = StatisticsSettings(recalibrated=False)  # the judge re-estimates those of all
-    of_a_search = search if isinstance(search, SearchSettings) else None
+    unchanged = StatisticsSettings(recalibrated=False)  # evaluation re-estimates them for all rows
+    settings = search if isinstance(search, SearchSettings) else None
 
     def at(seed: int) -> Budget:
         return replace(budget, seed=seed)
@@ -56,7 +56,7 @@ def audit_rows(
         return without_training(task, None, recalibrated=False)
 
     def control(name: str, seed: int) -> Outcome:
-        return method(name).run(task, at(seed), as_they_are)
+        return method(name).run(task, at(seed), unchanged)
 
     rows = [
         AuditRow("dense", dense, recalibrated=False),
@@ -77,7 +77,7 @@ def audit_rows(
     for seed in seeds:
         rows += [
             AuditRow("second_search", partial(method(search.method).run, task, at(seed), search), seed=seed),
-            AuditRow("shuffled_labels", partial(method("shuffled_labels").run, task, at(seed), of_a_search), seed=seed),
+            AuditRow("shuffled_labels", partial(method("shuffled_labels").run, task, at(seed), settings), seed=seed),
             *(AuditRow(name, partial(method(name).run, task, at(seed)), seed=seed) for name in beside),
         ]
     return rows

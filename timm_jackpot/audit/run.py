@@ -1,4 +1,4 @@
-"""`audit_jackpot`: a whole audit, from an artifact to its report."""
+"""`audit_jackpot`: from an artifact to its audit report."""
 
 from __future__ import annotations
 
@@ -43,24 +43,24 @@ from timm_jackpot.search.reopen import recorded_processes, reopen_search
 from timm_jackpot.search.save import published_settings
 from timm_jackpot.training import CALIBRATION_IMAGES
 
-_JOURNAL = "audit.partial.json"  # what an audit that was killed goes on from
-# The paper's margins (Sec. 2.2), by what the data are called; the first that matches.
+_JOURNAL = "audit.partial.json"  # an interrupted audit resumes from it
+# The paper's margins (Sec. 2.2) by name of the data set; the first match counts.
 _MARGINS = ((r"cifar-?100|tiny-?imagenet", 1.0), (r"imagenet", 1.5))
-_USUAL_MARGIN = 0.5
-_MOST_ALIKE = 0.999  # chance overlap of a mask with itself: beyond, no control of it can differ
+_DEFAULT_MARGIN = 0.5
+_MAX_CHANCE_OVERLAP = 0.999  # above it, random masks with the same counts are all nearly the same
 
 
 def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditReport:
-    """Judge a jackpot beside its controls on the test split, and write the report.
+    """Compare a jackpot with its controls on the test split, and write the report.
 
-    audit.json, pictures and a fresh card go to the artifact's own folder, or audit.json, audit.md and pictures to
-    `config.output`; by the main process, at the end.
+    audit.json, figures and an updated card go to the artifact's own folder; or audit.json, audit.md and figures to
+    `config.output`. The main process writes them at the end.
 
     Args:
-        base: the module that the artifact was searched in, where it is one of its author's own.
+        base: the module that the artifact was searched on, if it is a custom one.
 
     Raises:
-        JackpotError: if artifact, base or data are not usable, before anything is searched; or a control is broken.
+        JackpotError: if artifact, base or data cannot be used, before any search; or if a control is broken.
     """
     started = time.monotonic()
     accelerator = make_accelerator(seed=0)
@@ -74,12 +74,12 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
             trust_base=config.trust_base,
         )
     masks = artifact.masks_on(loaded)
-    _refuse_what_controls_cannot_follow(artifact, masks)
+    _check_controls_are_possible(artifact, masks)
     task, budget, search = reopen_search(artifact, loaded, config, accelerator)
     data = task.data
-    _say_what_differs(artifact, data, accelerator)
+    _report_differences(artifact, data, accelerator)
     leaked = shared_images(data.test, [data.train, *([data.val] if data.val is not None else [])])
-    task = replace(task, data=replace(data, val=None))  # nothing is chosen here
+    task = replace(task, data=replace(data, val=None))  # nothing is selected here
     seeds = [(search.seed + 1 + i) % 2**31 for i in range(config.seeds)]
     journal = target.folder / _JOURNAL
     made_from = {
@@ -122,30 +122,32 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
 
 
 def similar_margin(dataset: str) -> float:
-    """Points behind dense that the paper still calls similar, by the name of the data."""
-    return next((margin for pattern, margin in _MARGINS if re.search(pattern, dataset.lower())), _USUAL_MARGIN)
+    """Points below dense that still count as similar in the paper, by name of the data set."""
+    return next((margin for pattern, margin in _MARGINS if re.search(pattern, dataset.lower())), _DEFAULT_MARGIN)
 
 
-def _refuse_what_controls_cannot_follow(artifact: Artifact, masks: MaskSet) -> None:
+def _check_controls_are_possible(artifact: Artifact, masks: MaskSet) -> None:
     trained = next((extra for extra in artifact.config.extras if extra.role != "norm_statistics"), None)
     if trained is not None:
         raise ConfigError(
-            f"the artifact trains {trained.name} beside its mask: no control had that chance, so that only jackpots "
-            "whose mask and norm statistics alone moved can be audited"
+            f"the artifact also trains {trained.name}, which no control does: only jackpots that change nothing but "
+            "their mask and norm statistics can be audited"
         )
-    if chance_overlap(masks, masks) > _MOST_ALIKE:
-        raise ConfigError("the mask removes next to nothing of each layer, or next to all: no control of it can differ")
+    if chance_overlap(masks, masks) > _MAX_CHANCE_OVERLAP:
+        raise ConfigError(
+            "the mask keeps or removes almost all weights of each layer, so its controls could not differ from it"
+        )
 
 
-def _say_what_differs(artifact: Artifact, data: Data, accelerator: Accelerator) -> None:
+def _report_differences(artifact: Artifact, data: Data, accelerator: Accelerator) -> None:
     searched_on = (artifact.config.info.get("results") or {}).get("dataset")
     if searched_on != data.name:
-        say(f"note: the search ran on {_plain(str(searched_on))}, the audit runs on {data.name}", accelerator)
+        say(f"note: the search used {_plain(str(searched_on))}, the audit uses {data.name}", accelerator)
     processes = recorded_processes(artifact)
     if processes not in (None, accelerator.num_processes):
         say(
-            f"note: the search ran in {processes} processes, the audit's searches in {accelerator.num_processes}: "
-            "their batches are of another size",
+            f"note: the search used {processes} processes, the audit uses {accelerator.num_processes}: their global "
+            "batch sizes differ",
             accelerator,
         )
 
@@ -153,7 +155,7 @@ def _say_what_differs(artifact: Artifact, data: Data, accelerator: Accelerator) 
 def _figures_and_verdict(
     answers: Mapping[str, list[RowResult]], artifact: Artifact, tested: AuditData, margin: float
 ) -> dict[str, Any]:
-    """Accuracies, differences, and what follows from them: the fields of the report."""
+    """Accuracies, differences and verdict, as fields of the report."""
     jackpot, behind = "jackpot_recalibrated", ("dense", "jackpot")
     shuffled = ("shuffled_labels", "magnitude_recalibrated")
     first = ("dense", "dense_recalibrated", "jackpot", "jackpot_recalibrated")
@@ -196,7 +198,7 @@ def _second_search(answers: Mapping[str, list[RowResult]]) -> SecondSearch:
 
 
 def _overlaps(task: Task, budget: Budget, search: RunConfig) -> dict[str, Overlap]:
-    """With each criterion's mask of the same layer counts, beside chance."""
+    """Overlap with each criterion's mask at the same layer counts, measured and by chance."""
     masks = task.masks_to_control()
     same_counts = replace(budget, kept=masks.kept_per_layer())
     batches = getattr(search, "criterion_batches", 1)
@@ -222,5 +224,5 @@ def _producer() -> Any:
 
 
 def _plain(text: str) -> str:
-    """Text as a report may hold it."""
+    """Text without the characters that a report does not allow."""
     return re.sub(r"[^\w ./:()+@-]", "", text)[:200] or "unknown"

@@ -1,4 +1,4 @@
-"""Where an audit's report goes: beside the artifact, with a fresh card, or into a folder of its own."""
+"""Write an audit's report: into the artifact's folder, with an updated card, or into another folder."""
 
 from __future__ import annotations
 
@@ -25,42 +25,42 @@ class Target(NamedTuple):
 
 
 def choose_target(config: AuditConfig) -> Target:
-    """The folder for the report; refused before anything is loaded if nothing can be written there.
+    """The folder for the report, checked before anything is loaded.
 
     Raises:
-        ConfigError: if it cannot be written, or is not said for an artifact that is not local.
+        ConfigError: if it cannot be written to, or is missing for an artifact that is not local.
     """
     artifact = Path(config.artifact)
     if config.output is None and not os.path.isdir(artifact):
-        raise ConfigError(f"{config.artifact} is no folder of this machine: say --output FOLDER for the report")
+        raise ConfigError(f"{config.artifact} is not a local folder: choose one for the report with --output FOLDER")
     folder = artifact if config.output is None else check_output(config.output)
-    check_output(folder.resolve())  # --artifact . is a folder with a name
+    check_output(folder.resolve())  # --artifact . has no name before it is resolved
     return Target(folder, os.path.isdir(artifact) and folder.resolve() == artifact.resolve())
 
 
 def write_report(report: AuditReport, target: Target) -> list[str]:
-    """Write audit.json, pictures, and the card or a page, each file as a whole.
+    """Write audit.json, figures, and the card or a page; each file atomically.
 
     Returns:
-        What to tell people: where things are.
+        Messages for the user.
 
     Raises:
         ConfigError: if a file cannot be written.
     """
     pictures = audit_figures(report) if find_spec("matplotlib") else {}
     files: dict[str, bytes] = {**pictures, AUDIT: report.model_dump_json(indent=1).encode() + b"\n"}
-    said = [f"audit: written to {target.folder}"]
+    messages = [f"audit: written to {target.folder}"]
     if not target.is_artifact:
         _write(target.folder, {**files, _PAGE: _page(report, tuple(pictures)).encode()})
-        return said
+        return messages
     card = target.folder / _CARD
     untouched = not card.exists() or card.read_bytes() == _card_as_it_was(target.folder)
     _write(target.folder, files)
     if untouched:
         _write(target.folder, {_CARD: _card(target.folder).encode()})
     else:
-        said.append(f"note: {_CARD} was edited, and is left as it is; a push renders it anew")
-    return said
+        messages.append(f"note: {_CARD} was edited by hand and was not updated; a push renders a new one")
+    return messages
 
 
 def _card(folder: Path) -> str:
@@ -69,7 +69,7 @@ def _card(folder: Path) -> str:
 
 
 def _card_as_it_was(folder: Path) -> bytes | None:
-    """What the template makes of the artifact before the audit; None where an earlier audit.json is not readable."""
+    """The card rendered without the new audit; None if an earlier audit.json cannot be read."""
     try:
         return _card(folder).encode()
     except ArtifactError:

@@ -1,4 +1,4 @@
-"""Evidence: what an audit measured, as numbers, what follows from them, and how that is told. Runs no model."""
+"""Evidence: the figures of an audit, the verdict that follows from them, and its text. Runs no model."""
 
 from timm_jackpot.evidence.bootstrap import paired_intervals
 from timm_jackpot.evidence.interval import Interval

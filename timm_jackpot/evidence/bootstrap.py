@@ -1,4 +1,4 @@
-"""How sure a figure is: the paired bootstrap over test images (Efron & Tibshirani 1993)."""
+"""Confidence intervals: the paired bootstrap over test images (Efron & Tibshirani 1993)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from timm_jackpot.evidence.interval import Interval
 
 RESAMPLES = 10_000
-_CHUNK = 100  # resamples at a time: their counts of images are one matrix
-_DECIMALS = 9  # a tie must read as a tie, whatever the order of the sum
+_CHUNK = 100  # resamples at a time, as one matrix of image counts
+_DECIMALS = 9  # a tie must stay a tie, whatever the order of summation
 
 
 def paired_intervals(
@@ -22,18 +22,18 @@ def paired_intervals(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> tuple[dict[str, Interval], dict[tuple[str, str], Interval]]:
-    """Accuracy of every model, and accuracy of the first minus that of the second of every pair, in per cent.
+    """Accuracy of every model, and accuracy difference (first − second) of every pair, in percent.
 
-    Each resample draws test images with replacement, the same for all models (a pair differs where its models answer
-    differently, not where images are hard), and, for a model that was made with several seeds, seeds with replacement.
-    The interval is that between the 2.5th and the 97.5th percentile over the resamples.
+    Each resample draws test images with replacement, the same for all models, so hard images do not widen the interval
+    of a difference. For a model with several seeds, it draws seeds with replacement too. The interval runs from the
+    2.5th to the 97.5th percentile of the resamples.
 
     Args:
-        correct: model → [seeds, images], whether each answer was right.
-        seed: of the resampling; the same one gives the same intervals.
+        correct: model → [seeds, images], whether each prediction was correct.
+        seed: of the resampling; the same seed gives the same intervals.
     """
     n = {rows.shape[1] for rows in correct.values()}
-    assert len(n) == 1, "every model answers the same images"
+    assert len(n) == 1, "every model predicts the same images"
     images = n.pop()
     sampled = _resampled(correct, images, np.random.default_rng(seed), resamples)
     exact = {name: 100 * rows.mean() for name, rows in correct.items()}
@@ -64,7 +64,7 @@ def _resampled(
 
 
 def _interval(value: Any, sampled: NDArray[np.float64]) -> Interval:
-    low, high = np.quantile(sampled, [0.025, 0.975])  # a skewed distribution may leave its mean outside
+    low, high = np.quantile(sampled, [0.025, 0.975])  # the value may lie outside if the distribution is skewed
     return Interval(value=_rounded(value), low=_rounded(min(low, value)), high=_rounded(max(high, value)))
 
 

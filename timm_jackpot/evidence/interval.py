@@ -11,7 +11,7 @@ Points = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 
 
 class Interval(Document):
-    """A figure in per cent, or a difference of two in points, with its 95 % confidence interval."""
+    """A figure in percent, or a difference in points, with its 95 % confidence interval."""
 
     value: Points
     low: Points

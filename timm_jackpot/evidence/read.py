@@ -14,10 +14,10 @@ _MAX_BYTES = 4 * 1024 * 1024
 
 
 def read_audit(artifact: Artifact) -> AuditReport | None:
-    """The audit that lies beside an artifact; None where there is none (a link counts as none).
+    """The audit stored with an artifact; None if there is none (a symlink does not count).
 
     Raises:
-        ArtifactError: if it is not valid, contradicts itself, or is about another mask.
+        ArtifactError: if it is invalid, contradicts itself, or audits another mask.
     """
     path = artifact.folder / AUDIT
     if path.is_symlink() or not path.exists():
@@ -31,5 +31,5 @@ def read_audit(artifact: Artifact) -> AuditReport | None:
     layers = [(layer.name, layer.kept, layer.total) for layer in report.layers]
     found = [(layer.name, layer.kept, layer.total) for layer in artifact.config.layers]
     if report.mask_hash != artifact.config.mask_hash or layers != found:
-        raise ArtifactError(f"{AUDIT} is the audit of another mask: remove it, or audit this one")
+        raise ArtifactError(f"{AUDIT} audits a different mask: delete it, or audit this mask")
     return report

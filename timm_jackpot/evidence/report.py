@@ -1,4 +1,4 @@
-"""`AuditReport`: audit.json, strictly. It may come with a stranger's artifact, so it must agree with itself."""
+"""`AuditReport`: the schema of audit.json. It may come from an untrusted artifact, so its consistency is checked."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from timm_jackpot.evidence.verdict import (
 )
 from timm_jackpot.schema import Document
 
-# Of methods and criteria, which may be later ones than this version knows.
+# Names of methods and criteria, including ones this version does not know.
 MethodName = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[a-z][a-z0-9_]*$")]
-# What may stand in a card, between backticks: there not even an address becomes a link.
+# Text that is safe between backticks in a card: no URL becomes a link there.
 Plain = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w ./:()+@-]*$")]
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 _ROUNDING = 1e-6
@@ -36,28 +36,28 @@ class ModelResult(Document):
     top1: Interval  # of the mean over seeds
     std: Percent | None  # over seeds; None for a single one
     n: int = Field(ge=1, le=1000)  # seeds
-    jackpot_ahead: Interval | None = None  # points; the jackpot with its statistics re-estimated, minus this
+    jackpot_ahead: Interval | None = None  # points; jackpot_recalibrated minus this model
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
         if self.top1.low < 0:
-            raise ValueError("an accuracy lies below zero")
+            raise ValueError("an accuracy is below zero")
         if (self.std is None) != (self.n == 1):
-            raise ValueError("a spread goes with several seeds, and with these only")
+            raise ValueError("a standard deviation needs several seeds, and several seeds need one")
         return self
 
 
 class Overlap(Document):
-    """Agreement of two mask sets (Eq. 7), beside what chance gives at the same layer counts."""
+    """Overlap of two masks (Eq. 7), and the overlap by chance at the same layer counts."""
 
     overlap: Fraction
     chance: Fraction
 
 
 class SecondSearch(Overlap):
-    """The jackpot and searches from other seeds: means over these."""
+    """The jackpot compared with searches from other seeds: means over those searches."""
 
-    agreement: Fraction  # of their answers to the test images
+    agreement: Fraction  # fraction of test images with the same prediction
 
 
 class LayerDensity(Document):
@@ -67,21 +67,21 @@ class LayerDensity(Document):
 
 
 class AuditData(Document):
-    """What the models were conclusions on."""
+    """The data that the models were evaluated on."""
 
     dataset: Plain
     train_images: Count
     test_images: int = Field(ge=1, le=2**53)
-    calibration_images: Count  # over which norm statistics were re-estimated
+    calibration_images: Count  # on which norm statistics were re-estimated
     leaked_test_images: Count | None  # None: not checked
 
 
 class AuditReport(Document):
-    """Everything that an audit found. `principles` and `verdict` follow from the figures; a report in which they do
-    not is refused.
+    """Everything that an audit found. A report whose `principles` and `verdict` do not follow from its figures is
+    refused.
 
-    Models and controls beyond those that every audit has are read and shown: a later version may know more. Format 1
-    had none, and did not name its controls.
+    Every audit has the models in AUDIT_MODELS; others, such as controls of a later version, are read and shown too.
+    Format 1 had none of those and no list of controls.
     """
 
     format: int = Field(ge=1, le=AUDIT_FORMAT)
@@ -91,14 +91,14 @@ class AuditReport(Document):
     steps: Count  # of each search
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=1000, fail_fast=True)]
     data: AuditData
-    models: dict[MethodName, ModelResult]  # those in AUDIT_MODELS at least
+    models: dict[MethodName, ModelResult]  # at least those in AUDIT_MODELS
     controls: Annotated[list[MethodName], Field(max_length=200, fail_fast=True)] = Field(
-        default_factory=lambda: list(AUDIT_CONTROLS)  # these at least
+        default_factory=lambda: list(AUDIT_CONTROLS)  # at least these
     )
-    behind_dense: Interval  # points by which the jackpot, as published, is behind the dense base as it came
-    shuffled_ahead: Interval  # points by which shuffled labels are ahead of magnitude + statistics
+    behind_dense: Interval  # points; dense minus jackpot, both as published
+    shuffled_ahead: Interval  # points; shuffled_labels minus magnitude_recalibrated
     second_search: SecondSearch
-    overlaps: dict[MethodName, Overlap]  # with the masks of criteria
+    overlaps: dict[MethodName, Overlap]  # with the masks of one-shot criteria
     layers: Annotated[list[LayerDensity], Field(min_length=1, max_length=100_000, fail_fast=True)]
     similar_margin: float = Field(ge=0, le=100, allow_inf_nan=False)
     principles: dict[str, Principle]
@@ -115,25 +115,25 @@ class AuditReport(Document):
         if not set(self.models) >= {*AUDIT_MODELS, *self.controls}:
             raise ValueError("models are missing")
         if not set(self.controls) >= set(AUDIT_CONTROLS) or len(set(self.controls)) != len(self.controls):
-            raise ValueError("a control is missing, or named twice")
+            raise ValueError("a control is missing or listed twice")
         if any(layer.kept > layer.total for layer in self.layers):
             raise ValueError("a layer keeps more weights than it has")
         if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("a seed is named twice")
+            raise ValueError("a seed is listed twice")
         if any(measured.n not in (1, len(self.seeds)) for measured in self.models.values()):
-            raise ValueError("a model was not measured once, or once for every seed")
+            raise ValueError("a model must be measured once, or once per seed")
         chance = _chance_overlap(self.layers)
-        if any(abs(told.chance - chance) > _ROUNDING for told in (self.second_search, *self.overlaps.values())):
-            raise ValueError("an overlap by chance is not that of the layers' counts")
+        if any(abs(found.chance - chance) > _ROUNDING for found in (self.second_search, *self.overlaps.values())):
+            raise ValueError("an overlap by chance does not follow from the layer counts")
         top1 = {name: measured.top1.value for name, measured in self.models.items()}
         ahead = {n: m.jackpot_ahead for n, m in self.models.items() if m.jackpot_ahead or n in self.controls}
         differences = [
             (self.behind_dense, top1["dense"] - top1["jackpot"]),
             (self.shuffled_ahead, top1["shuffled_labels"] - top1["magnitude_recalibrated"]),
-            *((told, top1["jackpot_recalibrated"] - top1[name]) for name, told in ahead.items()),
+            *((gap, top1["jackpot_recalibrated"] - top1[name]) for name, gap in ahead.items()),
         ]
-        if any(told is None or abs(told.value - true) > _ROUNDING for told, true in differences):
-            raise ValueError("a difference is not that of its two accuracies")
+        if any(found is None or abs(found.value - true) > _ROUNDING for found, true in differences):
+            raise ValueError("a difference does not match its two accuracies")
         principles, verdict = conclusions(
             self.layers,
             {name: self.models[name] for name in self.controls},
@@ -145,7 +145,7 @@ class AuditReport(Document):
         if self.principles != principles:
             raise ValueError("the answers to the principles do not follow from the figures")
         if self.verdict != verdict:
-            raise ValueError(f"the verdict is not the one that follows from the figures, {verdict}")
+            raise ValueError(f"the verdict that follows from the figures is {verdict}, not {self.verdict}")
         return self
 
     def summary(self) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class AuditReport(Document):
 
 
 def _chance_overlap(layers: list[LayerDensity]) -> float:
-    """Of two random masks with these counts: Σ (k² + (n − k)²) / n over Σ n."""
+    """Expected overlap of two random masks with these counts: Σ (k² + (n − k)²) / n over Σ n."""
     agreeing = sum((layer.kept**2 + (layer.total - layer.kept) ** 2) / layer.total for layer in layers)
     return agreeing / sum(layer.total for layer in layers)
 
@@ -180,7 +180,7 @@ def conclusions(
     shuffled_ahead: Interval,
     similar_margin: float,
 ) -> tuple[dict[str, Principle], Verdict]:
-    """The answers and the verdict that follow from a report's figures."""
+    """The answers to the principles, and the verdict, that follow from a report's figures."""
     principles = answer_principles(
         kept=sum(layer.kept for layer in layers),
         total=sum(layer.total for layer in layers),

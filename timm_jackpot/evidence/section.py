@@ -1,4 +1,4 @@
-"""An audit as Markdown, for cards and pages: from the report alone, so that the same report gives the same bytes."""
+"""An audit as Markdown: rendered from the report alone, so the same report always gives the same bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TITLES: Mapping[str, str] = {
     "permuted_across": "mask permuted across layers",
     "random": "random mask, same layer counts",
     "smallest": "smallest weights, same layer counts",
-    "reinitialised": "the mask on re-initialised weights",
+    "reinitialised": "the mask on re-initialized weights",
     "shuffled_labels": "search with shuffled labels",
 }
 _QUESTIONS = {
@@ -34,35 +34,35 @@ _NUMBERS = "①②③④⑤"
 
 
 def title_of(name: str) -> str:
-    """What a model is called in tables and pictures; one that this version does not know by its own name."""
+    """The title of a model in tables and figures; an unknown model is shown by its name."""
     return TITLES.get(name, name.replace("_", " "))
 
 
 def data_label(name: str) -> str:
-    """How a data set reads in a sentence: a folder that has no name is one of images."""
+    """A data set in a sentence; a folder has no name of its own."""
     return "an image folder" if name == "folder" else f"`{name}`"
 
 
 def verdict_line(report: AuditReport) -> str:
-    """The verdict and what it hangs on, in one or two sentences."""
+    """The verdict and the reason for it, in one or two sentences."""
     return f"Verdict: **{report.verdict}**. {_why(report)}"
 
 
 def audit_section(report: AuditReport, *, pictures: Mapping[str, str] | None = None) -> str:
-    """Tables and remarks of an audit, without heading and verdict.
+    """The tables and notes of an audit, without heading and verdict.
 
     Args:
-        pictures: file → what it shows, to put below the tables.
+        pictures: file → caption, to be shown below the tables.
     """
     data = report.data
     first = ("dense", "dense_recalibrated", "jackpot", "jackpot_recalibrated", "second_search", *report.controls)
     rows = [*first, *(name for name in report.models if name not in first)]
     lines = [
-        f"Top-1 accuracy (%) on the test split of {data_label(data.dataset)} (n = {data.test_images:,}), read once per "
-        f"model. Rows with a random draw or a search of their own: mean ± standard deviation over {_seeds(report)}. "
-        "Brackets: 95 % intervals (paired bootstrap over test images and seeds). All rows but the two dense ones keep "
-        f"the same number of weights. {_statistics(data.calibration_images)} The last column takes the jackpot with "
-        f"re-estimated statistics. Every search takes {report.steps:,} steps, as the jackpot's did.",
+        f"Top-1 accuracy (%) on the test split of {data_label(data.dataset)} (n = {data.test_images:,}), evaluated "
+        f"once per model. Random and searched rows: mean ± standard deviation over {_seeds(report)}. Brackets: 95 % "
+        "confidence intervals (paired bootstrap over test images and seeds). All rows but the two dense ones keep the "
+        f"same number of weights. {_statistics(data.calibration_images)} The last column compares with the jackpot "
+        f"with re-estimated statistics. Every search takes {report.steps:,} steps, like the jackpot's.",
         "",
         "| | top-1 | jackpot minus row |",
         "|---|---|---|",
@@ -81,8 +81,8 @@ def audit_section(report: AuditReport, *, pictures: Mapping[str, str] | None = N
         f"| searches from other seeds | {100 * report.second_search.overlap:.2f} % | "
         f"{100 * report.second_search.chance:.2f} % |",
         "",
-        f"The jackpot and searches from other seeds agree on {100 * report.second_search.agreement:.2f} % of the test "
-        "images.",
+        f"The jackpot and searches from other seeds predict the same class for "
+        f"{100 * report.second_search.agreement:.2f} % of the test images.",
         _leaks(data.leaked_test_images),
     ]
     for file, text in (pictures or {}).items():
@@ -115,37 +115,35 @@ def _why(report: AuditReport) -> str:
     assert gap.control is not None
     assert similar.figure is not None
     if principles["sparsity"].answer == "no":
-        return f"The sparsity, {100 * report.sparsity:.2f} %, is not over 60 %."
+        return f"The sparsity, {100 * report.sparsity:.2f} %, is not above 60 %."
     if report.data.leaked_test_images:
-        return (
-            f"No accuracy here counts (test images that are also training images: {report.data.leaked_test_images:,})."
-        )
+        return f"No accuracy here counts: {report.data.leaked_test_images:,} test images are also training images."
     if labels_leak(report.shuffled_ahead):
         return (
             f"A search with shuffled labels beats magnitude by {_points(report.shuffled_ahead)} points, more than "
-            "noise explains: it learns something other than the labels."
+            "noise explains: the search learns from something other than the labels."
         )
     ahead = f"{_points(gap.figure)} points over the nearest control ({title_of(gap.control)})"
-    behind = f"{_points(similar.figure)} points below dense, where up to {similar.margin:g} counts as similar"
+    behind = f"{_points(similar.figure)} points below dense (similar: at most {similar.margin:g})"
     if gap.answer == "no":
         return f"No clear gap: {ahead}."
     if gap.answer == "not decided":
-        return f"The gap cannot be told from noise: {ahead}, where more than 0.5 is clear."
+        return f"Noise is too large to tell whether the gap is clear (over 0.5 points): {ahead}."
     if similar.answer == "not decided":
-        return f"A clear gap: {ahead}. Whether it is similar to dense is within noise: {behind}."
+        return f"A clear gap: {ahead}. Noise is too large to tell whether it is similar to dense: {behind}."
     return f"A clear gap: {ahead}; {behind}."
 
 
 def _statistics(images: int) -> str:
     if not images:
-        return "The network has no norm statistics, so rows that differ by re-estimating them are the same."
+        return "The network has no norm statistics, so rows with and without re-estimation are the same."
     return f"Norm statistics are re-estimated on the same {images:,} training images unless a row says otherwise."
 
 
 def _leaks(count: int | None) -> str:
     if count is None:
-        return "Whether test images are also training images was not checked."
-    return f"Test images that are also training images, compared pixel by pixel: {count}."
+        return "It was not checked whether test images are also training images."
+    return f"Test images that are also training images (compared pixel by pixel): {count}."
 
 
 def _seeds(report: AuditReport) -> str:

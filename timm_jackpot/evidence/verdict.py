@@ -1,11 +1,11 @@
-"""What follows from the numbers: the principles of "Sanity Checks for Lottery Tickets", and the verdict.
+"""The principles of Ma et al. 2021 (arXiv:2107.00166, Sec. 2.2), and the verdict that follows from the figures.
 
-Ma et al. 2021 (arXiv:2107.00166), Sec. 2.2, list five. Of a jackpot, whose weights are never trained, three can be
-asked: ① a non-trivial sparsity (over 60 %); ③ a clear gap (over 0.5 points) to what it is compared with, here every
-control; ⑤ an accuracy similar to that of the well-trained dense network (within a margin that depends on the data).
-② compares with a small dense network that is trained, ④ with tickets at their own learning rates: "not asked".
+The paper lists five. Three apply to a jackpot, whose weights are never trained: ① non-trivial sparsity (over 60 %);
+③ a clear gap (over 0.5 points) to every control; ⑤ an accuracy similar to the well-trained dense network's (within a
+margin that depends on the data). ② compares with a trained small dense network and ④ with a dense network at the same
+learning rate: both are "not asked".
 
-Where the 95 % interval of a figure has its margin inside, the answer is "not decided".
+If the 95 % interval of a figure contains its margin, the answer is "not decided".
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ AUDIT_MODELS = ("dense", "dense_recalibrated", "jackpot", "jackpot_recalibrated"
 
 NON_TRIVIAL_PERCENT = 60.0
 CLEAR_GAP = 0.5  # points
-FEWEST_IMAGES = 30  # below, a bootstrap over test images takes chance for certainty
+FEWEST_IMAGES = 30  # with fewer, bootstrap intervals are not reliable
 
 
 class Principle(Document):
-    """One of the five: its number in the paper, the answer, and, where it was asked, the figure beside its margin."""
+    """One of the five: its number in the paper, the answer and, if it was asked, the figure and its margin."""
 
     number: int
     answer: Answer
     margin: float | None = None
     figure: Interval | None = None
-    control: str | None = None  # whose gap the figure is
+    control: str | None = None  # the control whose gap is the figure
 
 
 def answer_principles(
     *, kept: int, total: int, gaps: Mapping[str, Interval], behind_dense: Interval, similar_margin: float
 ) -> dict[str, Principle]:
-    """Every principle with its answer.
+    """Answer every principle.
 
     Args:
-        kept, total: of the maskable weights.
-        gaps: by how many points the jackpot is ahead of each control.
-        behind_dense: by how many points it is behind the dense base.
-        similar_margin: how many points behind still count as similar.
+        kept, total: numbers of maskable weights.
+        gaps: points by which the jackpot beats each control.
+        behind_dense: points by which it is below the dense base.
+        similar_margin: points below dense that still count as similar.
     """
     control = _hardest(gaps)
     sparsity = 100 * (total - kept) / total
@@ -78,7 +78,7 @@ def answer_principles(
 
 
 def labels_leak(shuffled_ahead: Interval) -> bool:
-    """Whether a search with shuffled labels beats magnitude + statistics by more than noise: it cannot, honestly."""
+    """Whether a search with shuffled labels beats recalibrated magnitude beyond noise: it should not."""
     return shuffled_ahead.low > 0
 
 
@@ -87,13 +87,13 @@ def verdict_of(
 ) -> Verdict:
     """The verdict of the paper's Fig. 2, without the principles that need trained tickets.
 
-    ① and ③ and ⑤: jackpot. ① and ③ without ⑤: secondary prize. Without ① or ③: none. Where one that it hangs on is
-    not decided, or the accuracies cannot be believed (leaked test images, labels that act though shuffled, next to no
-    test images): not decided.
+    ①, ③ and ⑤: jackpot. ① and ③ without ⑤: secondary prize. Without ① or ③: none. Not decided if a needed answer is
+    not decided, or if the accuracies are not reliable (leaked test images, shuffled labels that help, too few test
+    images).
 
     Args:
-        leaked_test_images: found among the training images; None where that was not checked.
-        shuffled_ahead: points by which the search with shuffled labels is ahead of magnitude + statistics.
+        leaked_test_images: test images found among the training images; None if not checked.
+        shuffled_ahead: points by which the search with shuffled labels beats recalibrated magnitude.
     """
     gap, similar = principles["clear_gap"].answer, principles["similar_well_trained"].answer
     if principles["sparsity"].answer == "no":
@@ -112,20 +112,20 @@ def _non_trivial(kept: int, total: int) -> Answer:
 
 
 def _clear(gap: Interval) -> Answer:
-    """A clear gap is *over* the margin: a tie with it is none."""
+    """A clear gap is *over* the margin: exactly the margin is not enough."""
     if gap.low > CLEAR_GAP:
         return "yes"
     return "no" if gap.high <= CLEAR_GAP else "not decided"
 
 
 def _similar(behind: Interval, margin: float) -> Answer:
-    """Similar is *within* the margin, or ahead: a tie with it is."""
+    """Similar is *within* the margin: exactly the margin is enough."""
     if behind.high <= margin:
         return "yes"
     return "no" if behind.low > margin else "not decided"
 
 
 def _hardest(gaps: Mapping[str, Interval]) -> str:
-    """The control that the answer hangs on: a lost one before an undecided one, and of these the nearest."""
+    """The control that decides the answer: one without a clear gap, else an undecided one; of several, the closest."""
     rank = {"no": 0, "not decided": 1, "yes": 2}
     return min(gaps, key=lambda control: (rank[_clear(gaps[control])], gaps[control].value))

@@ -1,4 +1,4 @@
-"""The Hub: the card that says what a jackpot is worth, and the push."""
+"""The Hugging Face Hub: model cards and pushing."""
 
 from timm_jackpot.hub.card import render_card
 from timm_jackpot.hub.config import PushConfig

@@ -1,4 +1,4 @@
-"""The model card: rendered from the artifact alone, so that the same artifact gives the same bytes."""
+"""The model card: rendered from the artifact alone, so the same artifact always gives the same bytes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from timm_jackpot.plots import AUDIT_PICTURES
 from timm_jackpot.recipes import package_folder
 
 _TAGS = ["timm", "image-classification", "pruning", "sparsity", "lottery-ticket", "lottery-jackpot"]
-_ARGUMENT = {"file": ", base_checkpoint=…", "module": ", base=module"}  # what a reader has to bring
-# What the search's data names are called on the Hub; for others no data set is claimed.
+_ARGUMENT = {"file": ", base_checkpoint=…", "module": ", base=module"}  # what the reader has to provide
+# Names on the Hub of data sets with other names here; cards list no other data set except hfds/ ones.
 _HUB_DATASETS = {"torch/cifar10": "uoft-cs/cifar10", "torch/cifar100": "uoft-cs/cifar100"}
 
 
@@ -38,13 +38,13 @@ def render_card(
     """README.md of an artifact.
 
     Args:
-        repo_id: where it is (or will be) published; decides the line that loads it.
-        base_license: of the base; the jackpot inherits it. Default: what timm's registry says; left out where nothing
-            is known, never assumed.
-        pictures: files beside the card to show, by name.
+        repo_id: the repo it is (or will be) published in; the line that loads it uses this.
+        base_license: license of the base, which the jackpot inherits. Default: the one in timm's registry; left out if
+            unknown.
+        pictures: image files next to the card, by name.
 
     Raises:
-        ArtifactError: if the artifact's audit.json is not valid, or not its own.
+        ArtifactError: if the artifact's audit.json is invalid, or audits another mask.
     """
     config = artifact.config
     audit = read_audit(artifact)
@@ -131,7 +131,7 @@ def _registered_license(base: BaseRef) -> str | None:
 
 
 def _left_dense(dense: list[dict[str, str]]) -> str:
-    """The weights left alone, grouped by reason."""
+    """The weights left dense, grouped by reason."""
     by_reason: dict[str, list[str]] = {}
     for weight in dense:
         by_reason.setdefault(_text(weight["reason"]), []).append(f"`{weight['name']}`")
@@ -143,7 +143,7 @@ def _left_dense(dense: list[dict[str, str]]) -> str:
 
 
 def _command(artifact: Artifact, settings: Mapping[str, Any]) -> str:
-    """The command, with the settings that the artifact says were not the defaults."""
+    """The search command, with the settings that the artifact records as not default."""
     if artifact.config.base.source == "module":
         return "# in Python: search_jackpot(SearchConfig(…), base=base_from_module(module, …))"
     words = ["accelerate launch -m timm_jackpot.search"]
@@ -177,7 +177,7 @@ def _whole(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    """Free text of an artifact, made harmless for HTML, and, between backticks, for Markdown: no address is a link."""
+    """Free text of an artifact, made safe for HTML and, between backticks, for Markdown: no URL becomes a link."""
     return re.sub(r"[^\w ./:()+-]", "", value)[:200] if isinstance(value, str) else ""
 
 

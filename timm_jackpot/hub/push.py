@@ -1,4 +1,4 @@
-"""Publish an artifact: an explicit list of files, from a fresh folder, in one commit."""
+"""Publish an artifact: listed files only, copied to a fresh folder, in one commit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from timm_jackpot.base.hub_files import explain_hub_error
 from timm_jackpot.errors import ArtifactError, ConfigError, HubError
 from timm_jackpot.hub.card import default_repo_name, render_card
 
-# Everything that may ever leave this machine, by name. Links and other files stay where they are.
+# Files that may be uploaded; symlinks and all other files are not.
 _OPTIONAL = ("record.jsonl", "recipe.yaml", "audit.json")
 _PICTURE = re.compile(r"[A-Za-z0-9_-]{1,60}\.png")
 _DENSE_BRANCH = "dense"
@@ -40,33 +40,33 @@ def push_to_hub(
     base_checkpoint: str | Path | None = None,
     token: str | bool | None = None,
 ) -> dict[str, Any]:
-    """Push an artifact folder to the Hub, with a freshly rendered card.
+    """Push an artifact folder to the Hub, with a new card.
 
     Args:
         artifact: the folder; it is read and verified first.
         repo_id: `user/name`; a name ending in "/" gets the default `{base}-jackpot-{sparsity}`.
-        private: create the repo as a private one.
-        revision: branch to push to; it is made where it does not exist.
+        private: create the repo as private.
+        revision: branch to push to; created if it does not exist.
         create_pr: open a pull request instead of committing to the branch.
-        merged: also write the dense timm checkpoint with zeros on the branch `dense`, for people without this
-            package (`timm.create_model("hf-hub:user/name@dense", pretrained=True)`).
-        encoding: store the masks so, whatever they are stored as in the folder.
-        base_checkpoint: as in `from_pretrained`; needed for `merged` and `encoding` where the base is a file.
+        merged: also push a dense timm checkpoint, with removed weights set to zero, to the branch `dense`, for users
+            without this package (`timm.create_model("hf-hub:user/name@dense", pretrained=True)`).
+        encoding: of the pushed masks. Default: as in the folder.
+        base_checkpoint: as in `from_pretrained`; needed for `merged` and `encoding` if the base is a file.
 
     Returns:
-        `{"repo_id", "revision", "commit", "changed", "url", "files"}`; `changed` is False where the Hub already
-        held the same content.
+        `{"repo_id", "revision", "commit", "changed", "url", "files"}`; `changed` is False if the Hub already
+        had the same content.
 
     Raises:
-        ArtifactError: if the folder is no sound artifact.
-        BaseMismatchError: if the base found is not the one of the masks (where it is needed).
-        HubError: if the Hub refuses or cannot be reached.
+        ArtifactError: if the folder is not a valid artifact.
+        BaseMismatchError: if the base is needed and is not the one the masks were searched on.
+        HubError: if the Hub refuses the request or cannot be reached.
     """
     found = read_artifact(artifact)
     if repo_id.endswith("/"):
         repo_id += default_repo_name(found)
     if repo_id.count("/") != 1:
-        raise ConfigError(f"--repo-id {repo_id!r} is no name of a Hub repo: expected user/name")
+        raise ConfigError(f"--repo-id {repo_id!r} is not the name of a Hub repo: expected user/name")
     _check_login(token)
     with tempfile.TemporaryDirectory() as temporary:
         if encoding not in (None, found.config.encoding):
@@ -83,16 +83,16 @@ def push_to_hub(
 def _check_login(token: str | bool | None) -> None:
     """
     Raises:
-        HubError: without a token, which the commonest first push is.
+        HubError: without a token.
     """
     from huggingface_hub import get_token
 
     if not (isinstance(token, str) or (token is not False and get_token())):
-        raise HubError("not logged in: run `hf auth login` once, with a token that may write, then push again")
+        raise HubError("not logged in: run `hf auth login` once, with a token that has write access, then push again")
 
 
 def _recoded(artifact: Artifact, encoding: Encoding, base_checkpoint: str | Path | None, folder: Path) -> Artifact:
-    """The same artifact with its masks stored otherwise, in `folder`, read back beside its base."""
+    """Copy the artifact to `folder` with its masks re-encoded; verify them against the base."""
     _, base = open_artifact(artifact.folder, base_checkpoint=base_checkpoint)
     _copy(artifact.folder, _publishable(artifact), folder)
     for name, content in recode(artifact, base, encoding).items():
@@ -139,7 +139,7 @@ def _collect(artifact: Artifact, folder: Path, repo_id: str, base_license: str |
 
 
 def _publishable(artifact: Artifact) -> list[str]:
-    """Names of the files that may leave this machine, of those that are there."""
+    """Names of the existing files that may be uploaded."""
     source = artifact.folder
     pictures = sorted(p for p in source.glob("plots/*.png") if _PICTURE.fullmatch(p.name))
     wanted = [source / name for name in (CONFIG, MASKS, *_OPTIONAL)] + pictures
@@ -164,7 +164,7 @@ def _commit(
     from huggingface_hub import CommitOperationAdd
 
     head = None if create_pr else api.model_info(repo_id, revision=revision).sha
-    # The client compares content before it commits: with nothing changed it makes no commit at all.
+    # The client compares contents first: if nothing changed, it makes no commit.
     info = api.create_commit(
         repo_id,
         [CommitOperationAdd(name, str(folder / name)) for name in names],
@@ -176,15 +176,16 @@ def _commit(
 
 
 def _commit_merged(api: Any, repo_id: str, model: Any, folder: Path, message: str) -> None:
-    """The plain timm checkpoint, alone on its branch."""
+    """Push the plain timm checkpoint as the only content of its branch."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     folder.mkdir()
     for name, content in timm_checkpoint(model).items():
         (folder / name).write_bytes(content)
     (folder / "README.md").write_text(
-        f"---\nlibrary_name: timm\ntags: [timm, sparsity]\n---\n\nThe jackpot on `main`, merged: a dense timm "
-        f'checkpoint with zeros in it.\n\n`timm.create_model("hf-hub:{repo_id}@{_DENSE_BRANCH}", pretrained=True)`\n',
+        f"---\nlibrary_name: timm\ntags: [timm, sparsity]\n---\n\nThe jackpot on `main`, merged into a "
+        f"dense timm checkpoint: its removed weights are zero.\n\n"
+        f'`timm.create_model("hf-hub:{repo_id}@{_DENSE_BRANCH}", pretrained=True)`\n',
         encoding="utf-8",
     )
     names = sorted(path.name for path in folder.iterdir())
@@ -197,12 +198,12 @@ def _commit_merged(api: Any, repo_id: str, model: Any, folder: Path, message: st
 
 
 def _base_license(artifact: Artifact, api: Any) -> str | None:
-    """What the base's own repo says of its license; None where it says nothing or cannot be asked."""
+    """The license stated in the base's own repo; None if there is none or the repo cannot be read."""
     if artifact.config.base.hub_id is None:
         return None
     try:
         card = api.model_info(artifact.config.base.hub_id).card_data
-    except Exception:  # a base that is gone must not keep its masks from being published
+    except Exception:  # a base that was deleted must not prevent publishing its masks
         return None
     name = card.get("license") if card is not None else None
     return name if isinstance(name, str) else None
