@@ -176,7 +176,7 @@ def test_predictions_are_the_accuracy_image_by_image(accelerator: Accelerator) -
             "random is broken: it keeps",
         ),
         ("controls.smallest_weights", lambda masks, weights: _one_more(masks), "smallest is broken: it keeps"),
-        ("controls.draw_weights", lambda weights, seed: weights, "was not initialised anew"),
+        ("controls.draw_weights", lambda weights, seed: weights, "was not reinitialized"),
     ],
 )
 def test_a_planted_broken_control_stops_the_audit(

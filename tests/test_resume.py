@@ -204,7 +204,7 @@ def test_a_state_of_another_search_is_refused_by_name(tmp_path: Path, monkeypatc
     stop_after(monkeypatch, 1)
     with pytest.raises(RunInterrupted):
         search(tmp_path / "j", steps=2)
-    with pytest.raises(ConfigError, match=f"the checkpoint lacks {lost}: it is another search's, or another version's"):
+    with pytest.raises(ConfigError, match=f"the checkpoint lacks {lost}: it comes from another search or"):
         search(tmp_path / "j", steps=2, resume="auto")
 
 

@@ -257,7 +257,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
 
 
 def test_scores_that_overflow_stop_the_run(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="scores are not numbers any more: lower --lr"):
+    with pytest.raises(TrainingError, match="the scores have become NaN: lower --lr"):
         # Beyond the flag's bound: what a long run comes to, in one step.
         search_jackpot(
             SearchConfig(steps=12, batch_size=64, output=str(tmp_path / "nan")).model_copy(update={"lr": 1e38})
@@ -272,7 +272,7 @@ def test_one_score_that_is_no_number_stops_the_run(
         optimizer.register_step_post_hook(lambda *_: scores[0].data.view(-1)[7].fill_(torch.nan))
 
     monkeypatch.setattr("timm_jackpot.methods.find.equalise_gradients", poison)
-    with pytest.raises(TrainingError, match="scores are not numbers any more: lower --lr"):
+    with pytest.raises(TrainingError, match="the scores have become NaN: lower --lr"):
         _search(tmp_path / "nan", steps=1, allocation=allocation)
     assert not list(tmp_path.rglob("masks.safetensors"))
 

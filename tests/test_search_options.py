@@ -324,7 +324,7 @@ def test_a_pattern_is_a_sparsity(allocation: str, sparsity: str) -> None:
 
 @pytest.mark.parametrize("sparsity", ["0.9", "0.49", "0"])
 def test_a_pattern_and_another_sparsity_exclude_each_other(sparsity: str) -> None:
-    with pytest.raises(ConfigError, match=r"--allocation 2:4 is a sparsity of 0\.5 everywhere: leave --sparsity out"):
+    with pytest.raises(ConfigError, match=r"--allocation 2:4 fixes the sparsity .* at 0\.5: leave --sparsity out"):
         parse(SearchConfig, argv=["--allocation", "2:4", "--sparsity", sparsity])
 
 
@@ -339,7 +339,7 @@ def test_an_unknown_allocation_is_one_sentence(allocation: str) -> None:
     with pytest.raises(ConfigError) as refused:
         parse(SearchConfig, argv=[f"--allocation={allocation}"])
     assert str(refused.value) == (
-        f"--allocation {allocation}: choose one of global, uniform, erk, or N:M with M = 2, 4, 8, 16 or 32, as 2:4"
+        f"--allocation {allocation}: choose one of global, uniform, erk, or N:M with M = 2, 4, 8, 16 or 32, such as 2:4"
     )
 
 

@@ -16,8 +16,8 @@ from timm_jackpot.errors import ConfigError, TrainingError
 from timm_jackpot.masks import MaskSet, chance_overlap, keep_largest, mask_overlap
 from timm_jackpot.methods.controls import (
     ShuffledLabels,
-    checked,
-    checked_weights,
+    check_control,
+    check_fresh_weights,
     draw_weights,
     permute_across,
     permute_within,
@@ -53,7 +53,7 @@ def test_drawn_controls_are_at_chance_seeded_and_keep_their_counts(name: str, ma
     assert mask_overlap(control, masks) == pytest.approx(chance_overlap(control, masks), abs=0.02)
     assert DRAWN[name](masks, seed=3) == control
     assert DRAWN[name](masks, seed=4) != control
-    assert checked(name, control, masks, by_layer=name != "across") is control
+    assert check_control(name, control, masks, by_layer=name != "across") is control
 
 
 def test_permuted_across_spreads_the_total_evenly(masks: MaskSet) -> None:
@@ -75,7 +75,7 @@ def test_controls_keep_exact_counts_whatever_the_mask(sizes: list[int], seed: in
 
 
 def test_smallest_weights_are_the_smallest(masks: MaskSet, weights: dict[str, torch.Tensor]) -> None:
-    control = checked("smallest", smallest_weights(masks, weights), masks)
+    control = check_control("smallest", smallest_weights(masks, weights), masks)
     assert control.kept_per_layer() == masks.kept_per_layer()
     for name, mask in control.items():
         assert weights[name][mask].abs().max() <= weights[name][~mask].abs().min()
@@ -83,7 +83,7 @@ def test_smallest_weights_are_the_smallest(masks: MaskSet, weights: dict[str, to
 
 def test_reinitialised_weights_are_fresh_and_of_the_same_scale(weights: dict[str, torch.Tensor]) -> None:
     scaled = {name: weight * 10.0**i for i, (name, weight) in enumerate(weights.items())}
-    fresh = checked_weights("reinitialised", draw_weights(scaled, seed=0), scaled)
+    fresh = check_fresh_weights("reinitialised", draw_weights(scaled, seed=0), scaled)
     for name, weight in scaled.items():
         assert fresh[name].shape == weight.shape
         assert not (fresh[name] == weight).any()
@@ -94,7 +94,7 @@ def test_reinitialised_weights_are_fresh_and_of_the_same_scale(weights: dict[str
 
 def test_a_shuffle_that_shuffles_nothing_is_caught(masks: MaskSet) -> None:
     with pytest.raises(TrainingError, match=r"permuted_within is broken: it agrees .* in 100\.00 %"):
-        checked("permuted_within", masks, masks)
+        check_control("permuted_within", masks, masks)
 
 
 def test_a_shuffle_that_shuffles_hardly_anything_is_caught(masks: MaskSet) -> None:
@@ -106,26 +106,26 @@ def test_a_shuffle_that_shuffles_hardly_anything_is_caught(masks: MaskSet) -> No
     hardly = MaskSet(swapped)
     assert hardly != masks
     with pytest.raises(TrainingError, match="is broken: it agrees"):
-        checked("permuted_within", hardly, masks)
+        check_control("permuted_within", hardly, masks)
 
 
 def test_a_count_that_is_off_by_one_is_caught(masks: MaskSet) -> None:
     control = {name: mask.clone() for name, mask in permute_within(masks, seed=0).items()}
     control["b"].view(-1)[(~control["b"].view(-1)).nonzero()[0]] = True
     for by_layer in (True, False):
-        with pytest.raises(TrainingError, match=f"it keeps {masks.kept + 1} weights, the jackpot {masks.kept}"):
-            checked("permuted_within", MaskSet(control), masks, by_layer=by_layer)
+        with pytest.raises(TrainingError, match=f"it keeps {masks.kept + 1} weights and the jackpot {masks.kept}"):
+            check_control("permuted_within", MaskSet(control), masks, by_layer=by_layer)
 
 
 def test_counts_that_wander_between_layers_are_caught(masks: MaskSet) -> None:
-    with pytest.raises(TrainingError, match="other counts of its layers"):
-        checked("random", permute_across(masks, seed=0), masks)
+    with pytest.raises(TrainingError, match="their layer counts differ"):
+        check_control("random", permute_across(masks, seed=0), masks)
 
 
 def test_weights_that_stay_are_caught(weights: dict[str, torch.Tensor]) -> None:
     fresh = {**draw_weights(weights, seed=0), "b": weights["b"]}
-    with pytest.raises(TrainingError, match="b was not initialised anew"):
-        checked_weights("reinitialised", fresh, weights)
+    with pytest.raises(TrainingError, match="b was not reinitialized"):
+        check_fresh_weights("reinitialised", fresh, weights)
 
 
 def _memory(images: torch.Tensor, labels: torch.Tensor) -> MemoryImages:

@@ -87,8 +87,8 @@ def agreement(some: list[RowResult], others: list[RowResult]) -> float:
 def _evaluate(row: AuditRow, task: Task) -> dict[str, Any]:
     outcome, jackpot = row.make(), task.masks_to_control()
     if row.recalibrated:
-        kept = {name: moved for name, moved in outcome.moved.items() if moved.role != "norm_statistics"}
-        network = build_network(task, replace(outcome, moved=kept))
+        kept = {name: changed for name, changed in outcome.changed.items() if changed.role != "norm_statistics"}
+        network = build_network(task, replace(outcome, changed=kept))
         recalibrate(network, task.data, task.batch_size, task.accelerator, images=CALIBRATION_IMAGES)
     else:
         network = build_network(task, outcome)

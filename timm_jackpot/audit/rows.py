@@ -11,14 +11,14 @@ from timm_jackpot.audit.evaluate import AuditRow
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods import (
     Budget,
-    Moved,
+    ChangedTensor,
     OneShotSettings,
     Outcome,
     Role,
     SearchSettings,
     StatisticsSettings,
     Task,
-    checked,
+    check_control,
     method,
     without_training,
 )
@@ -49,7 +49,7 @@ def audit_rows(
         same_counts = replace(at(seed), kept=masks.kept_per_layer())
         outcome = method("random").run(task, same_counts, OneShotSettings(recalibrated=False))
         assert outcome.masks is not None
-        checked("random", outcome.masks, masks)
+        check_control("random", outcome.masks, masks)
         return outcome
 
     def dense() -> Outcome:
@@ -85,5 +85,5 @@ def audit_rows(
 
 def _as_published(artifact: Artifact, masks: MaskSet) -> Outcome:
     roles: dict[str, Role] = {extra.name: extra.role for extra in artifact.config.extras}
-    moved = {name: Moved(roles[name], tensor) for name, tensor in artifact.extras.items()}
-    return Outcome(masks, moved, 0, 0.0)
+    changed = {name: ChangedTensor(roles[name], tensor) for name, tensor in artifact.extras.items()}
+    return Outcome(masks, changed, 0, 0.0)

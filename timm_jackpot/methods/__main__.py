@@ -1,4 +1,4 @@
-"""`timm-jackpot methods`: every method, with its family, its paper and what it can be set to."""
+"""`timm-jackpot methods`: list every method with its family, paper and settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from timm_jackpot.schema import Command, Settings
 
 
 class MethodsConfig(Settings):
-    """List all methods: what search, compare, sweep, transfer and audit can be told to run."""
+    """List the methods that search, compare, sweep, transfer and audit can run."""
 
     command: ClassVar[Command | None] = Command(
         "methods", ("", "| grep one-shot -A 8", "--json | jq '.methods[] | select(.name == \"snip\")'")

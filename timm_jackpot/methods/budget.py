@@ -1,4 +1,4 @@
-"""How much a method may keep and spend."""
+"""How many weights a method may keep, and how long it may train."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from timm_jackpot.schema import Settings
 
 
 class BudgetFlags(Settings):
-    """Which fraction of the weights to remove, and how it is shared out among layers."""
+    """The fraction of weights to remove, and its allocation to layers."""
 
     group: ClassVar[str] = "Search"
 
     sparsity: str | float = "0.9"
-    """Fraction of the maskable weights to remove, in [0, 1), read as an exact decimal."""
+    """Fraction of the maskable weights to remove, an exact decimal in [0, 1)."""
     allocation: str = "erk"
-    """How the budget is shared out among layers: erk (by shape), global (one threshold for all), uniform; or N:M, as
-    2:4, which keeps N of every M weights along the input channels and takes the place of --sparsity."""
+    """How the budget is allocated to layers: erk (by shape), global (one threshold for all) or uniform; or N:M, such as
+    2:4, which keeps N of every M weights along the input channels and replaces --sparsity."""
     min_density: float = Field(default=0.0, ge=0, le=1)
-    """Fraction of its weights that every layer keeps at least."""
+    """Smallest fraction of its weights that a layer keeps."""
     layer_sparsity: tuple[str, ...] = ()
-    """Sparsity of single layers as pattern=value, e.g. 'layer1.*=0.5'; the others share the rest of the budget."""
+    """Sparsity of individual layers as pattern=value, e.g. 'layer1.*=0.5'; the others share the rest of the budget."""
 
     @model_validator(mode="before")
     @classmethod
     def _implied_sparsity(cls, values: Any) -> Any:
-        """The sparsity that an N:M pattern is."""
+        """Fill in the sparsity that an N:M pattern implies."""
         pattern = n_of_m(values.get("allocation")) if isinstance(values, dict) else None
         if pattern is None:
             return values
         n, m = pattern
         implied = str(Decimal(m - n) / m)
         given = str(values.get("sparsity", implied))
-        odd = next((key for key in ("layer_sparsity", "min_density") if values.get(key)), None)
-        if odd is None and not (re.fullmatch(r"[0-9.]+", given) and parse_sparsity(given) == Decimal(implied)):
-            odd = "sparsity"
-        if odd:
-            flag = odd.replace("_", "-")
-            raise ValueError(f"--allocation {n}:{m} is a sparsity of {implied} everywhere: leave --{flag} out")
+        conflict = next((key for key in ("layer_sparsity", "min_density") if values.get(key)), None)
+        if conflict is None and not (re.fullmatch(r"[0-9.]+", given) and parse_sparsity(given) == Decimal(implied)):
+            conflict = "sparsity"
+        if conflict:
+            flag = conflict.replace("_", "-")
+            raise ValueError(f"--allocation {n}:{m} fixes the sparsity of every layer at {implied}: leave --{flag} out")
         return {**values, "sparsity": implied}
 
     @field_validator("allocation")
@@ -53,19 +53,19 @@ class BudgetFlags(Settings):
     def _known_allocation(cls, value: str) -> str:
         if value in ALLOCATIONS or n_of_m(value):
             return value
-        raise ValueError(f"choose one of {', '.join(ALLOCATIONS)}, or N:M with M = 2, 4, 8, 16 or 32, as 2:4")
+        raise ValueError(f"choose one of {', '.join(ALLOCATIONS)}, or N:M with M = 2, 4, 8, 16 or 32, such as 2:4")
 
     @field_validator("sparsity", mode="before")
     @classmethod
     def _exact_decimal(cls, value: Any) -> Any:
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):
             return f"{parse_sparsity(value):f}"
-        return value  # pydantic says what is wrong with it
+        return value  # pydantic reports what is wrong
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Sparsity and its allocation, optimizer steps, and the seed of everything that is random."""
+    """Sparsity, its allocation, optimizer steps, and the random seed."""
 
     sparsity: str
     allocation: str
@@ -73,7 +73,7 @@ class Budget:
     seed: int
     min_density: float = 0.0
     layer_sparsity: tuple[str, ...] = ()
-    kept: Mapping[str, int] | None = None  # exact counts, in the place of all that: a control has its jackpot's
+    kept: Mapping[str, int] | None = None  # exact counts that override all this: a control has those of its jackpot
 
     @classmethod
     def of(cls, flags: BudgetFlags, *, steps: int, seed: int) -> Budget:
@@ -81,21 +81,21 @@ class Budget:
 
     @property
     def n_of_m(self) -> tuple[int, int] | None:
-        """(2, 4) of the allocation 2:4; None of the others."""
+        """(2, 4) for the allocation 2:4; None for the others."""
         return n_of_m(self.allocation)
 
     def counts(self, scores: Mapping[str, Tensor]) -> dict[str, int]:
-        """Weights that each layer keeps, given a criterion's scores.
+        """How many weights each layer keeps, given a criterion's scores.
 
         Raises:
-            ConfigError: for floors, overrides or patterns that cannot be kept.
+            ConfigError: for minimums, overrides or patterns that the layers cannot satisfy.
         """
         if self.kept is not None:
             return dict(self.kept)
         if self.n_of_m is not None:
             n, m = self.n_of_m
             return {name: values.numel() // m * n for name, values in scores.items()}
-        # One weight at least: a global threshold can empty a layer, and with it a network without shortcuts.
+        # At least one weight per layer: a global threshold can empty a layer, which cuts a network without shortcuts.
         return allocate(
             self.allocation,
             scores,
@@ -107,7 +107,7 @@ class Budget:
 
 
 def n_of_m(text: object) -> tuple[int, int] | None:
-    """(2, 4) of "2:4"; None of what is no pattern."""
+    """(2, 4) for "2:4"; None if `text` is not a pattern."""
     match = re.fullmatch(r"(\d+):(2|4|8|16|32)", text) if isinstance(text, str) else None
     pattern = (int(match[1]), int(match[2])) if match else None
     return pattern if pattern and 0 < pattern[0] < pattern[1] else None

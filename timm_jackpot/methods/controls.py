@@ -1,7 +1,7 @@
-"""Controls of a jackpot: each takes away one thing that could be what makes it good.
+"""Controls for a jackpot: each removes one thing that could explain its accuracy.
 
-Frankle et al. 2021 (arXiv:2009.08576, "Why are we missing the mark?") shuffle, invert and re-initialise; Su et al. 2020
-(arXiv:2009.11094) redraw within layers. Whatever is random comes from the seed, on the CPU.
+Frankle et al. 2021 (arXiv:2009.08576, "Why are we missing the mark?") shuffle, invert and reinitialize; Su et al. 2020
+(arXiv:2009.11094) redraw masks within layers. Everything random is drawn from the seed on the CPU.
 """
 
 from __future__ import annotations
@@ -30,49 +30,49 @@ _MISSING_THE_MARK = "arXiv:2009.08576"
 
 @register_method("permuted_within", family="control", paper=_SANITY, finds_jackpots=False)
 def permuted_within(task: Task, budget: Budget, settings: StatisticsSettings) -> Outcome:
-    """The jackpot's mask with each layer's elements in random order: counts stay, places go."""
+    """The jackpot's mask, shuffled within each layer: layer counts stay, positions change."""
     masks = task.masks_to_control()
-    control = checked("permuted_within", permute_within(masks, seed=budget.seed), masks)
+    control = check_control("permuted_within", permute_within(masks, seed=budget.seed), masks)
     return without_training(task, control, recalibrated=settings.recalibrated)
 
 
 @register_method("permuted_across", family="control", paper=_MISSING_THE_MARK, finds_jackpots=False)
 def permuted_across(task: Task, budget: Budget, settings: StatisticsSettings) -> Outcome:
-    """The jackpot's mask with the elements of all layers in random order: the total stays, counts and places go."""
+    """The jackpot's mask, shuffled across all layers: the total stays, layer counts and positions change."""
     masks = task.masks_to_control()
-    control = checked("permuted_across", permute_across(masks, seed=budget.seed), masks, by_layer=False)
+    control = check_control("permuted_across", permute_across(masks, seed=budget.seed), masks, by_layer=False)
     return without_training(task, control, recalibrated=settings.recalibrated)
 
 
 @register_method("smallest", family="control", paper=_MISSING_THE_MARK, finds_jackpots=False)
 def smallest(task: Task, budget: Budget, settings: StatisticsSettings) -> Outcome:
-    """The weights that magnitude would remove first, at the jackpot's layer counts."""
+    """The smallest weights in magnitude, at the jackpot's layer counts."""
     masks = task.masks_to_control()
-    control = checked("smallest", smallest_weights(masks, task.maskable.weights), masks)
+    control = check_control("smallest", smallest_weights(masks, task.maskable.weights), masks)
     return without_training(task, control, recalibrated=settings.recalibrated)
 
 
 @register_method("reinitialised", family="control", paper=_MISSING_THE_MARK, finds_jackpots=False)
 def reinitialised(task: Task, budget: Budget, settings: StatisticsSettings) -> Outcome:
-    """The jackpot's mask over freshly drawn weights."""
+    """The jackpot's mask on newly drawn weights."""
     masks = task.masks_to_control()
     weights = {name: task.maskable.weights[name].detach() for name in masks}
-    fresh = checked_weights("reinitialised", draw_weights(weights, seed=budget.seed), weights)
+    fresh = check_fresh_weights("reinitialised", draw_weights(weights, seed=budget.seed), weights)
     return without_training(task, masks, weights=fresh, recalibrated=settings.recalibrated)
 
 
 @register_method("shuffled_labels", family="control", paper=_SANITY)
 def shuffled_labels(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
-    """The search on labels that say nothing of their images, and without the base's answers, which do."""
+    """The search with shuffled labels, and without distillation from the base, which would reveal the true ones."""
     shuffled = replace(task.data, train=ShuffledLabels(task.data.train))
     return search(replace(task, data=shuffled, pretrained=False), budget, settings)
 
 
 def permute_within(masks: MaskSet, *, seed: int) -> MaskSet:
-    """Each layer's mask, its elements in random order: counts stay, places go.
+    """Shuffle the elements of each layer's mask: layer counts stay, positions change.
 
-    In distribution the same as the method `random`, made from the jackpot's mask instead of drawn anew: where the two
-    differ by more than noise, one of them is broken.
+    This has the same distribution as the method `random`, but is made from the jackpot's mask: if the two differ by
+    more than noise, one of them is broken.
     """
     generator = torch.Generator().manual_seed(seed)
     return MaskSet(
@@ -84,10 +84,10 @@ def permute_within(masks: MaskSet, *, seed: int) -> MaskSet:
 
 
 def permute_across(masks: MaskSet, *, seed: int) -> MaskSet:
-    """All layers' masks as one, its elements in random order: the total stays, places and layer counts go.
+    """Shuffle the elements of all layers' masks together: the total stays, positions and layer counts change.
 
-    The allocation is lost with the places: every layer comes out near the density of the whole. One weight of each
-    layer is kept where the total allows it, as in every search: a network that was cut through would be no control.
+    The allocation is lost too: every layer ends up near the overall density. Each layer keeps at least one weight if
+    the total allows it, as in every search: a disconnected network would be no control.
     """
     generator = torch.Generator().manual_seed(seed)
     sizes = [mask.numel() for mask in masks.values()]
@@ -107,17 +107,17 @@ def permute_across(masks: MaskSet, *, seed: int) -> MaskSet:
 
 
 def smallest_weights(masks: MaskSet, weights: Mapping[str, Tensor]) -> MaskSet:
-    """The weights that magnitude would remove first, with each layer's count."""
+    """Keep the smallest weights in magnitude, with the same count in each layer."""
     return MaskSet(
         {name: keep_largest(-weights[name].detach().abs(), kept) for name, kept in masks.kept_per_layer().items()}
     )
 
 
 def draw_weights(weights: Mapping[str, Tensor], *, seed: int) -> dict[str, Tensor]:
-    """Fresh normal weights, each layer with the root mean square that it has now.
+    """Draw new normal weights with the same root mean square in each layer.
 
-    The scale is the trained one, the values are not: a network's own initialisation would lose by its scale alone
-    where no norm takes it out.
+    Only the values change, not the trained scale: the usual initialization would fail by its scale alone in layers
+    without a norm.
     """
     generator = torch.Generator().manual_seed(seed)
     return {
@@ -126,14 +126,13 @@ def draw_weights(weights: Mapping[str, Tensor], *, seed: int) -> dict[str, Tenso
     }
 
 
-def checked(name: str, control: MaskSet, masks: MaskSet, *, by_layer: bool = True) -> MaskSet:
-    """The control itself, after making sure that it is one: the right counts, and other places.
+def check_control(name: str, control: MaskSet, masks: MaskSet, *, by_layer: bool = True) -> MaskSet:
+    """Return `control` after checking that it has the right counts and differs from the jackpot's mask.
 
-    Other places: it overlaps with the jackpot's mask by less than half-way from chance to identity. A shuffle that
-    shuffles nothing, or hardly anything, is refused.
+    The overlap of the two must be closer to chance than to 1: this catches a shuffle that hardly shuffles.
 
     Args:
-        by_layer: whether it must keep each layer's count, or the total alone.
+        by_layer: whether it must keep each layer's count, or only the total.
 
     Raises:
         TrainingError: if it is broken.
@@ -141,19 +140,19 @@ def checked(name: str, control: MaskSet, masks: MaskSet, *, by_layer: bool = Tru
     same = control.kept_per_layer() == masks.kept_per_layer() if by_layer else control.kept == masks.kept
     if not same:
         raise TrainingError(
-            f"the control {name} is broken: it keeps {control.kept} weights, the jackpot {masks.kept}, or other counts "
-            "of its layers: this is a fault of timm_jackpot, please report it"
+            f"the control {name} is broken: it keeps {control.kept} weights and the jackpot {masks.kept}, or their "
+            "layer counts differ: this is a bug in timm_jackpot, please report it"
         )
     overlap, chance = mask_overlap(control, masks), chance_overlap(control, masks)
     if overlap >= (1 + chance) / 2:
         raise TrainingError(
             f"the control {name} is broken: it agrees with the jackpot's mask in {100 * overlap:.2f} % of the weights, "
-            f"where chance gives {100 * chance:.2f} %: this is a fault of timm_jackpot, please report it"
+            f"where chance gives {100 * chance:.2f} %: this is a bug in timm_jackpot, please report it"
         )
     return control
 
 
-def checked_weights(name: str, fresh: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def check_fresh_weights(name: str, fresh: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The fresh weights themselves, after making sure that every layer's are fresh.
 
     Raises:
@@ -163,7 +162,7 @@ def checked_weights(name: str, fresh: Mapping[str, Tensor], weights: Mapping[str
         old = (fresh[layer] == weight) & (weight != 0)
         if int(old.count_nonzero()) * 2 > weight.numel():
             raise TrainingError(
-                f"the control {name} is broken: {layer} was not initialised anew: this is a fault of timm_jackpot, "
+                f"the control {name} is broken: {layer} was not reinitialized: this is a bug in timm_jackpot, "
                 "please report it"
             )
     return dict(fresh)
@@ -173,8 +172,8 @@ def checked_weights(name: str, fresh: Mapping[str, Tensor], weights: Mapping[str
 class ShuffledLabels:
     """A split whose training batches give every image the label of another one.
 
-    Batches are in random order, so that the neighbour in the batch, whose label it is, is any other image of the split;
-    it is another one in every epoch. Images, and how often each label comes, are what they were.
+    Each image gets the label of its neighbor in the batch. Batches are in random order, so the neighbor can be any
+    other image of the split, and changes every epoch. Images and label frequencies stay the same.
     """
 
     source: ImageSource
@@ -185,7 +184,7 @@ class ShuffledLabels:
     def train_batches(self, *, seed: int, epoch: int, batch_size: int, shard: Shard, first: int = 0) -> Iterator[Batch]:
         if batch_size < 2:
             raise ConfigError("labels cannot be shuffled in batches of one image: give a larger --batch-size")
-        for images, labels in _in_random_order(self.source).train_batches(
+        for images, labels in _without_stratification(self.source).train_batches(
             seed=seed, epoch=epoch, batch_size=batch_size, shard=shard, first=first
         ):
             yield Batch(images, labels.roll(1))
@@ -194,6 +193,6 @@ class ShuffledLabels:
         return self.source.eval_batches(batch_size=batch_size, shard=shard)
 
 
-def _in_random_order(source: ImageSource) -> ImageSource:
-    """In a stratified batch the neighbour is of one's own class less often than chance has it, which can be learned."""
+def _without_stratification(source: ImageSource) -> ImageSource:
+    """In a stratified batch, neighbors share a class less often than by chance, and the search could learn that."""
     return replace(source, stratified=False) if isinstance(source, MemoryImages) else source

@@ -1,4 +1,4 @@
-"""Which weights of a base a run masks, and what it says about the others."""
+"""Choose the weights of a base to mask, and report the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from timm_jackpot.errors import BaseError, ConfigError
 from timm_jackpot.methods.budget import n_of_m
 from timm_jackpot.schema import Settings
 
-_LEAST_SHARE = 0.01  # of the parameters; a mask over fewer says nothing about the network
+_LEAST_SHARE = 0.01  # of the parameters; masks over fewer say nothing about the network
 
 
 class CoverFlags(Settings):
@@ -36,11 +36,11 @@ class CoverFlags(Settings):
 def find_maskable(
     flags: CoverFlags, base: Base, input_size: Sequence[int], *, allocation: str, strict: bool = False
 ) -> Maskable:
-    """The weights that masks cover.
+    """Find the weights to mask.
 
     Args:
         input_size: channels, height and width of the base's images.
-        allocation: where it is an N:M pattern, layers that it does not fit are left dense.
+        allocation: with an N:M pattern, layers that it does not fit are left dense.
         strict: fail on such layers instead.
 
     Raises:

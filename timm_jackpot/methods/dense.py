@@ -10,10 +10,10 @@ class DenseSettings(StatisticsSettings):
     """Settings of the dense base."""
 
     recalibrated: bool = False
-    """Re-estimate the running statistics of batch norm, on 10,000 training images."""
+    """Re-estimate the running statistics of batch norm on 10,000 training images."""
 
 
 @register_method("dense", family="reference", finds_jackpots=False)
 def dense(task: Task, budget: Budget, settings: DenseSettings) -> Outcome:
-    """The base as it came, every weight kept."""
+    """The unchanged base, with every weight kept."""
     return without_training(task, None, recalibrated=settings.recalibrated)

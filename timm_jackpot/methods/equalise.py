@@ -1,4 +1,4 @@
-"""One pace for all layers."""
+"""Give the score gradients of all layers the same scale."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from torch import nn
 
 
 def equalise_gradients(optimizer: torch.optim.Optimizer, scores: Sequence[nn.Parameter]) -> None:
-    """Before each step of `optimizer`, scale the gradient of every layer's scores to their common mean rms.
+    """Before each step of `optimizer`, scale the gradients of each layer's scores to the mean rms over layers.
 
-    ∂L/∂s = ∂L/∂w_eff ⊙ w differs by orders of magnitude between layers, while a mask only sees the order of
-    scores within its own: without this, the layers with large gradients churn and those with small ones hardly
-    move. g_l ← g_l · mean_k rms(g_k) / rms(g_l); a layer without gradient is left alone. Nothing is remembered
-    from step to step.
+    ∂L/∂s = ∂L/∂w_eff ⊙ w differs by orders of magnitude between layers, but a mask depends only on the order of the
+    scores within its layer. Without scaling, masks with large gradients churn and those with small ones hardly change.
+    g_l ← g_l · mean_k rms(g_k) / rms(g_l); layers without gradients are skipped. No state is kept between steps.
     """
 
     @torch.no_grad()

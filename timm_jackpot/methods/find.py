@@ -1,4 +1,4 @@
-"""The search itself (Eq. 8 of Lottery Jackpots): train scores, keep weights."""
+"""The search itself (Eq. 8 of Lottery Jackpots): train the scores, leave the weights unchanged."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def find_masks(
     trained: list[nn.Parameter],
     teacher: nn.Module | None,
 ) -> MaskSet:
-    """Search masks in `model`, a working copy of the task's base on the accelerator's device.
+    """Search for masks in `model`, a working copy of the task's base on the accelerator's device.
 
     Args:
-        trained: parameters that move besides the scores (a head, the affine part of norms).
-        teacher: the dense base, to distil from.
+        trained: parameters to train along with the scores (a head, the affine parameters of norms).
+        teacher: the dense base to distill from.
 
     Returns:
-        The final masks, exactly `start.kept` of each layer, the same on every rank. The model is plain again,
-        its maskable weights untouched, its norm statistics and `trained` where the search left them.
+        The final masks, which keep exactly `start.kept` weights of each layer and are the same on every rank. The model
+        is plain again, its maskable weights unchanged; norm statistics and `trained` are as the search left them.
     """
     accelerator, record = task.accelerator, task.record
     resumed = task.state.resumed if task.state is not None else None
@@ -98,7 +98,7 @@ def find_masks(
     _check_scores(adapter, task, settings)
     masks = training.final_masks()
     detach(model)
-    # For what is measured below: the final masks themselves, which a threshold is not where scores are equal.
+    # Attach the exact final masks for the measurements below: a threshold keeps more where scores are tied.
     attach(model, {name: mask.float() for name, mask in masks.items()}, start.kept)
     if settings.recalibrate_batches and not settings.freeze_norm_statistics:
         images = settings.recalibrate_batches * task.batch_size * accelerator.num_processes
@@ -114,7 +114,7 @@ def find_masks(
 def _check_scores(adapter: ScoreAdapter, task: Task, settings: SearchSettings) -> None:
     sums = adapter.score_sums()
     if any(map(isnan, sums)):
-        raise TrainingError(f"scores are not numbers any more: lower --lr (now {settings.lr:g})")
+        raise TrainingError(f"the scores have become NaN: lower --lr (now {settings.lr:g})")
     if task.accelerator.num_processes > 1:
         same_everywhere(str(sums), task.accelerator, "the sum of scores")
 

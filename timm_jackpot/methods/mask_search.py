@@ -1,4 +1,4 @@
-"""Mask searches: scores are trained, weights stay. Ours, the paper's, and the same in random weights."""
+"""Mask searches: scores are trained, weights are not. Ours, the paper's, and ours in random weights."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from timm_jackpot.methods.find import find_masks
 from timm_jackpot.methods.registry import register_method
 from timm_jackpot.methods.search_settings import PAPER, ScoreSettings, SearchSettings
 from timm_jackpot.methods.start import start_from, starved_notice
-from timm_jackpot.methods.task import Moved, Outcome, Role, Stopwatch, Task
+from timm_jackpot.methods.task import ChangedTensor, Outcome, Role, Stopwatch, Task
 from timm_jackpot.runtime.processes import say
 
 
 @register_method("search", family="mask search", paper="after arXiv:2104.08700")
 def search(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
-    """Train a score for each maskable weight; the mask keeps the largest. The best search we know."""
+    """Train a score for each maskable weight and keep the largest: the best search we know."""
     watch = Stopwatch()
     start = start_from(settings.criterion, task, budget, batches=settings.criterion_batches)
     if budget.allocation == "global":
         say(starved_notice(start), task.accelerator)
-    roles = trained_beside(task.base, task.maskable, settings)
+    roles = trained_parameters(task.base, task.maskable, settings)
     model = working_copy(task.base.model, own=roles.keys())
     trained = [parameter for name, parameter in model.named_parameters() if name in roles]
     for parameter in trained:
@@ -48,42 +48,42 @@ def search(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
         teacher=working_copy(task.base.model).requires_grad_(False).eval() if distill else None,
     )
     statistics = [] if settings.freeze_norm_statistics else norm_statistics(model)
-    changed: dict[str, Role] = dict.fromkeys(statistics, "norm_statistics")
-    changed |= roles
-    moved = {name: Moved(changed[name], tensor) for name, tensor in copy_tensors(model, changed).items()}
-    return Outcome(masks, moved, budget.steps, watch.seconds, start.masks)
+    changes: dict[str, Role] = dict.fromkeys(statistics, "norm_statistics")
+    changes |= roles
+    changed = {name: ChangedTensor(changes[name], tensor) for name, tensor in copy_tensors(model, changes).items()}
+    return Outcome(masks, changed, budget.steps, watch.seconds, start.masks)
 
 
 @register_method("paper", family="mask search", paper="arXiv:2104.08700", defaults=PAPER)
 def paper(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
-    """Lottery Jackpots' own search: two-level start, one global threshold, cross-entropy alone."""
+    """The search of the Lottery Jackpots paper: two-level start, one global threshold, cross-entropy only."""
     return search(task, budget, settings)
 
 
 @register_method("random_weights", family="mask search", paper="arXiv:1911.13299", finds_jackpots=False)
 def random_weights(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
-    """The search in random weights of the base's architecture: what pre-training is worth."""
+    """The search in random weights of the base's architecture: shows what pre-training is worth."""
     fresh = random_weights_of(task.base.ref)
     model = working_copy(task.base.model, own=fresh.keys())
     model.load_state_dict(fresh, strict=False)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     weights = {name: parameters[name] for name in task.maskable.weights}
-    drawn = replace(
+    random_task = replace(
         task,
         base=replace(task.base, model=model),
         maskable=replace(task.maskable, weights=weights),
         pretrained=False,
     )
-    outcome = search(drawn, budget, settings)
-    drawn_weights = {name: Moved("weights", tensor.detach().cpu()) for name, tensor in fresh.items()}
-    return replace(outcome, moved={**drawn_weights, **outcome.moved})
+    outcome = search(random_task, budget, settings)
+    random_tensors = {name: ChangedTensor("weights", tensor.detach().cpu()) for name, tensor in fresh.items()}
+    return replace(outcome, changed={**random_tensors, **outcome.changed})
 
 
-def trained_beside(base: Base, maskable: Maskable, settings: ScoreSettings) -> dict[str, Role]:
-    """The parameters that move beside the scores, and their roles.
+def trained_parameters(base: Base, maskable: Maskable, settings: ScoreSettings) -> dict[str, Role]:
+    """The parameters that are trained along with the scores, and their roles.
 
     Raises:
-        BaseError: if there is nothing to train where that was asked for.
+        BaseError: if the settings ask to train parameters that the base does not have.
     """
     name, classifier = base.ref.name, classifier_parameters(base.model)
     trained: dict[str, Role] = {}
@@ -94,6 +94,6 @@ def trained_beside(base: Base, maskable: Maskable, settings: ScoreSettings) -> d
     if settings.train_norm:
         affine = [layer for layer in norm_affine(base.model) if layer not in trained]
         if not affine:
-            raise BaseError(f"{name} has no scales and shifts of norms to train: leave --train-norm out")
+            raise BaseError(f"{name} has no norm scales and shifts to train: leave --train-norm out")
         trained |= dict.fromkeys(affine, "norm_affine")
     return trained

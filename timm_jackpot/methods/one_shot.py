@@ -1,4 +1,4 @@
-"""One-shot pruning: a criterion chooses, norm statistics are re-estimated, nothing is trained."""
+"""One-shot pruning: a criterion picks the weights, norm statistics are re-estimated, nothing is trained."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from timm_jackpot.schema import Settings
 
 
 class StatisticsSettings(Settings):
-    """Settings of what is not trained."""
+    """Settings of methods that do not train."""
 
     group: ClassVar[str] = "Search"
 
     recalibrated: bool = True
-    """Re-estimate the running statistics of batch norm under the mask, on 10,000 training images."""
+    """Re-estimate the running statistics of batch norm under the mask on 10,000 training images."""
 
 
 class OneShotSettings(StatisticsSettings):
@@ -37,7 +37,7 @@ def _register_one_shot(name: str) -> None:
         masks = start_from(name, task, budget, batches=settings.criterion_batches).masks
         return without_training(task, masks, recalibrated=settings.recalibrated, start=masks)
 
-    one_shot.__doc__ = f"""Keep the weights that {name} scores highest; nothing is trained."""
+    one_shot.__doc__ = f"""Keep the weights with the highest {name} scores; nothing is trained."""
     register_method(name, family="one-shot", paper=criterion(name).paper)(one_shot)
 
 

@@ -1,4 +1,4 @@
-"""Methods by name. A new one is one decorated function: search, compare, sweep, transfer and audit know it then."""
+"""Methods by name. To add one, decorate a function: search, compare, sweep, transfer and audit can then run it."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ _registered: dict[str, Method] = {}
 
 @dataclass(frozen=True)
 class Method:
-    """Anything that, given a task and a budget, returns a network."""
+    """A function that turns a task and a budget into a network."""
 
     name: str
     family: Family
     paper: str
     function: Callable[[Task, Budget, Any], Outcome]
     settings: type[Settings]
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # of a run, where they differ from a run's usual ones
-    finds_jackpots: bool = True  # a mask over the base's own weights, which an artifact can hold
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # run settings that differ from the usual defaults
+    finds_jackpots: bool = True  # it masks the base's own weights, so an artifact can hold the result
 
     @property
     def summary(self) -> str:
-        """The first sentence of its docstring."""
+        """The first paragraph of the function's docstring."""
         return (self.function.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
 
     def run(self, task: Task, budget: Budget, settings: Settings | None = None) -> Outcome:
-        """Apply the method; the same seed gives the same outcome, whatever ran before.
+        """Run the method; the same seed gives the same outcome, whatever ran before.
 
         Args:
-            settings: the method's own, or a run's settings that include them. Default: its defaults.
+            settings: the method's own settings, or run settings that include them. Default: its defaults.
 
         Raises:
             JackpotError: whatever the method raises.
@@ -62,16 +62,17 @@ def register_method(
     defaults: Mapping[str, Any] | None = None,
     finds_jackpots: bool = True,
 ) -> Callable[[F], F]:
-    """Register `function(task, budget, settings) -> Outcome`; the annotation of `settings` says what it can be set to.
+    """Register `function(task, budget, settings) -> Outcome`; the type of `settings` defines its flags.
 
     Args:
-        paper: where it comes from, as arXiv:1911.11134.
-        defaults: settings of a run that this method wants otherwise, as allocation.
-        finds_jackpots: whether it masks weights and leaves them as they are, so that an artifact can hold the outcome.
+        paper: its reference, such as arXiv:1911.11134.
+        defaults: run settings that this method changes, such as allocation.
+        finds_jackpots: whether it masks the base's weights without changing them, so that an artifact can hold the
+            outcome.
     """
     assert family in get_args(Family), family
-    assert re.fullmatch(r"[a-z][a-z0-9_]{0,59}", name), name  # as an audit's report can hold it
-    assert name not in _registered, f"there is a method {name} already"
+    assert re.fullmatch(r"[a-z][a-z0-9_]{0,59}", name), name  # names that an audit report can hold
+    assert name not in _registered, f"method {name} is already registered"
 
     def add(function: F) -> F:
         settings = get_type_hints(function)["settings"]
@@ -82,21 +83,21 @@ def register_method(
 
 
 def unregister_method(name: str) -> None:
-    """Take a method out again, as a test does."""
+    """Remove a method again (for tests)."""
     del _registered[name]
 
 
 def method(name: str) -> Method:
-    """Raises: ConfigError: if none has that name."""
+    """Raises: ConfigError: if there is no method of that name."""
     if name not in _registered:
         near = difflib.get_close_matches(name, _registered, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_registered)}"
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(_registered)}"
         raise ConfigError(f"there is no method {name[:100]!r}: {hint}")
     return _registered[name]
 
 
 def all_methods() -> list[Method]:
-    """In the order of registration."""
+    """All methods, in the order of registration."""
     return list(_registered.values())
 
 

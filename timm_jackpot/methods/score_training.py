@@ -1,4 +1,4 @@
-"""Scores on a model, and how many weights they keep at each step: what every mask search is made of."""
+"""Scores on a model, and how many weights they keep at each step: the core of every mask search."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ class Schedule:
         return scale_counts(self.start.sizes, self.start.kept, share)
 
     def last_refresh(self, step: int) -> int:
-        """The latest step, up to this one, before which thresholds are recomputed."""
+        """The latest step, up to and including this one, before which thresholds are recomputed."""
         regular = step - step % self.settings.refresh_interval
-        ramp_end = ceil(self._fraction * self.steps)  # from here on the final counts hold, whatever the interval
+        ramp_end = ceil(self._fraction * self.steps)  # the final counts apply from here on, whatever the interval
         return ramp_end if regular < ramp_end <= step else regular
 
 
 class ScoreTraining:
-    """Attaches initial scores to a model and moves their thresholds along the schedule.
+    """Attaches initial scores to a model and updates their thresholds along the schedule.
 
     Args:
-        steps: optimizer steps in all; 0: the final sparsity holds from the start.
-        first_step: the step that comes first, later than 0 in a resumed run.
+        steps: total number of optimizer steps; 0: the final sparsity applies from the start.
+        first_step: the first step to run; above 0 in a resumed run.
     """
 
     def __init__(
@@ -52,16 +52,16 @@ class ScoreTraining:
         if settings.start == "two-level":
             scores = two_level_scores(start.masks, settings.start_low)
         else:
-            scores = proportional_scores(start.criterion, settings.start_scale)
+            scores = proportional_scores(start.scores, settings.start_scale)
         self.adapter = attach(model, scores, self._counts_in(max(0, first_step - 1)), n_of_m=start.n_of_m)
 
     def before_step(self, step: int) -> None:
-        """Recompute the thresholds, if they are due before this step."""
+        """Recompute the thresholds if they are due before this step."""
         if step and step == self._schedule.last_refresh(step):
             self.adapter.refresh(self._schedule.counts(step))
 
     def resume_after(self, steps: int) -> None:
-        """Recompute the thresholds of scores that were loaded, at the counts that hold after so many steps."""
+        """Recompute the thresholds of loaded scores, for the counts after this many steps."""
         self.adapter.refresh(self._counts_in(steps))
 
     def _counts_in(self, step: int) -> dict[str, int]:
@@ -69,11 +69,11 @@ class ScoreTraining:
 
     @property
     def sparsity(self) -> float:
-        """The present one, which the schedule raises to the final one."""
+        """The current sparsity, which the schedule raises to the final one."""
         return 1 - sum(layer.kept for layer in self.adapter.values()) / sum(self._start.sizes.values())
 
     def final_masks(self) -> MaskSet:
-        """The masks that the present scores give at the final counts, whatever the schedule's present ones are."""
+        """The masks of the current scores at the final counts, wherever the schedule is."""
         masks = self.adapter.masks(self._start.kept)
         assert masks.kept_per_layer() == self._start.kept
         return masks

@@ -1,4 +1,4 @@
-"""What a mask search can be set to."""
+"""The settings of a mask search."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from timm_jackpot.schema import OneOf, Settings
 from timm_jackpot.training import OptimFlags
 
 # Lottery Jackpots (arXiv:2104.08700), Sec. 4.1 and the authors' code: two-level start, constant sparsity, thresholds
-# renewed in every step, plain cross-entropy.
+# recomputed at every step, plain cross-entropy.
 PAPER: Mapping[str, Any] = MappingProxyType(
     {
         "allocation": "global",
@@ -31,12 +31,12 @@ PAPER: Mapping[str, Any] = MappingProxyType(
 
 
 class ScoreSettings(Settings):
-    """Where scores start, how the sparsity rises, and what is trained beside the scores."""
+    """The initial scores, the sparsity schedule, and what is trained along with the scores."""
 
     group: ClassVar[str] = "Search"
 
     criterion: Annotated[str, OneOf(criterion_names)] = "magnitude"
-    """Where the search starts from; with --steps 0, what is kept."""
+    """Criterion for the initial scores; with --steps 0, it alone decides which weights are kept."""
     start: Literal["proportional", "two-level"] = "proportional"
     """Initial scores: proportional to the criterion within each layer, or 1 (kept) and start-low (pruned)."""
     start_scale: float = Field(default=0.02, ge=1e-6, le=1e6)
@@ -44,35 +44,35 @@ class ScoreSettings(Settings):
     start_low: float = Field(default=0.95, ge=1e-6, lt=1)
     """Initial score of pruned weights (start=two-level)."""
     schedule: Literal["cubic", "constant"] = "cubic"
-    """Sparsity over time: a cubic ramp from dense, or the final one throughout."""
+    """Sparsity over time: a cubic ramp from dense, or constant at the final value."""
     schedule_start: float = Field(default=0.0, ge=0, le=1)
-    """Part of the final sparsity that the cubic ramp starts from."""
+    """Fraction of the final sparsity at which the cubic ramp starts."""
     schedule_fraction: float = Field(default=0.6, ge=0, le=1)
-    """Part of the run over which the cubic ramp reaches the final sparsity."""
+    """Fraction of the run after which the cubic ramp reaches the final sparsity."""
     refresh_interval: int = Field(default=10, ge=1, le=10**9)
-    """Steps between two recomputations of the thresholds that tell, in every step, which weights are kept."""
+    """Steps between recomputations of the thresholds that decide, at every step, which weights are kept."""
     train_norm: bool = False
-    """Train scales and shifts of the normalization layers too."""
+    """Also train the scales and shifts of normalization layers."""
     train_head: bool = False
-    """Train the classifier too; always so for a new one."""
+    """Also train the classifier; a new one is always trained."""
     freeze_norm_statistics: bool = False
-    """Leave the running statistics of batch norm as they are in the base."""
+    """Keep the running statistics of batch norm from the base."""
 
 
 class SearchSettings(ScoreSettings, OptimFlags):
     """Settings of a mask search: scores are trained, weights are not."""
 
     criterion_batches: int = Field(default=1, ge=1, le=10**6)
-    """Batches of 256 images that snip, grasp and obd average over. On a trained network (ResNet-20) one is enough for
-    obd: two draws of images put the weights in nearly the same order (Spearman 0.94). Not so with snip (0.63; 0.64
-    for 16 batches) and grasp (−0.04; 0.20): the mean gradient of a trained network is noise."""
+    """Batches of 256 images that snip, grasp and obd average over. On a trained ResNet-20, one is enough for obd: the
+    scores from two samples of images agree well (Spearman 0.94). More do not help snip (0.63; 0.64 with 16 batches) or
+    grasp (−0.04; 0.20): the mean gradient of a trained network is noise."""
     lr: float = Field(default=0.05, ge=1e-12, le=1e6)
-    """Peak learning rate; cosine to zero over the run."""
+    """Peak learning rate, with cosine decay to zero over the run."""
     equalise_layers: bool = True
-    """Give the score gradients of all layers the same root mean square, so that all move at one pace."""
+    """Scale the score gradients of all layers to the same root mean square, so that all layers change at one pace."""
     distill_weight: float = Field(default=0.7, ge=0, le=1)
-    """Weight of self-distillation from the dense base; the rest is cross-entropy. Off beside a new head."""
+    """Weight of self-distillation from the dense base; the rest is cross-entropy. Off with a new head."""
     temperature: float = Field(default=8.0, ge=1e-2, le=1e3)
-    """Temperature of the distillation."""
+    """Distillation temperature."""
     recalibrate_batches: int = Field(default=0, ge=0, le=10**6)
-    """Batches over which running statistics are re-estimated at the end; 0 keeps the moving averages of the run."""
+    """Batches on which running statistics are re-estimated at the end; 0 keeps the moving averages of the run."""

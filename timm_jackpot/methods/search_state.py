@@ -1,4 +1,4 @@
-"""The tensors of an unfinished search, and back."""
+"""Save and restore the tensors of an unfinished search."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from timm_jackpot.training import optimizer_tensors, random_state, restore_optim
 
 
 class SearchState:
-    """What a search changes: scores, thresholds, what is trained beside them, buffers, optimizer, generators."""
+    """Everything a search changes: scores, thresholds, other trained parameters, buffers, optimizer, generators."""
 
     def __init__(
         self,
@@ -39,10 +39,10 @@ class SearchState:
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Raises: ConfigError: if `tensors` are those of another search, or of another version of this package."""
+        """Raises: ConfigError: if `tensors` come from another search, or from another version of this package."""
         if missing := sorted(self._live.keys() - tensors.keys()):
             raise ConfigError(
-                f"the checkpoint lacks {missing[0]}: it is another search's, or another version's; start anew"
+                f"the checkpoint lacks {missing[0]}: it comes from another search or another version; start over"
             )
         for name, tensor in self._live.items():
             tensor.copy_(tensors[name])

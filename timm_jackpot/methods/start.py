@@ -1,4 +1,4 @@
-"""Where a mask starts: the criterion's scores, the budget shared out, the first scores of a search."""
+"""The start of a search: the criterion's scores, the allocated budget, the initial scores."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.task import Task
 from timm_jackpot.runtime.processes import Shard
 
-_CRITERION_IMAGES = 256  # images of one criterion batch, as in the papers of SNIP and GraSP
+_CRITERION_IMAGES = 256  # images per criterion batch, as in the SNIP and GraSP papers
 _CRITERION_SEED = 256
 _STARVED, _STARVED_SHARE = Fraction(1, 20), Fraction(1, 10)
 
 
 @dataclass(frozen=True)
 class Start:
-    """The criterion's scores, the final count of every layer, and the N:M pattern if there is one."""
+    """The criterion's scores, the final kept count of every layer, and the N:M pattern if there is one."""
 
-    criterion: dict[str, Tensor]
+    scores: dict[str, Tensor]
     kept: dict[str, int]
     n_of_m: tuple[int, int] | None = None
 
     @property
     def masks(self) -> MaskSet:
-        """What the criterion alone would keep, at the same counts."""
+        """The masks that the criterion alone would give, at the same counts."""
         if self.n_of_m is not None:
-            return MaskSet({name: keep_n_of_m(values, *self.n_of_m) for name, values in self.criterion.items()})
-        return MaskSet({name: keep_largest(values, self.kept[name]) for name, values in self.criterion.items()})
+            return MaskSet({name: keep_n_of_m(values, *self.n_of_m) for name, values in self.scores.items()})
+        return MaskSet({name: keep_largest(values, self.kept[name]) for name, values in self.scores.items()})
 
     @property
     def sizes(self) -> dict[str, int]:
-        return {name: values.numel() for name, values in self.criterion.items()}
+        return {name: values.numel() for name, values in self.scores.items()}
 
 
 def start_from(name: str, task: Task, budget: Budget, *, batches: int = 1) -> Start:
-    """Evaluate the criterion of that name and share out the budget; the same on every rank.
+    """Evaluate the criterion `name` and allocate the budget; the same on every rank.
 
     Args:
-        batches: batches of 256 training images that a criterion averages over, if it needs any.
+        batches: how many batches of 256 training images a criterion averages over, if it needs images.
 
     Raises:
-        ConfigError: for floors, overrides or patterns of the budget that cannot be kept.
+        ConfigError: for minimums, overrides or patterns that the layers cannot satisfy.
     """
     scores = criterion(name).scores(
         task.maskable.weights,
@@ -60,38 +60,38 @@ def start_from(name: str, task: Task, budget: Budget, *, batches: int = 1) -> St
         input_size=task.data.config["input_size"],
         seed=budget.seed,
     )
-    # Every rank has read the same images, but kernels need not round alike everywhere.
+    # Every rank reads the same images, but kernels may round differently.
     if task.accelerator.num_processes > 1:
         scores = {layer: cast(Tensor, broadcast(values)) for layer, values in scores.items()}
     return Start(scores, budget.counts(scores), None if budget.kept is not None else budget.n_of_m)
 
 
 def starved_notice(start: Start) -> str | None:
-    """A word where the global threshold all but empties layers that hold much of the network.
+    """A notice if a global threshold nearly empties layers that hold a large part of the network.
 
-    Norms absorb the scale of the weights before them, so that magnitudes of two layers need not be comparable.
+    Norms absorb the scale of the weights before them, so magnitudes of different layers may not be comparable.
     """
     overall = Fraction(sum(start.kept.values()), sum(start.sizes.values()))
     starved = [name for name, kept in start.kept.items() if kept < _STARVED * overall * start.sizes[name]]
     if sum(start.sizes[name] for name in starved) < _STARVED_SHARE * sum(start.sizes.values()):
         return None
     return (
-        f"note: the allocation leaves {len(starved)} layers, {starved[0]} among them, less than a twentieth of the "
-        "density of the whole: --allocation erk shares it out by shape"
+        f"note: the allocation leaves {len(starved)} layers, including {starved[0]}, less than a twentieth of the "
+        "overall density; --allocation erk allocates by shape instead"
     )
 
 
 def proportional_scores(criterion: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """scale · c / rms(c), layer by layer: the criterion's order *and* its distances."""
+    """scale · c / rms(c) in each layer: keeps the order of the criterion's scores *and* their ratios."""
     scores = {}
     for name, values in criterion.items():
-        wide = values.double()  # squares leave float32's range before values do
+        wide = values.double()  # squares overflow float32 before the values do
         scores[name] = (wide * (scale / wide.square().mean().sqrt().clamp_min(torch.finfo(wide.dtype).tiny))).float()
     return scores
 
 
 def two_level_scores(masks: MaskSet, low: float) -> dict[str, Tensor]:
-    """1 for what the criterion's masks keep, `low` for the others (the paper's warm start, Sec. 4.1)."""
+    """1 for weights in the criterion's masks, `low` for the others (the paper's warm start, Sec. 4.1)."""
     return {name: torch.where(mask, 1.0, low) for name, mask in masks.items()}
 
 

@@ -1,4 +1,4 @@
-"""What a method is given, and what it gives back."""
+"""What a method takes, and what it returns."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ from timm_jackpot.training import CALIBRATION_IMAGES, Record, RunFlags, RunState
 class Task:
     """A base, the data, and which of the base's weights may be masked."""
 
-    base: Base  # its model is frozen, on the accelerator's device, in eval mode; no method changes it
+    base: Base  # its model is frozen, on the accelerator's device and in eval mode; methods must not change it
     maskable: Maskable  # of base.model
     data: Data
     batch_size: int
     accelerator: Accelerator
     run: RunFlags = field(default_factory=RunFlags)
-    pretrained: bool = True  # whether the base's answers are worth imitating
-    jackpot: MaskSet | None = None  # masks that a control is a control of
+    pretrained: bool = True  # whether the base is worth distilling from
+    jackpot: MaskSet | None = None  # the masks that a control is compared with
     record: Record = field(default_factory=Record)
-    state: RunState | None = None  # where a method keeps its state, and an earlier one to go on from
+    state: RunState | None = None  # where a method saves its state, or resumes from
 
     @property
     def can_teach(self) -> bool:
-        """Whether there is something to distil from: not from random weights, nor beside a new head."""
+        """Whether the base can be distilled from: not with random weights or a new head."""
         return self.pretrained and not self.base.new_head
 
     def masks_to_control(self) -> MaskSet:
-        """Raises: ConfigError: where there is no jackpot."""
+        """Raises: ConfigError: if there is no jackpot."""
         if self.jackpot is None:
-            raise ConfigError("a control needs a jackpot to be a control of: an audit gives it one")
+            raise ConfigError("a control needs a jackpot to compare with: run it with audit")
         return self.jackpot
 
 
 Role = Literal["norm_statistics", "norm_affine", "head", "weights"]
 
 
-class Moved(NamedTuple):
-    """A tensor of the state dict that a method changed, on the CPU."""
+class ChangedTensor(NamedTuple):
+    """A state-dict tensor that a method changed, on the CPU."""
 
     role: Role
     tensor: Tensor
@@ -59,17 +59,17 @@ class Moved(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method found: the base under `masks` (None: dense), with `moved` in the place of its own tensors."""
+    """The result of a method: the base under `masks` (None: dense), with the tensors in `changed` replaced."""
 
     masks: MaskSet | None
-    moved: dict[str, Moved]
+    changed: dict[str, ChangedTensor]
     steps: int  # optimizer steps taken
     seconds: float
-    start: MaskSet | None = None  # what the criterion alone would keep, at the same counts
+    start: MaskSet | None = None  # the masks that the criterion alone would give, at the same counts
 
 
 class Stopwatch:
-    """Seconds since it was made."""
+    """Measures the seconds since its creation."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
@@ -81,11 +81,11 @@ class Stopwatch:
 
 @torch.no_grad()
 def build_network(task: Task, outcome: Outcome) -> nn.Module:
-    """The plain network of an outcome, zeros in the place of removed weights, in eval mode."""
+    """The plain network of an outcome, with removed weights set to zero, in eval mode."""
     model = copy.deepcopy(task.base.model)
     state = model.state_dict()
-    for name, moved in outcome.moved.items():
-        state[name].copy_(moved.tensor)
+    for name, changed in outcome.changed.items():
+        state[name].copy_(changed.tensor)
     return merge(model, outcome.masks or MaskSet({})).eval()
 
 
@@ -97,18 +97,24 @@ def without_training(
     recalibrated: bool,
     start: MaskSet | None = None,
 ) -> Outcome:
-    """The base under `masks`, with other `weights` if there are any, and its norm statistics re-estimated if asked.
+    """The base under `masks`, without any training.
+
+    Args:
+        weights: weights that replace those of the base.
+        recalibrated: whether to re-estimate norm statistics.
 
     Raises:
         ConfigError: for a base with a new head.
     """
     if task.base.new_head:
-        raise ConfigError("the new head has to be trained, which this method does not do: take --method search")
+        raise ConfigError("the new head has to be trained, but this method does not train: use --method search")
     watch = Stopwatch()
-    moved = {name: Moved("weights", tensor.detach().cpu()) for name, tensor in (weights or {}).items()}
+    changed = {name: ChangedTensor("weights", tensor.detach().cpu()) for name, tensor in (weights or {}).items()}
     names = norm_statistics(task.base.model) if recalibrated else []
     if names:
-        model = build_network(task, Outcome(masks, moved, 0, 0.0))
+        model = build_network(task, Outcome(masks, changed, 0, 0.0))
         recalibrate(model, task.data, task.batch_size, task.accelerator, images=CALIBRATION_IMAGES)
-        moved |= {name: Moved("norm_statistics", tensor) for name, tensor in copy_tensors(model, names).items()}
-    return Outcome(masks, moved, 0, watch.seconds, start)
+        changed |= {
+            name: ChangedTensor("norm_statistics", tensor) for name, tensor in copy_tensors(model, names).items()
+        }
+    return Outcome(masks, changed, 0, watch.seconds, start)

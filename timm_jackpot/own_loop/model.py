@@ -27,7 +27,7 @@ from timm_jackpot.criteria import criterion
 from timm_jackpot.errors import BaseError, ConfigError, TrainingError
 from timm_jackpot.hub import push_to_hub
 from timm_jackpot.masks import MaskSet
-from timm_jackpot.methods import Budget, Role, ScoreTraining, Start, find_maskable, trained_beside
+from timm_jackpot.methods import Budget, Role, ScoreTraining, Start, find_maskable, trained_parameters
 from timm_jackpot.own_loop.config import JackpotConfig
 
 
@@ -65,7 +65,7 @@ class TrainableJackpot(nn.Module):
         self.model = base.model.requires_grad_(False)
         data = resolve_model_data_config(self.model)
         self._maskable = find_maskable(config, base, data["input_size"], allocation=config.allocation)
-        trained = trained_beside(base, self._maskable, config)
+        trained = trained_parameters(base, self._maskable, config)
         if len(config.class_names) not in (0, base.ref.num_classes):
             raise ConfigError(
                 f"class_names has {len(config.class_names)} names, but the model has {base.ref.num_classes} classes"

@@ -137,12 +137,12 @@ def _search(
 
 def _jackpot_of(outcome: Outcome, task: Task, config: RunConfig) -> Jackpot:
     assert outcome.masks is not None
-    assert all(moved.role != "weights" for moved in outcome.moved.values())
+    assert all(changed.role != "weights" for changed in outcome.changed.values())
     return Jackpot(
         base=task.base,
         maskable=task.maskable,
         masks=outcome.masks,
-        extras={name: Extra(moved.role, moved.tensor) for name, moved in outcome.moved.items()},  # pyright: ignore
+        extras={name: Extra(changed.role, changed.tensor) for name, changed in outcome.changed.items()},  # pyright: ignore
         sparsity=str(config.sparsity),
         allocation=config.allocation,
         data=task.data.config,

@@ -53,7 +53,7 @@ def method_columns(
                 name=free_name(name, "method", columns),
                 base=first.base,
                 masks=outcome.masks or MaskSet({}),
-                weights={} if any(moved.role == "weights" for moved in outcome.moved.values()) else first.weights,
+                weights={} if any(changed.role == "weights" for changed in outcome.changed.values()) else first.weights,
                 allocation=f"as {first.name}",
                 recipe=f"method={name} steps={outcome.steps} seed={seed}",
                 dataset=task.data.name,
