@@ -28,7 +28,7 @@ from timm_jackpot.data.digits import digits_split
 from timm_jackpot.data.loader import LoaderImages
 from timm_jackpot.data.memory import MemoryImages
 from timm_jackpot.data.open import data_config, hold_out
-from timm_jackpot.data.source import eval_order, sample_hash, train_order, train_part
+from timm_jackpot.data.source import eval_order, part_positions, sample_hash, train_order
 from timm_jackpot.errors import ConfigError, DataError
 from timm_jackpot.runtime.processes import Shard
 
@@ -286,22 +286,22 @@ def test_the_hold_out_is_the_same_whatever_was_seeded() -> None:
 
 @given(n=st.integers(0, 60), parts=st.integers(1, 7))
 def test_parts_are_disjoint_complete_and_of_one_size(n: int, parts: int) -> None:
-    found = [train_part(n, f"{k}/{parts}").tolist() for k in range(1, parts + 1)]
+    found = [part_positions(n, f"{k}/{parts}").tolist() for k in range(1, parts + 1)]
     assert sorted(position for part in found for position in part) == list(range(n))
     assert max(map(len, found)) - min(map(len, found)) <= 1
     assert all(part == sorted(part) for part in found)
 
 
 def test_the_halves_of_a_split_are_published_figures_own() -> None:
-    assert train_part(7, None).tolist() == [0, 1, 2, 3, 4, 5, 6]
-    assert train_part(7, "1/2").tolist() == [0, 2, 4, 6]
-    assert train_part(7, "2/2").tolist() == [1, 3, 5]
-    assert train_part(1, "2/2").tolist() == []
+    assert part_positions(7, None).tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert part_positions(7, "1/2").tolist() == [0, 2, 4, 6]
+    assert part_positions(7, "2/2").tolist() == [1, 3, 5]
+    assert part_positions(1, "2/2").tolist() == []
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "1/2/3", "-1/2", " 1/2", "1.0/2"])
 def test_what_is_no_part_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="give a part as k/n with 1 ≤ k ≤ n, as 1/2"):
+    with pytest.raises(ConfigError, match="give a part as k/n with 1 ≤ k ≤ n, such as 1/2"):
         DataFlags(train_part=text)
 
 
@@ -512,7 +512,7 @@ def test_named_splits_are_the_ones_that_are_read(images_32: Path) -> None:
 def test_nothing_is_trained_on_the_split_that_is_tested_on(images_32: Path, splits: dict[str, str]) -> None:
     original = next(path for path in (images_32 / "test", images_32 / "test.tar") if path.exists())
     original.with_name(original.name.replace("test", "copy")).symlink_to(original)
-    sentence = r"--train-split \w+ has images of the split that is tested on \(\w+\): name another split with --train"
+    sentence = r"--train-split \w+ overlaps the test split \(\w+\): choose another split with --train"
     raises_data_error(sentence, lambda: open_folder(images_32, **splits))
 
 
@@ -529,7 +529,7 @@ def test_nothing_is_trained_or_chosen_on_the_validation_images_that_are_tested_o
 
 def test_digits_are_not_trained_on_what_they_are_tested_on(digits_base: Base) -> None:
     for flags in (DataFlags(train_split="test"), DataFlags(test_split="train")):
-        with pytest.raises(DataError, match="has images of the split that is tested on"):
+        with pytest.raises(DataError, match="overlaps the test split"):
             open_data(flags, digits_base.model, device=CPU)
 
 
@@ -542,20 +542,20 @@ def test_a_folder_has_the_name_that_is_given_for_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", " ", "/data/flowers", "torch/cifar10", "a\nb", "x" * 101, "[a](b)", "`"])
 def test_a_name_to_show_is_no_path_and_no_markup(name: str) -> None:
-    with pytest.raises(ConfigError, match="give letters, digits, spaces"):
+    with pytest.raises(ConfigError, match="give at most 100 letters, digits, spaces"):
         DataFlags(data_dir="d", dataset_name=name)
 
 
 @pytest.mark.parametrize("flags", [{}, {"dataset": "torch/cifar10"}, {"dataset": "digits", "data_dir": "d"}])
 def test_a_name_to_show_is_for_folders_alone(flags: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match="give --data-dir too"):
+    with pytest.raises(ConfigError, match="give it with --data-dir"):
         DataFlags(**flags, dataset_name="flowers")  # pyright: ignore[reportArgumentType]
 
 
 def test_a_whole_folder_does_not_pass_for_a_split_that_it_lacks(tmp_path: Path) -> None:
     write_split(tmp_path, "train", size=32, per_class=4)
     for name in ("torch/image_folder", "image_folder"):
-        with pytest.raises(DataError, match=r"has no folder test: add it, or name another with --test-split"):
+        with pytest.raises(DataError, match=r"has no folder test: add it, or choose another split with --test-split"):
             open_folder(tmp_path, dataset=name)
 
 
@@ -570,12 +570,12 @@ def test_a_split_is_a_name_and_not_a_path(flag: str, path: str) -> None:
     "path", ["/data", "hfds//data", "hfds/../data", "hfds/~/data", "hfds/c:\\data", "hfds/c:/data", "a/\n", "", "a/"]
 )
 def test_a_data_set_is_a_name_and_not_a_path(path: str) -> None:
-    with pytest.raises(ConfigError, match="a data set is a name such as torch/cifar10 or hfds/user/name, not a path"):
+    with pytest.raises(ConfigError, match="a dataset is a name such as torch/cifar10 or hfds/user/name, not a path"):
         DataFlags(dataset=path)
 
 
 def test_a_split_has_a_name_that_a_file_can_have(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="longer than a file's name can be"):
+    with pytest.raises(ConfigError, match="longer than any file name"):
         DataFlags(test_split="é" * 126)
     write_split(tmp_path, "train", size=32, per_class=4)
     write_split(tmp_path, "test", size=32, per_class=2, tar=True)
@@ -847,7 +847,7 @@ def test_missing_splits_are_named(images_32: Path) -> None:
 
 def test_a_folder_without_anything_to_test_on_is_refused(tmp_path: Path) -> None:
     write_split(tmp_path, "train", size=32, per_class=2)
-    raises_data_error("neither a split test nor validation", lambda: open_folder(tmp_path))
+    raises_data_error("has no split test or validation", lambda: open_folder(tmp_path))
 
 
 def test_another_number_of_classes_than_the_head_has_is_refused(images_32: Path) -> None:
@@ -893,11 +893,11 @@ def test_digits_have_two_splits_only(digits_base: Base) -> None:
 
 def test_a_model_without_data_of_its_own_needs_some() -> None:
     raises_data_error(
-        "no data named, and none is known for test_resnet", lambda: open_data(DataFlags(), small_net(), device=CPU)
+        "no dataset given, and test_resnet has no default", lambda: open_data(DataFlags(), small_net(), device=CPU)
     )
     plain: Any = nn.Linear(2, 2)
     plain.num_classes = 2
-    raises_data_error("none is known for this model", lambda: open_data(DataFlags(), plain, device=CPU))
+    raises_data_error("this model has no default", lambda: open_data(DataFlags(), plain, device=CPU))
 
 
 def test_both_kinds_of_source_offer_the_same_methods(loaded: LoaderImages) -> None:

@@ -96,7 +96,7 @@ def test_what_is_taken_where_nothing_is_named() -> None:
     assert dataset_name(DataFlags(data_dir="d"), image_net()) == "folder"
     assert dataset_name(DataFlags(dataset="torch/cifar10"), image_net()) == "torch/cifar10"
     assert dataset_name(DataFlags(), timm.create_model("cifar_resnet20")) == "torch/cifar10"
-    with pytest.raises(DataError, match="no data named"):
+    with pytest.raises(DataError, match="no dataset given"):
         dataset_name(DataFlags(), image_net(classes=10))
 
 
@@ -255,7 +255,7 @@ def test_a_part_of_a_split_can_be_named(local: Any) -> None:
 )
 def test_no_part_of_what_is_tested_on_is_trained_on(local: Any, splits: dict[str, str], card: bool) -> None:
     flags = local(image_repo({"train": 10, "test": 4}, card=card), **splits)
-    with pytest.raises(DataError, match=r"--train-split .* has images of the split that is tested on"):
+    with pytest.raises(DataError, match=r"--train-split .* overlaps the test split"):
         open_data(flags, image_net(96), device=CPU)
 
 
@@ -268,14 +268,14 @@ def test_parts_of_one_split_that_share_nothing_may_be_trained_and_tested_on(loca
     flags = flags.model_copy(update={"test_split": "val[:1]"})
     data = open_data(flags, image_net(96), device=CPU)
     assert (len(data.train) + len(data.val or ()), len(data.test)) == (6, 1), "val, which is tested on, is not val"
-    with pytest.raises(DataError, match=r"no split 'train\[x\]': a part of a split is named as train"):
+    with pytest.raises(DataError, match=r"no split 'train\[x\]': parts of a split are written like train"):
         open_data(flags.model_copy(update={"train_split": "train[x]"}), image_net(96), device=CPU)
 
 
 def test_two_label_columns_need_a_word(local: Any) -> None:
     files = image_repo({"train": 4, "test": 4}, classes=("cat", "dog"), labels=("fine", "coarse"))
     flags, model = local(files, workers=0), image_net(96, classes=2)
-    with pytest.raises(DataError, match=r"columns image, fine, coarse: say which holds the label with --target-key"):
+    with pytest.raises(DataError, match=r"columns image, fine, coarse: choose the label column with --target-key"):
         open_data(flags, model, device=CPU)
     assert len(open_data(flags.model_copy(update={"target_key": "fine"}), model, device=CPU).test) == 4
     for update, sentence in (
@@ -288,16 +288,16 @@ def test_two_label_columns_need_a_word(local: Any) -> None:
 
 def test_a_split_without_labels_is_refused(local: Any) -> None:
     flags = local(image_repo({"train": 4, "validation": 3, "test": 3}, hidden="test"), workers=0)
-    with pytest.raises(DataError, match=r"split test of .* has images without labels: name another split"):
+    with pytest.raises(DataError, match=r"split test of .* has images without labels: choose another split"):
         open_data(flags, image_net(96), device=CPU)
     assert len(open_data(flags.model_copy(update={"test_split": "validation"}), image_net(96), device=CPU).test) == 3
 
 
 def test_a_missing_split_is_named_with_those_there_are(local: Any) -> None:
     flags = local(image_repo({"train": 4, "test": 3}), train_split="trian")
-    with pytest.raises(DataError, match=r"no split 'trian', only train, test: name another with --train-split"):
+    with pytest.raises(DataError, match=r"no split 'trian', only train, test: choose another with --train-split"):
         open_data(flags, image_net(96), device=CPU)
-    with pytest.raises(DataError, match=r"no split 'held', only train, test: name another with --val-split"):
+    with pytest.raises(DataError, match=r"no split 'held', only train, test: choose another with --val-split"):
         open_data(
             DataFlags(dataset=flags.dataset, data_dir=flags.data_dir, val_split="held"), image_net(96), device=CPU
         )
@@ -416,11 +416,11 @@ def test_one_line_says_what_it_costs_before_anything_is_fetched(
     searched: tuple[Path, Path, subprocess.CompletedProcess[str]],
 ) -> None:
     _, _, done = searched
-    lines = [line for line in done.stderr.splitlines() if line.startswith(("no data", "search:"))]
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("no dataset", "search:"))]
     assert lines[0] == (
-        "no data named: taking hfds/timm/mini-imagenet, a part of ImageNet (9 train, 5 validation, 4 test images; "
-        "0.1 GB to download, 0.2 GB on disk); steps: 1, and only the first ones can tell how long that takes (--steps "
-        "N for fewer); --data-dir or --dataset name other data"
+        "no dataset given: using hfds/timm/mini-imagenet, a part of ImageNet (9 train, 5 validation, 4 test images; "
+        "0.1 GB to download, 0.2 GB on disk); steps: 1 (fewer with --steps N; the time left shows after the first few)"
+        "; --data-dir or --dataset choose other data"
     )
     assert "\r" not in done.stderr
     assert "Generating" not in done.stderr
@@ -449,7 +449,7 @@ def test_what_the_hub_does_not_give_out_is_one_sentence(hub: TestHub, tmp_path: 
         "hfds/bob/gated": closed,
         "hfds/bob/nothing": closed,
         "hfds/bob/empty": "could not be read (EmptyDatasetError): give --data-dir DIR with image folders instead",
-        "hfds/no+name": "is no name of a Hub data set: expected hfds/user/name",
+        "hfds/no+name": "is not the name of a Hub dataset: expected hfds/user/name",
     }
     code = f"""
         from timm_jackpot.data.hub_images import open_hub_data

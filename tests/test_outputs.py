@@ -139,7 +139,7 @@ def test_every_verb_refuses_to_test_on_train_before_its_first_step(
     cells = "targets: {toy: }" if verb == "transfer" else "grid: {test_split: [train]}"
     data = "" if verb == "sweep" else "test_split: train\n"
     (tmp_path / "recipe.yaml").write_text(f"dataset: digits\nsteps: 1\n{data}{cells}\n")
-    with pytest.raises(JackpotError, match="has images of the split that is tested on"):
+    with pytest.raises(JackpotError, match="overlaps the test split"):
         TESTED_ON_TRAIN[verb](str(tmp_path / "out"), str(jackpot), str(tmp_path / "recipe.yaml"))
     assert not (tmp_path / "out" / "config.json").exists()
 

@@ -197,5 +197,5 @@ def test_shared_images_of_loaders_are_counted_where_that_is_affordable(monkeypat
 
     assert shared_images(source(5, 6, 7), [source(0, 1, 2)]) == 1
     assert shared_images(source(5, 7), [source(0, 1, 2)]) == 0
-    monkeypatch.setattr("timm_jackpot.data.leaks._AFFORDABLE", 5)
+    monkeypatch.setattr("timm_jackpot.data.leaks._MAX_DECODED", 5)
     assert shared_images(source(5, 6, 7), [source(0, 1, 2)]) is None

@@ -1,4 +1,4 @@
-"""Images: what a run trains on, what it holds out, what it is tested on."""
+"""The images that a run trains, validates and tests on."""
 
 from timm_jackpot.data.default import default_data_notice
 from timm_jackpot.data.flags import DataFlags

@@ -1,4 +1,4 @@
-"""From a split on disk to a source of batches: in memory where images are small, by data workers where not."""
+"""Turn a split on disk into a source of batches: small images in memory, larger ones through data workers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from timm_jackpot.data.read import Reader, UnreadableImage, image_name, read_ima
 from timm_jackpot.data.source import ImageSource, Unreadable
 from timm_jackpot.errors import DataError
 
-# Up to this image size a split is held in memory: CIFAR-10's training images take 154 MB.
+# Up to this image size, a split is kept in memory: CIFAR-10's training images take 154 MB.
 _MEMORY_PIXELS = 64
 
 
@@ -35,7 +35,7 @@ def bind_split(
     hflip = flags.hflip if flags.hflip is not None else (0.0 if name == "digits" else 0.5)
     if name == "digits" and max(height, width) > DIGITS_SIZE:
         raise DataError(
-            f"digits are {DIGITS_SIZE}-pixel images, but the model wants {height}: name other data with --dataset"
+            f"the digits are {DIGITS_SIZE}-pixel images, but the model needs {height}: choose other data with --dataset"
         )
     if max(height, width) <= _MEMORY_PIXELS:
         if name == "digits":
@@ -48,7 +48,7 @@ def bind_split(
         if bool((labels < 0).any()):
             images, labels = images[labels >= 0], labels[labels >= 0]
         if not len(labels):
-            raise DataError(f"none of the {len(reader.dataset)} images of a split of {name} can be read")
+            raise DataError(f"none of the {len(reader.dataset)} images in a split of {name} can be read")
         padding = flags.crop_padding if flags.crop_padding is not None else height // (16 if name == "digits" else 8)
         return MemoryImages(
             images.to(device), labels.to(device), config["mean"], config["std"], hflip, padding, flags.stratify
@@ -67,7 +67,7 @@ def bind_split(
 
 
 def _decode(dataset: Any, channels: int, size: tuple[int, int], unreadable: Unreadable) -> tuple[Tensor, Tensor]:
-    """Read every image once into a uint8 tensor [n, c, h, w]; of one that cannot be read the label is −1."""
+    """Read every image once into a uint8 tensor [n, c, h, w]; unreadable images get the label −1."""
     images = np.empty((len(dataset), size[1], size[0], channels), dtype=np.uint8)
     labels = np.empty(len(dataset), dtype=np.int64)
     for i in range(len(dataset)):

@@ -1,4 +1,4 @@
-"""The data that are meant where nobody names them."""
+"""The default dataset of a base."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from timm_jackpot.data.imagenet import is_imagenet_1k
 from timm_jackpot.data.read import hub_data
 from timm_jackpot.errors import DataError
 
-# 100 of ImageNet's classes: train and validation are from ImageNet's training images, test from its validation
+# 100 of ImageNet's classes: train and validation come from ImageNet's training images, test from its validation
 # images. Class names are synsets.
 _IMAGENET_DEFAULT = "hfds/timm/mini-imagenet"
 
 
 def dataset_name(flags: DataFlags, model: nn.Module) -> str:
-    """The data set that was asked for, or else the one that the base was trained on, or a small part of it."""
+    """The dataset that the flags name, or else the one that the base was trained on (or a small part of it)."""
     if flags.dataset is not None:
         return "folder" if flags.dataset in ("", "folder") else flags.dataset
     if flags.data_dir is not None:
@@ -31,33 +31,33 @@ def dataset_name(flags: DataFlags, model: nn.Module) -> str:
     if is_imagenet_1k(model):
         return _IMAGENET_DEFAULT
     raise DataError(
-        f"no data named, and none is known for {architecture or 'this model'}: give --data-dir DIR with one folder "
+        f"no dataset given, and {architecture or 'this model'} has no default: give --data-dir DIR with one folder "
         "or .tar file per split, or --dataset NAME"
     )
 
 
 def default_data_notice(flags: DataFlags, model: nn.Module, *, steps: Callable[[int], int] | None = None) -> str | None:
-    """One line for stderr before data that nobody named is downloaded; None where there is nothing to tell.
+    """One line for stderr before a default dataset is downloaded; None if there is nothing to say.
 
     Args:
-        steps: from the number of training images to the steps of the run.
+        steps: computes the steps of the run from the number of training images.
 
     Raises:
-        DataError: the data set cannot be looked up.
+        DataError: if the dataset cannot be found.
     """
     if flags.dataset is not None or dataset_name(flags, model) != _IMAGENET_DEFAULT:
         return None
     data = hub_data(_IMAGENET_DEFAULT, flags)
     size = data.bytes_to_fetch
     if data.is_cached:
-        cost = "in the local cache already"
+        cost = "already in the local cache"
     elif size is None:
         cost = "a download of unknown size"
     else:
         cost = f"{size[0] / 1e9:.1f} GB to download, {sum(size) / 1e9:.1f} GB on disk"
     images = ", ".join(f"{n:,} {split}" for split, n in data.splits.items())
-    parts = [f"no data named: taking {_IMAGENET_DEFAULT}, a part of ImageNet ({images} images; {cost})"]
+    parts = [f"no dataset given: using {_IMAGENET_DEFAULT}, a part of ImageNet ({images} images; {cost})"]
     if steps is not None and flags.train_split in data.splits:
         count = steps(data.splits[flags.train_split])
-        parts.append(f"steps: {count:,}, and only the first ones can tell how long that takes (--steps N for fewer)")
-    return "; ".join([*parts, "--data-dir or --dataset name other data"])
+        parts.append(f"steps: {count:,} (fewer with --steps N; the time left shows after the first few)")
+    return "; ".join([*parts, "--data-dir or --dataset choose other data"])

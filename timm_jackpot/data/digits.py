@@ -15,7 +15,7 @@ DIGITS_SIZE = 32
 def digits_split(split: str) -> tuple[Tensor, Tensor]:
     """Images [n, 3, 32, 32] uint8 and labels [n] of "train" (1,198) or "test" (599).
 
-    Every third image, in the data set's own order, is a test image; the bundled weights have not seen it.
+    Every third image, in the dataset's own order, is a test image; the bundled weights were not trained on it.
     """
     from sklearn.datasets import load_digits
 

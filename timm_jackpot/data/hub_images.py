@@ -1,7 +1,7 @@
-"""Image data sets of the Hugging Face Hub (`hfds/user/name`), through the `datasets` library.
+"""Image datasets on the Hugging Face Hub (`hfds/user/name`), through the `datasets` library.
 
-timm's own reader of these asks the Hub anew for every split, and cannot tell which splits there are. This one asks
-once; like timm's, it leaves images as they are stored (no EXIF rotation) and keeps them in `datasets`' own cache.
+timm's own reader contacts the Hub for every split, and cannot list the splits. This one contacts it once; like timm's,
+it does not apply EXIF rotation and uses the cache of `datasets`.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ PREFIX = "hfds/"
 
 @dataclass(frozen=True)
 class HubData:
-    """A data set as its card describes it; the images are fetched when the first split is read."""
+    """A dataset as described by its card; the images are downloaded when the first split is read."""
 
     name: str
     builder: Any
 
     @property
     def splits(self) -> dict[str, int]:
-        """Images of each split."""
-        if self.builder.info.splits is None:  # not on the card: only the files tell
+        """Number of images in each split."""
+        if self.builder.info.splits is None:  # not on the card: needs the files
             self._fetch()
         return {name: split.num_examples for name, split in (self.builder.info.splits or {}).items()}
 
     @property
     def bytes_to_fetch(self) -> tuple[int, int] | None:
-        """Bytes to download and bytes that the unpacked copy takes besides; None where the card does not say."""
+        """Bytes to download, and additional bytes for the unpacked copy; None if the card does not say."""
         info = self.builder.info
         return (info.download_size, info.dataset_size) if info.download_size and info.dataset_size else None
 
@@ -49,16 +49,16 @@ class HubData:
         return Path(self.builder.cache_dir).is_dir()
 
     def share_images(self, one: str, other: str) -> bool:
-        """Whether two splits, or parts of them such as "train[:10%]", have an image in common.
+        """Whether two splits, or parts of them such as "train[:10%]", overlap.
 
         Raises:
-            DataError: for a part that makes no sense.
+            DataError: for an invalid part.
         """
         mine, theirs = self._ranges(one), self._ranges(other)
         return any(a.splitname == b.splitname and max(a.from_, b.from_) < min(a.to, b.to) for a in mine for b in theirs)
 
     def _ranges(self, split: str) -> list[Any]:
-        """The ranges of images that a split, a part of one, or a sum of parts stands for."""
+        """The ranges of images of a split, a part of one, or a sum of parts."""
         import datasets
 
         known = self.splits
@@ -66,14 +66,14 @@ class HubData:
             return datasets.ReadInstruction.from_spec(split).to_absolute(known)
         except (ValueError, AssertionError) as error:
             raise DataError(
-                f"{self.name} has no split {split!r}: a part of a split is named as train[:1000] or train[90%:]"
+                f"{self.name} has no split {split!r}: parts of a split are written like train[:1000] or train[90%:]"
             ) from error
 
     def read(self, split: str, *, input_key: str | None = None, target_key: str | None = None) -> HubImages:
-        """One split, or a part of it such as "train[:10%]".
+        """Read a split, or a part of it such as "train[:10%]".
 
         Raises:
-            DataError: it cannot be fetched, or its columns are not an image and an integer label.
+            DataError: if it cannot be fetched, or does not have a column of images and one of integer labels.
         """
         self._fetch()
         import datasets
@@ -88,7 +88,7 @@ class HubData:
             raise DataError(f"{self.name}: column {image} must hold images and column {label} integer labels")
         labels = np.asarray(rows.select_columns([label]).with_format("numpy")[:][label])
         if len(labels) == 0 or labels.min() < 0:
-            raise DataError(f"split {split} of {self.name} has images without labels: name another split")
+            raise DataError(f"split {split} of {self.name} has images without labels: choose another split")
         rows = rows.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))
         names = getattr(columns[label], "names", None)
         return HubImages(rows, image, label, None if names is None else tuple(names))
@@ -116,10 +116,10 @@ class HubImages(Dataset[tuple[Image.Image, int]]):
 
 @lru_cache(maxsize=8)
 def open_hub_data(name: str, cache_dir: str | None) -> HubData:
-    """Look a data set up; `name` begins with hfds/.
+    """Look up a dataset; `name` starts with hfds/.
 
     Raises:
-        DataError: `datasets` is not installed, the Hub cannot be reached, or has no such data set for this user.
+        DataError: if `datasets` is not installed, or the Hub cannot be reached or has no such dataset for this user.
     """
     try:
         import datasets
@@ -132,21 +132,21 @@ def open_hub_data(name: str, cache_dir: str | None) -> HubData:
         return HubData(name, datasets.load_dataset_builder(name.removeprefix(PREFIX), cache_dir=cache_dir))
 
 
-def _column(name: str, columns: Any, asked: str | None, usual: str, kind: type, flag: str) -> str:
-    """The column that a flag names, else the usual one, else the only one of its kind."""
-    if asked is not None:
-        if asked in columns:
-            return asked
-        raise DataError(f"{name} has no column {asked}, only {', '.join(columns)}: name another with {flag}")
+def _column(name: str, columns: Any, chosen: str | None, usual: str, kind: type, flag: str) -> str:
+    """The column that a flag names, else the usual one, else the only one of its type."""
+    if chosen is not None:
+        if chosen in columns:
+            return chosen
+        raise DataError(f"{name} has no column {chosen}, only {', '.join(columns)}: choose another with {flag}")
     found = [key for key, feature in columns.items() if isinstance(feature, kind)]
     if usual in columns or len(found) == 1:
         return usual if usual in columns else found[0]
-    raise DataError(f"{name} has the columns {', '.join(columns)}: say which holds the {usual} with {flag}")
+    raise DataError(f"{name} has the columns {', '.join(columns)}: choose the {usual} column with {flag}")
 
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Quieten `datasets`, and turn whatever it raises into one sentence."""
+    """Silence `datasets`, and turn any error it raises into one sentence."""
     import datasets
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import HFValidationError
@@ -163,7 +163,7 @@ def _explained(name: str) -> Iterator[None]:
             "`hf auth login`"
         ) from error
     except HFValidationError as error:
-        raise DataError(f"{name} is no name of a Hub data set: expected hfds/user/name") from error
+        raise DataError(f"{name} is not the name of a Hub dataset: expected hfds/user/name") from error
     except Exception as error:
         raise DataError(f"{name} {_reason(error)}") from error
     finally:
@@ -173,7 +173,7 @@ def _explained(name: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """What is behind an exception of `datasets`; never its text, which may quote addresses and headers."""
+    """Explain an exception of `datasets` without its text, which may contain URLs and headers."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
@@ -181,7 +181,7 @@ def _reason(error: BaseException) -> str:
     if "No space left" in text or "Not enough disk space" in text:
         return "does not fit on this disk: set HF_HOME to a larger one, or give --data-dir DIR with image folders"
     if "Config name is missing" in text:
-        return "has several configurations, which a name such as hfds/user/name cannot tell apart: name other data"
+        return "has several configurations, but a name such as hfds/user/name cannot select one: choose other data"
     network = {"huggingface_hub", "httpx", "httpx2", "requests"}
     if (
         network & {type(link).__module__.partition(".")[0] for link in chain}
@@ -189,7 +189,7 @@ def _reason(error: BaseException) -> str:
         or "on the Hugging Face Hub either" in text
     ):
         return (
-            "could not be fetched: the Hub cannot be reached (or is switched off) and it is not in the local cache; "
+            "could not be fetched: the Hub cannot be reached (or offline mode is on) and it is not in the local cache; "
             "give --data-dir DIR with image folders, or try again"
         )
     while error.__cause__ is not None:

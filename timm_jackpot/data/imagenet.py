@@ -1,4 +1,4 @@
-"""ImageNet-1k by name: which bases answer with its 1,000 classes, and the index of each synset among them."""
+"""ImageNet-1k: which bases predict its 1,000 classes, and the class index of each synset."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from timm_jackpot.data.read import read_image
 
 @lru_cache(maxsize=1)
 def synset_indices() -> dict[str, int]:
-    """`{"n01440764": 0, …}`: the order in which timm's ImageNet-1k heads answer."""
+    """`{"n01440764": 0, …}`: the class order of timm's ImageNet-1k heads."""
     return {name: index for index, name in enumerate(ImageNetInfo("imagenet-1k").label_names())}
 
 
 def is_imagenet_1k(model: nn.Module) -> bool:
-    """Whether the head answers with ImageNet-1k's classes in their usual order.
+    """Whether the head predicts ImageNet-1k's classes in their usual order.
 
-    timm tells a subset by its number of classes; a checkpoint that names other labels is another data set's.
+    timm identifies a subset by its number of classes; a checkpoint with other label names is from another dataset.
     """
     cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     names = cfg.get("label_names")
@@ -34,12 +34,12 @@ def is_imagenet_1k(model: nn.Module) -> bool:
 
 
 def imagenet_labels(classes: Sequence[str]) -> list[int] | None:
-    """ImageNet-1k's index of each class, where every one is named by a synset of it; None otherwise."""
+    """The ImageNet-1k index of each class, if all class names are synsets of it; else None."""
     indices = synset_indices()
     return [indices[name] for name in classes] if classes and all(name in indices for name in classes) else None
 
 
-class Relabelled(Dataset[tuple[Any, int]]):
+class Relabeled(Dataset[tuple[Any, int]]):
     """The same images; label i becomes `labels[i]`."""
 
     def __init__(self, dataset: Any, labels: Sequence[int]) -> None:

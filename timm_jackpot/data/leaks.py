@@ -1,4 +1,4 @@
-"""Images that two splits share: a test image that was trained on tells nothing."""
+"""Find images that two splits share: test images must not be training images."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from timm_jackpot.data.memory import MemoryImages
 from timm_jackpot.data.read import UnreadableImage, read_image
 from timm_jackpot.data.source import ImageSource
 
-_AFFORDABLE = 20_000  # images to decode for this alone: a minute or two
+_MAX_DECODED = 20_000  # images: a minute or two
 
 
 def shared_images(split: ImageSource, others: Sequence[ImageSource]) -> int | None:
-    """How many images of `split` are, pixel by pixel, in one of `others` too; None where that is not checked.
+    """How many images of `split` are also in one of `others`, pixel by pixel; None if this was not checked.
 
-    Splits in memory are compared as they were decoded. Others are decoded for it, where all of them together hold no
-    more than 20,000 images.
+    Splits in memory are compared as they are. Others are decoded first, but only if they have at most 20,000 images in
+    total.
     """
     sources = [split, *others]
     if not all(isinstance(source, MemoryImages) for source in sources) and not (
-        all(isinstance(source, LoaderImages) for source in sources) and sum(map(len, sources)) <= _AFFORDABLE
+        all(isinstance(source, LoaderImages) for source in sources) and sum(map(len, sources)) <= _MAX_DECODED
     ):
         return None
     elsewhere = {digest for source in others for digest in _digests(source)}

@@ -1,4 +1,4 @@
-"""Larger images: a plain DataLoader over a timm data set, decoded in worker processes."""
+"""Larger images: a plain DataLoader over a timm dataset, decoded in worker processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LoaderImages:
     """A split read through worker processes. `dataset[i]` is (PIL image, label)."""
 
     dataset: Any
-    indices: Tensor  # [n] positions in `dataset`: a part of it, or all
+    indices: Tensor  # [n] positions in `dataset`, all or some
     train_transform: Callable[[Any], Tensor]
     eval_transform: Callable[[Any], Tensor]
     workers: int
@@ -56,7 +56,7 @@ class LoaderImages:
             batch_sampler=[batch.tolist() for batch in batches],
             num_workers=min(self.workers, len(batches)),
             pin_memory=pin,
-            generator=torch.Generator(),  # or it would draw from the one that dropout uses, once for each epoch begun
+            generator=torch.Generator(),  # otherwise it would draw from the generator that dropout uses, once per epoch
         )
         for images, labels in loader:
             readable = labels >= 0
@@ -64,14 +64,14 @@ class LoaderImages:
                 index = int(self.indices[position])
                 self.unreadable.note(image_name(self.dataset, index), "damaged or gone")
             if every_batch and not readable.any():
-                images, labels = self._in_place_of(dataset, (-1 - labels).tolist())
+                images, labels = self._replacements(dataset, (-1 - labels).tolist())
             elif not readable.all():
                 images, labels = images[readable], labels[readable]
             if len(labels):
                 yield Batch(images.to(self.device, non_blocking=pin), labels.to(self.device, non_blocking=pin))
 
-    def _in_place_of(self, dataset: _Transformed, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """As many images that can be read, from there on: all processes, and a run that goes on, count alike."""
+    def _replacements(self, dataset: _Transformed, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Readable images from later positions, so that all processes and resumed runs count the same batches."""
         last, n = positions[-1], len(self)
         read = (dataset[(last + offset) % n] for offset in range(1, n))
         found = list(islice((pair for pair in read if pair[1] >= 0), len(positions)))
@@ -82,7 +82,7 @@ class LoaderImages:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seed every generator that a transform may draw from, and put all of them back."""
+    """Seed every generator that a transform may draw from, and restore them all on exit."""
     python, arrays = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
@@ -96,9 +96,9 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 class _Transformed(Dataset[tuple[Tensor, int]]):
-    """Applies a transform whose random draws depend on the sample alone, whichever worker reads it.
+    """Applies a transform whose random draws depend only on the sample, not on the worker.
 
-    An image that cannot be read is zeros, with −1 − its position as its label.
+    An unreadable image becomes zeros, with the label −1 − position.
     """
 
     def __init__(

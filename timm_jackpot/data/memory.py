@@ -23,7 +23,7 @@ class MemoryImages:
     std: Sequence[float]
     hflip: float
     crop_padding: int
-    stratified: bool = False  # each class spread evenly over the batches of an epoch
+    stratified: bool = False  # spread each class evenly over the batches of an epoch
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -38,15 +38,15 @@ class MemoryImages:
             draws = sample_hash(seed, epoch, indices).to(self.images.device)
             indices = indices.to(self.images.device)
             images = self._crop_and_flip(padded, indices, draws)
-            yield Batch(self._normalise(images), self.labels[indices])
+            yield Batch(self._normalize(images), self.labels[indices])
 
     def eval_batches(self, *, batch_size: int, shard: Shard) -> Iterator[Batch]:
         for indices in eval_order(len(self), batch_size=batch_size, shard=shard):
             indices = indices.to(self.images.device)
-            yield Batch(self._normalise(self.images[indices]), self.labels[indices])
+            yield Batch(self._normalize(self.images[indices]), self.labels[indices])
 
     def select(self, indices: Tensor) -> MemoryImages:
-        """The same split, with only these samples."""
+        """The same split with only these samples."""
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def _crop_and_flip(self, padded: Tensor, indices: Tensor, draws: Tensor) -> Tensor:
@@ -57,11 +57,11 @@ class MemoryImages:
         rows = top[:, None] + torch.arange(height, device=draws.device)
         columns = torch.arange(width, device=draws.device).expand(len(draws), width)
         columns = left[:, None] + torch.where(flip[:, None], columns.flip(1), columns)
-        # One gather for all images: [b, h, w, c], seen as [b, c, h, w] in channels_last strides.
+        # One gather for all images: [b, h, w, c], viewed as [b, c, h, w] with channels_last strides.
         gathered = padded.permute(0, 2, 3, 1)[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
         return gathered.permute(0, 3, 1, 2)
 
-    def _normalise(self, images: Tensor) -> Tensor:
+    def _normalize(self, images: Tensor) -> Tensor:
         mean = torch.tensor(self.mean, device=images.device).mul(255).view(1, -1, 1, 1)
         scale = torch.tensor(self.std, device=images.device).mul(255).reciprocal().view(1, -1, 1, 1)
         return images.float().sub_(mean).mul_(scale).contiguous()

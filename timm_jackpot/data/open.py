@@ -1,4 +1,4 @@
-"""From flags and a base to the splits of a run."""
+"""Open the splits of a run, given its flags and its base."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from timm_jackpot.data.bind import bind_split
 from timm_jackpot.data.default import dataset_name
 from timm_jackpot.data.flags import DataFlags
-from timm_jackpot.data.imagenet import Relabelled, imagenet_labels, is_imagenet_1k
+from timm_jackpot.data.imagenet import Relabeled, imagenet_labels, is_imagenet_1k
 from timm_jackpot.data.memory import MemoryImages
 from timm_jackpot.data.read import (
     Reader,
@@ -22,13 +22,13 @@ from timm_jackpot.data.read import (
     read_split,
     share_images,
 )
-from timm_jackpot.data.source import ImageSource, Unreadable, train_part
+from timm_jackpot.data.source import ImageSource, Unreadable, part_positions
 from timm_jackpot.errors import DataError
 
 
 @dataclass(frozen=True)
 class Data:
-    """The splits of one run, and how images are brought to the model."""
+    """The splits of one run, and the data config."""
 
     name: str
     num_classes: int
@@ -36,19 +36,19 @@ class Data:
     val: ImageSource | None
     test: ImageSource
     config: dict[str, Any]  # timm's data config
-    unreadable: Unreadable  # what was left out so far
-    labels: tuple[str, ...] | None = None  # names of the classes, where the data has them and they are the head's
+    unreadable: Unreadable  # images that were left out so far
+    labels: tuple[str, ...] | None = None  # class names, if the data has them and they match the head
 
 
 def open_data(flags: DataFlags, model: nn.Module, *, device: torch.device, img_size: int | None = None) -> Data:
-    """Open train, held-out and test split for a model.
+    """Open the training, validation and test splits for a model.
 
-    Labels are the model's own indices: classes that are named by ImageNet synsets keep their places among the
-    1,000 of an ImageNet-1k base, however few of them the data has.
+    Labels are the model's own class indices: for an ImageNet-1k base, classes named by synsets keep their index among
+    the 1,000, even if the data has only some of them.
 
     Raises:
-        DataError: no data set is known for the base, a folder or split is missing, images of the test split are
-            among the others, or the classes are not those of the model's head.
+        DataError: if the base has no default dataset, a folder or split is missing, the test split overlaps another
+            split, or the classes do not match the model's head.
     """
     name = dataset_name(flags, model)
     config = data_config(model, img_size, mean=flags.mean, std=flags.std)
@@ -62,8 +62,8 @@ def open_data(flags: DataFlags, model: nn.Module, *, device: torch.device, img_s
         split = wanted[flag]
         if split is not None and share_images(name, flags, split, test_split):
             raise DataError(
-                f"--{flag} {split} has images of the split that is tested on ({test_split}): name another split with "
-                f"--{flag} or --test-split"
+                f"--{flag} {split} overlaps the test split ({test_split}): choose another split with --{flag} or "
+                "--test-split"
             )
     shown = flags.dataset_name or name
     splits = {flag: (split, read_split(name, flags, split, flag)) for flag, split in wanted.items() if split}
@@ -85,7 +85,7 @@ def open_data(flags: DataFlags, model: nn.Module, *, device: torch.device, img_s
             return whole.select(positions.to(device))
         return bind(flags.train_split, positions)
 
-    mine = train_part(len(whole), flags.train_part)
+    mine = part_positions(len(whole), flags.train_part)
     if val_split is not None:
         train = whole if flags.train_part is None else take(mine)
         return Data(shown, num_classes, train, bind(val_split), test, config, unreadable, labels)
@@ -102,7 +102,7 @@ def open_split(
     device: torch.device,
     img_size: int | None = None,
 ) -> ImageSource:
-    """Open one split, whole, for evaluation; by default the test split.
+    """Open one whole split for evaluation, by default the test split.
 
     Raises:
         DataError: as `open_data`.
@@ -115,7 +115,7 @@ def open_split(
 
 
 def hold_out(n: int, fraction: float) -> tuple[Tensor, Tensor]:
-    """Positions to train on and positions to hold out; the same for every seed, both in order."""
+    """Sorted positions to train on and to hold out; the same for every seed."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(20240831))
     cut = round(n * fraction)
     return order[cut:].sort().values, order[:cut].sort().values
@@ -131,16 +131,16 @@ def data_config(
     """timm's data config of a model: input_size, mean, std, interpolation, crop_pct, crop_mode.
 
     Args:
-        img_size, mean, std: what differs from the model's own.
+        img_size, mean, std: override the model's own.
 
     Raises:
-        DataError: the model takes neither grey nor RGB images, or mean and std are not one number for each channel.
+        DataError: if the model takes neither grayscale nor RGB images, or mean or std is not one number per channel.
     """
     cfg = resolve_data_config({}, model=model)
     channels = _in_chans(model) or cfg["input_size"][0]
     if channels not in (1, 3):
         raise DataError(f"the model takes {channels} channels, but images have 1 or 3: give --in-chans 3")
-    if channels != cfg["input_size"][0]:  # timm's pretrained_cfg still tells of the checkpoint's channels
+    if channels != cfg["input_size"][0]:  # timm's pretrained_cfg still has the checkpoint's channels
         cfg["input_size"] = (channels, *cfg["input_size"][1:])
         cfg["mean"], cfg["std"] = ((sum(cfg[key]) / len(cfg[key]),) * channels for key in ("mean", "std"))
     if img_size is not None:
@@ -148,7 +148,7 @@ def data_config(
     for key, given in (("mean", mean), ("std", std)):
         if given is not None:
             if len(given) != channels or (key == "std" and min(given) <= 0):
-                raise DataError(f"--{key} {' '.join(map(str, given))}: give {channels} numbers, one for each channel")
+                raise DataError(f"--{key} {' '.join(map(str, given))}: give {channels} numbers, one per channel")
             cfg[key] = tuple(given)
     return cfg
 
@@ -158,7 +158,7 @@ def _head(model: nn.Module) -> int:
 
 
 def _in_chans(model: nn.Module) -> int | None:
-    """Input channels of the stem that timm's pretrained_cfg names, if it names one."""
+    """Input channels of the stem named in timm's pretrained_cfg, if any."""
     cfg = getattr(model, "pretrained_cfg", None) or {}
     stem = cfg.get("first_conv") or None
     name = stem[0] if isinstance(stem, (tuple, list)) else stem
@@ -168,7 +168,7 @@ def _in_chans(model: nn.Module) -> int | None:
 
 
 def _match_head(model: nn.Module, name: str, readers: dict[str, Reader]) -> dict[str, Reader]:
-    """Bring every split's labels to the head's indices; refuse what does not fit."""
+    """Map the labels of every split to the head's class indices; refuse classes that do not match."""
     matched, head, first = {}, _head(model), None
     for split, reader in readers.items():
         matched[split] = reader
@@ -176,24 +176,24 @@ def _match_head(model: nn.Module, name: str, readers: dict[str, Reader]) -> dict
             continue
         labels = imagenet_labels(reader.classes) if is_imagenet_1k(model) else None
         if labels is not None:
-            matched[split] = Reader(Relabelled(reader.dataset, labels), reader.classes)
+            matched[split] = Reader(Relabeled(reader.dataset, labels), reader.classes)
             continue
         found, (known, classes) = len(reader.classes), first or (split, reader.classes)
         if found != head:
             raise DataError(
-                f"split {split} of {name} has {found} classes, but the model's head has {head}: name other data, "
-                f"or {_way_to_a_new_head(model, found)}"
+                f"split {split} of {name} has {found} classes, but the model's head has {head}: choose other data, "
+                f"or {_new_head_hint(model, found)}"
             )
         if reader.classes != classes:
-            raise DataError(f"split {split} of {name} has other classes than split {known}")
+            raise DataError(f"splits {split} and {known} of {name} have different classes: choose other splits")
         first = (known, classes)
     return matched
 
 
-def _way_to_a_new_head(model: nn.Module, classes: int) -> str:
+def _new_head_hint(model: nn.Module, classes: int) -> str:
     if (getattr(model, "pretrained_cfg", None) or {}).get("source") != "module":
         return f"give --num-classes {classes} for a new head"
     return (
-        f"replace the module's last layer by one with {classes} outputs, and pass num_classes={classes} and "
+        f"replace the module's last layer with one that has {classes} outputs, and pass num_classes={classes} and "
         "new_head=True to base_from_module"
     )

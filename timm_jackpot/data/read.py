@@ -1,4 +1,4 @@
-"""From the name of a data set and a split to (PIL image, label) by position."""
+"""Open a split by name: (PIL image, label) by position."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _TORCH_FOLDERS = ("torch/image_folder", "torch/folder")
 
 @dataclass(frozen=True)
 class Reader:
-    """One split before it is bound to a device: (PIL image, label) by position."""
+    """One split on disk: (PIL image, label) by position."""
 
     dataset: Any
-    classes: tuple[str, ...] | None  # names in the order of the labels, where they are known
+    classes: tuple[str, ...] | None  # names in label order, if known
 
 
 def read_split(name: str, flags: DataFlags, split: str, flag: str) -> Reader:
-    """Open one split; `flag` is the one that names it.
+    """Open one split; `flag` is the flag that names it, for error messages.
 
     Raises:
-        DataError: there is no such split, or it cannot be read.
+        DataError: if there is no such split, or it cannot be read.
     """
     found = find_split(name, flags, split)
     if found is None:
@@ -58,25 +58,25 @@ def read_split(name: str, flags: DataFlags, split: str, flag: str) -> Reader:
     else:
         dataset = _create_named(name, flags, split)
         if (name in _TORCH_FOLDERS or "/" not in name) and _root(dataset) == flags.data_dir:
-            # timm takes the whole folder, training images and all, where it finds none for the split
-            raise DataError(f"{flags.data_dir} has no folder {split}: add it, or name another with --{flag}")
+            # without a folder for the split, timm reads the whole one, training images included
+            raise DataError(f"{flags.data_dir} has no folder {split}: add it, or choose another split with --{flag}")
     return Reader(dataset, _class_names(dataset))
 
 
 class UnreadableImage(Exception):
-    """An image that is damaged or gone; its message says how."""
+    """An image that is damaged or missing; the message says why."""
 
 
 def read_image(dataset: Any, index: int) -> tuple[Any, int]:
     """(PIL image, label) number `index` of any data set that a `Reader` holds.
 
-    timm's own would put the next image in the place of one that cannot be read, and count it twice.
+    timm's own reader would replace an unreadable image by the next one, and so count that one twice.
 
     Raises:
         UnreadableImage: if it cannot be decoded.
     """
     path = _path(dataset, index)
-    if path is not None and not path.is_file():  # to open a pipe would be to wait for whoever writes to it
+    if path is not None and not path.is_file():  # opening a pipe would wait for its writer
         raise UnreadableImage("not a file" if path.exists() else "gone")
     try:
         if isinstance(dataset, ImageDataset):
@@ -85,39 +85,39 @@ def read_image(dataset: Any, index: int) -> tuple[Any, int]:
         return dataset[index]
     except MemoryError:
         raise
-    except Exception as error:  # PIL's decoders raise what they like at bytes that are no image
+    except Exception as error:  # PIL's decoders raise all kinds of errors for damaged images
         raise UnreadableImage(str(error) or type(error).__name__) from error
 
 
 def _path(dataset: Any, index: int) -> Path | None:
-    """Where an image lies, if as a file of its own: timm's image folders and torchvision's list them alike."""
-    samples = getattr(_listed(dataset), "samples", None)
+    """The path of an image that is a file of its own; timm's and torchvision's image folders list them alike."""
+    samples = getattr(_file_list(dataset), "samples", None)
     file = None if samples is None else samples[index][0]
     return Path(file) if isinstance(file, str) else None
 
 
 def _root(dataset: Any) -> str | None:
-    root = getattr(_listed(dataset), "root", None)
+    root = getattr(_file_list(dataset), "root", None)
     return None if root is None else str(root)
 
 
-def _listed(dataset: Any) -> Any:
-    """What knows the files: timm's reader, or torchvision's data set itself."""
+def _file_list(dataset: Any) -> Any:
+    """The object that lists the files: timm's reader, or torchvision's dataset itself."""
     return getattr(dataset, "reader", dataset)
 
 
 def image_name(dataset: Any, index: int) -> str:
-    """The file that an image comes from, where the data set knows it."""
+    """The file name of an image if the dataset knows it, else its position."""
     return str(dataset.filename(index)) if isinstance(dataset, ImageDataset) else f"number {index}"
 
 
 def find_split(name: str, flags: DataFlags, split: str) -> str | None:
-    """Where a split is: a path for image folders, its own name elsewhere; None where there is none.
+    """The path of a split in an image folder, else its name; None if there is none.
 
-    A split that is there under the very name wins over its synonyms (validation: val, valid, eval).
+    An exact match wins over synonyms (validation: val, valid, eval).
     """
     if name == "digits" or name.startswith("torch/"):
-        # timm reads every split of torch/… that is not "train" as test, so nothing else may be asked for.
+        # timm reads every split of torch/… other than "train" as test, so only these two are allowed.
         return split if split in ("train", "test") else None
     synonyms = next((words for words in _SYNONYMS.values() if split in words), ())
     words = dict.fromkeys((split, *synonyms))
@@ -139,10 +139,10 @@ def find_split(name: str, flags: DataFlags, split: str) -> str | None:
 
 
 def share_images(name: str, flags: DataFlags, one: str, other: str) -> bool:
-    """Whether two splits are the same, or overlap, under whatever names; not so where one of them is missing.
+    """Whether two splits overlap, whatever their names; False if one of them does not exist.
 
     Raises:
-        DataError: for a part of a split that makes no sense.
+        DataError: for an invalid part of a split.
     """
     mine, theirs = (find_split(name, flags, split) for split in (one, other))
     if mine is None or theirs is None:
@@ -153,20 +153,20 @@ def share_images(name: str, flags: DataFlags, one: str, other: str) -> bool:
 
 
 def first_split(name: str, flags: DataFlags, splits: tuple[str, ...], flag: str) -> str:
-    """The first of `splits` that there is.
+    """The first of `splits` that exists.
 
     Raises:
-        DataError: there is none.
+        DataError: if none exists.
     """
     for split in splits:
         if find_split(name, flags, split) is not None:
             return split
     where = flags.data_dir if name == "folder" else name
-    raise DataError(f"{where} has neither a split {' nor '.join(splits)}: name one with --{flag}")
+    raise DataError(f"{where} has no split {' or '.join(splits)}: choose one with --{flag}")
 
 
 def hub_data(name: str, flags: DataFlags) -> HubData:
-    """The Hub's data set of this name; data-dir is where its unpacked copy goes."""
+    """The Hub dataset of this name; its unpacked copy goes to data-dir."""
     return open_hub_data(name, flags.data_dir)
 
 
@@ -175,11 +175,11 @@ def _no_split(name: str, flags: DataFlags, split: str, flag: str) -> DataError:
         return DataError(f"digits has no split {split!r}: give --{flag} train or test")
     if name == "folder":
         return DataError(
-            f"{flags.data_dir} has no split {split!r}: expected a folder {split}/ or a file {split}.tar in it; name "
-            f"another with --{flag}"
+            f"{flags.data_dir} has no split {split!r}: expected a folder {split}/ or a file {split}.tar in it; choose "
+            f"another split with --{flag}"
         )
     known = ", ".join(hub_data(name, flags).splits) if name.startswith(PREFIX) else "train, test"
-    return DataError(f"{name} has no split {split!r}, only {known}: name another with --{flag}")
+    return DataError(f"{name} has no split {split!r}, only {known}: choose another with --{flag}")
 
 
 def _create_named(name: str, flags: DataFlags, split: str) -> Any:

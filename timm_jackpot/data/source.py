@@ -1,4 +1,4 @@
-"""What a source of images offers, and the two orders in which it is read."""
+"""The interface of an image source, and the order of training and evaluation batches."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from timm_jackpot.runtime.processes import Shard
 
 
 class Batch(NamedTuple):
-    images: Tensor  # [b, c, h, w] float32, normalised
+    images: Tensor  # [b, c, h, w] float32, normalized
     labels: Tensor  # [b] int64
 
 
 class Unreadable:
-    """Images that could not be read: left out and counted, or, if `strict`, an error."""
+    """Images that could not be read: left out and counted or, with `strict`, an error."""
 
     def __init__(self, *, strict: bool = False) -> None:
         self.strict = strict
@@ -32,16 +32,16 @@ class Unreadable:
 
 
 class ImageSource(Protocol):
-    """A split of a data set, bound to a device."""
+    """A split of a dataset, on a device."""
 
     def __len__(self) -> int: ...
 
     def train_batches(self, *, seed: int, epoch: int, batch_size: int, shard: Shard, first: int = 0) -> Iterator[Batch]:
-        """Augmented full batches of one epoch from batch `first` on; their order depends on (seed, epoch) alone."""
+        """Full, augmented batches of one epoch, from batch `first` on; the order depends only on (seed, epoch)."""
         ...
 
     def eval_batches(self, *, batch_size: int, shard: Shard) -> Iterator[Batch]:
-        """Every image once over all shards, in the data set's own order, not augmented."""
+        """Every image once over all shards, in the dataset's order, without augmentation."""
         ...
 
 
@@ -49,11 +49,11 @@ def steps_per_epoch(n: int, batch_size: int, shard: Shard) -> int:
     return n // (batch_size * shard.count)
 
 
-def train_part(images: int, part: str | None) -> Tensor:
-    """Positions of part k/n of so many images: every n-th from the k-th on; all of them for None.
+def part_positions(images: int, part: str | None) -> Tensor:
+    """Positions of part k/n of `images` images: every n-th from the k-th on; all of them for None.
 
-    The n parts are disjoint and make up the whole. Where a data set lists its images class by class, as folders and
-    tar files do, each part has as many of every class, give or take one.
+    The n parts are disjoint and cover everything. If images are listed class by class, as in folders and tar files, all
+    parts have the same number of images of each class, within one.
     """
     first, count = (1, 1) if part is None else map(int, part.split("/"))
     return torch.arange(images)[first - 1 :: count]
@@ -69,11 +69,11 @@ def train_order(
     first: int = 0,
     labels: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """Index batches of one epoch, from batch `first` on; N shards of b images read what one shard of N·b would.
+    """Index batches of one epoch, from batch `first` on; N shards of b images read the same as one shard of N·b.
 
     Args:
-        labels: [n] int64, ≥ 0: spread each class evenly over the batches. Within one of them the order is random:
-            where an image stands must not tell its class, as Mixup and other things pair images by place.
+        labels: [n] int64, ≥ 0: spreads each class evenly over the batches. Within a batch the order is random, so that
+            the position does not reveal the class: Mixup, for example, pairs images by position.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(n, generator=generator)
@@ -88,7 +88,7 @@ def train_order(
 
 
 def _spread(order: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-    """The same samples, the i-th of the m of a class at (i + u) / m of the way, u drawn from [0, 1) for each class."""
+    """Reorder the samples: sample i of m in a class goes to (i + u) / m of the epoch, u ∈ [0, 1) drawn per class."""
     grouped = order[labels[order].argsort(stable=True)]
     sizes = labels.bincount()
     classes = labels[grouped]
@@ -106,7 +106,7 @@ def eval_order(n: int, *, batch_size: int, shard: Shard) -> Iterator[Tensor]:
 def sample_hash(seed: int, epoch: int, indices: Tensor) -> Tensor:
     """One pseudo-random 62-bit integer per sample, a pure function of (seed, epoch, sample index).
 
-    splitmix64's finaliser on int64 tensors (arithmetic wraps; the masks make the shifts logical).
+    splitmix64's finalizer on int64 tensors (arithmetic wraps around; the masks make the shifts logical).
     """
     start = (seed * 0x1E3779B97F4A7C15 + epoch * 0x3F58476D1CE4E5B9 + 0x632BE59BD9B4E019) % (1 << 63)
     x = indices.to(torch.int64) * 0x1E3779B97F4A7C15 + start
