@@ -99,7 +99,7 @@ def test_every_weight_of_an_unheard_network_is_masked_or_named() -> None:
     reasons = dict(maskable.dense)
     assert reasons["own.weight"] == "altered by sub before it is used: its zeros would not stay zero"
     assert reasons["softmaxed.weight"].startswith("altered by softmax")
-    assert reasons["unread.weight"] == "no product of the forward pass was seen to read it"
+    assert reasons["unread.weight"] == "no product in the forward pass uses it visibly"
     assert reasons["recurrent.weight_ih_l0"] == "weight_ih_l0 of LSTM, not the weight of a conv or linear layer"
     assert reasons["head.weight"] == "classifier"
     covered = {*maskable.weights, *maskable.aliases, *reasons}
@@ -213,7 +213,7 @@ def test_a_new_head_has_parameters() -> None:
     model = unheard()
     model.idle = nn.Identity()
     for classifier in ((), "idle"):
-        with pytest.raises(BaseError, match="new_head needs the name of the layer that is new"):
+        with pytest.raises(BaseError, match="new_head needs the name of the new layer"):
             base_from_module(model, "unheard", num_classes=10, classifier=classifier, new_head=True)
 
 
@@ -508,7 +508,7 @@ def test_classifiers_of_every_kind_stay_dense(name: str, classifiers: list[str])
     ("name", "weight", "reason"),
     [
         ("sequencer2d_s", "stages.0.blocks.0.rnn_tokens.rnn_v.weight_ih_l0", "weight_ih_l0 of LSTM"),
-        ("vit_tiny_r_s16_p8_224", "patch_embed.backbone.conv.weight", "weight-standardised"),  # a hybrid
+        ("vit_tiny_r_s16_p8_224", "patch_embed.backbone.conv.weight", "weight-standardized"),  # a hybrid
         ("efficientnet_cc_b0_4e", "blocks.4.0.conv_pw.weight", "weight of CondConv2d"),
         ("swinv2_tiny_window8_256", "patch_embed.proj.weight", ""),
         ("beit_base_patch16_224", "blocks.0.attn.qkv.weight", ""),
@@ -615,7 +615,7 @@ def test_the_check_leaves_alone_a_model_that_writes_its_own_weights() -> None:
 def test_models_that_cannot_run_are_refused_in_one_sentence() -> None:
     with pytest.raises(BaseError, match="Linear cannot run on images of shape"):
         maskable_weights(nn.Linear(7, 3), images=images())
-    with pytest.raises(BaseError, match="has no shape yet: run one forward pass"):
+    with pytest.raises(BaseError, match="has no shape yet: run a forward pass"):
         maskable_weights(nn.Sequential(nn.LazyLinear(3)))
 
 

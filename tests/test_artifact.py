@@ -222,7 +222,7 @@ def test_extras_that_are_not_finite_are_refused(folder: Path) -> None:
         (lambda c: c["layers"].append(c["layers"][0]), "twice"),
         (lambda c: c["layers"][0].update(kept=c["layers"][0]["kept"] - 1), "sparsity does not match"),
         (lambda c: c.update(mask_hash="0" * 64), "do not belong together"),
-        (lambda c: c["base"].update(model_kwargs={"pretrained_cfg": "x"}), "not one that an artifact may set"),
+        (lambda c: c["base"].update(model_kwargs={"pretrained_cfg": "x"}), "may not be set by an artifact"),
         (lambda c: c.update(head={"names": ["fc.weight"], "num_classes": 10, "labels": None}), "head and extras"),
         (lambda c: c["extras"][0].update(name=c["layers"][0]["name"]), "both as masked and as an extra"),
     ],

@@ -322,9 +322,9 @@ def test_a_push_that_fails_is_told_from_a_fetch(hub: TestHub, home: Path, work: 
     broken = verb(hub, home, *words, cwd=work, token="hf_alice")
     hub.heal()
     off = verb(hub, home, *words, cwd=work, token="hf_alice", HF_HUB_OFFLINE="1")
-    assert "does not know your token: log in anew" in stale.stderr
+    assert "does not accept your token: log in again" in stale.stderr
     assert "could not be uploaded to the Hub" in broken.stderr
-    assert "could not be uploaded: the Hub is switched off" in off.stderr
+    assert "could not be uploaded: offline mode is on" in off.stderr
     for done in (stale, broken, off):
         assert done.returncode == 2
         assert "fetched" not in done.stderr

@@ -453,7 +453,7 @@ def test_a_module_of_ones_own_with_tied_weights(tmp_path: Path) -> None:
     ]
     config["files"]["extras.safetensors"] = config["files"]["masks.safetensors"]
     (folders[1] / "config.json").write_text(json.dumps(config))
-    with pytest.raises(BaseMismatchError, match="a head of 9 classes, and a Tied cannot change its head"):
+    with pytest.raises(BaseMismatchError, match="a head with 9 classes, but a Tied cannot change its head"):
         model.load_adapter(folders[1], "2")
 
 

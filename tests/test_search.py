@@ -209,7 +209,7 @@ def test_model_arguments_of_a_folder_are_recorded_and_restored(tmp_path: Path) -
         assert torch.equal(loaded(images), result.model(images))
     assert str(tmp_path) not in (tmp_path / "j" / "config.json").read_text()
     (base / "config.json").write_text(json.dumps({**config, "model_args": {"layers": [1, 1, 1, 1]}}))
-    with pytest.raises(BaseError, match="'layers', which an artifact cannot name"):
+    with pytest.raises(BaseError, match="'layers', which an artifact cannot store"):
         _search(tmp_path / "k", steps=0, model=f"local-dir:{base}", dataset="digits")
 
 

@@ -1,4 +1,4 @@
-"""Bases: pre-trained timm models, where they came from, and which of their weights a mask may cover."""
+"""Bases: pre-trained models, where they come from, and which of their weights can be masked."""
 
 from timm_jackpot import networks  # noqa: F401  # registers our architectures with timm
 from timm_jackpot.base.build import (

@@ -1,4 +1,4 @@
-"""timm models built by name: without weights, with random ones, or as asked."""
+"""Build timm models by name: without weights, or with random ones."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from timm_jackpot.base.ref import BaseRef, Scalar
 from timm_jackpot.base.skip_init import SkipInit
 from timm_jackpot.errors import BaseError
 
-_GROWTH, _ALLOWANCE = 4, 64 * 2**20  # how much larger than usual a stranger's numbers may make a model, in bytes
+_MAX_GROWTH, _ALWAYS_ALLOWED = 4, 64 * 2**20  # size limits for models built from untrusted arguments: factor, bytes
 
 
 def build_skeleton(name: str, model_kwargs: Mapping[str, Scalar], **changes: int | None) -> nn.Module:
-    """A registered model without its weights, on the meta device: names and shapes, at no cost in memory.
+    """Build a registered model on the meta device: names and shapes of its tensors, without using memory.
 
     Args:
         changes: num_classes, in_chans, img_size.
 
     Raises:
-        BaseError: if it cannot be built, or the changes make it many times as large as it is.
+        BaseError: if it cannot be built, or the changes make it many times larger.
     """
     requested: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
     arguments: dict[str, Any] = dict(model_kwargs)
@@ -38,24 +38,24 @@ def build_skeleton(name: str, model_kwargs: Mapping[str, Scalar], **changes: int
         with torch.random.fork_rng(devices=[]), torch.device("meta"), SkipInit():
             model = create_timm_model(name, dict(requested), pretrained=False, **arguments)
             size = _bytes(model)
-            if size <= _ALLOWANCE or set(requested) <= {"num_classes"}:  # classes are bounded by themselves
+            if size <= _ALWAYS_ALLOWED or set(requested) <= {"num_classes"}:  # the number of classes has its own limit
                 return model
             usual = _bytes(timm.create_model(name, pretrained=False, **arguments))
-    except Exception as error:  # the arguments are a stranger's: anything can happen in a constructor
+    except Exception as error:  # untrusted arguments: a constructor may raise anything
         raise BaseError(f"{name} cannot be built with {arguments}: {repr(error)[:200]}") from error
-    if size > _GROWTH * usual + _ALLOWANCE:
-        raise BaseError(f"{name} with {requested} would take {size} bytes, usually it takes {usual}")
+    if size > _MAX_GROWTH * usual + _ALWAYS_ALLOWED:
+        raise BaseError(f"{name} with {requested} would take {size} bytes, far more than the usual {usual}")
     return model
 
 
 def save_random_weights(name: str, path: Path, model_kwargs: Mapping[str, Scalar], **changes: int | None) -> None:
-    """Write the initial weights of an architecture, drawn from torch's generator as it stands, as a checkpoint.
+    """Write a checkpoint with the random initial weights of an architecture, drawn from torch's global generator.
 
     Args:
         changes: num_classes, in_chans, img_size.
 
     Raises:
-        BaseError: if timm does not know it, or the file cannot be written.
+        BaseError: if timm does not know the architecture, or the file cannot be written.
     """
     if not is_model(name):
         raise BaseError(f"unknown architecture {name!r}{did_you_mean(name)}")
@@ -71,13 +71,13 @@ def save_random_weights(name: str, path: Path, model_kwargs: Mapping[str, Scalar
 
 
 def random_weights(ref: BaseRef) -> dict[str, Tensor]:
-    """The state dict of a model like a base, as its architecture initializes it from torch's generator as it stands.
+    """A state dict for the architecture of a base, with initial weights drawn from torch's global generator.
 
     Raises:
-        BaseError: if timm cannot build it again.
+        BaseError: if timm cannot build the architecture.
     """
     if ref.source == "module":
-        raise BaseError(f"{ref.name} is a module of one's own: only an architecture of timm's can be drawn anew")
+        raise BaseError(f"{ref.name} is not a timm model: only timm architectures can be reinitialized")
     changes = {"num_classes": ref.num_classes, "in_chans": ref.in_chans, "img_size": ref.img_size}
     requested: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
     return create_timm_model(ref.architecture, requested, pretrained=False, **ref.model_kwargs).state_dict()
@@ -107,10 +107,10 @@ def parse_model_kwargs(pairs: Sequence[str]) -> dict[str, Scalar]:
 
 
 def create_timm_model(name: str, requested: dict[str, Any], **arguments: Any) -> nn.Module:
-    """Build a timm model with what is `requested` of num_classes, in_chans, img_size.
+    """Build a timm model with the `requested` values of num_classes, in_chans and img_size.
 
-    Models that take images of any size have no argument img_size: it then is the data's alone, and is taken out of
-    `requested`.
+    Models that take images of any size have no argument img_size. It then matters only for the data, and is removed
+    from `requested`.
     """
     try:
         return timm.create_model(name, **requested, **arguments)

@@ -1,4 +1,4 @@
-"""Copies of a model that share its memory."""
+"""Copies of a model that share its tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from timm_jackpot.errors import BaseMismatchError
 
 
 def shared_copy(model: nn.Module, own: Iterable[Tensor] = ()) -> nn.Module:
-    """A copy whose parameters and buffers are those of `model`, the same objects, but for copies of `own`."""
+    """Copy a model, sharing all parameters and buffers except `own`, which are copied."""
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     for tensor in own:
         del tensors[id(tensor)]
@@ -22,25 +22,25 @@ def shared_copy(model: nn.Module, own: Iterable[Tensor] = ()) -> nn.Module:
 
 
 def working_copy(model: nn.Module, *, own: Collection[str] = ()) -> nn.Module:
-    """A copy to work on: it shares the parameters, but for those named in `own`, and owns its buffers."""
+    """Copy a model to work on: it shares all parameters except those named in `own`; its buffers are copies."""
     changing = [parameter for name, parameter in model.named_parameters() if name in own]
     return shared_copy(model, own=(*changing, *model.buffers()))
 
 
 def copy_with_head(model: nn.Module, num_classes: int, *, like: Tensor | None = None) -> nn.Module:
-    """A copy that shares all tensors but its head's, which are new and frozen, as `reset_classifier` draws them.
+    """Copy a model, sharing all tensors except those of a new, frozen head initialized by `reset_classifier`.
 
-    torch's random state is left as it is.
+    torch's random state does not change.
 
     Args:
-        like: the new tensors go to the device of this one, and to its dtype where they are floats.
+        like: the new tensors get its device and, if they are floating-point, its dtype.
 
     Raises:
-        BaseMismatchError: if the model has no way to change its head.
+        BaseMismatchError: if the head of the model cannot be changed.
     """
     if not hasattr(model, "reset_classifier"):
         raise BaseMismatchError(
-            f"the jackpot has a head of {num_classes} classes, and a {type(model).__name__} cannot change its head"
+            f"the jackpot has a head with {num_classes} classes, but a {type(model).__name__} cannot change its head"
         )
     copied = shared_copy(model)
     shared = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
@@ -55,17 +55,17 @@ def copy_with_head(model: nn.Module, num_classes: int, *, like: Tensor | None = 
 
 
 def with_head(base: Base, num_classes: int) -> Base:
-    """A base as `load_base` gives it for other classes, on the same tensors.
+    """The base that `load_base` would give for another number of classes, sharing its tensors.
 
     Raises:
         BaseMismatchError: as `copy_with_head`.
     """
-    model, mine = copy_with_head(base.model, num_classes), base.model.state_dict(keep_vars=True)
+    model, old = copy_with_head(base.model, num_classes), base.model.state_dict(keep_vars=True)
     state = model.state_dict(keep_vars=True)
-    new = {name: tensor for name, tensor in state.items() if tensor is not mine.get(name)}
-    # Of the tensors as they were loaded: they may have moved to another device or dtype since.
+    new = {name: tensor for name, tensor in state.items() if tensor is not old.get(name)}
+    # Reuse the identities from loading: the tensors may have a different device or dtype by now.
     ids = {name: identity for name, identity in base.tensors.items() if name in state and name not in new}
-    adapted = {name for name, tensor in new.items() if name not in mine or tensor.shape != mine[name].shape}
+    adapted = {name for name, tensor in new.items() if name not in old or tensor.shape != old[name].shape}
     adapted |= set(base.adapted) & (state.keys() - new.keys())
     ref = base.ref.model_copy(update={"num_classes": num_classes})
     return Base(model, ref, {**ids, **state_ids(new)}, tuple(adapted))

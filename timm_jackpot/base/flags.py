@@ -1,4 +1,4 @@
-"""The flags that say which base is meant; every verb that takes one shares them."""
+"""The flags that choose a base, shared by every verb that takes one."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ class BaseFlags(Settings):
     group: ClassVar[str] = "Model"
 
     model: str = "digits_resnet"
-    """Any pre-trained model that timm takes: resnet50, resnet50.a1_in1k, hf-hub:user/repo, local-dir:folder."""
+    """Any pre-trained timm model: resnet50, resnet50.a1_in1k, hf-hub:user/repo, local-dir:folder."""
     model_kwargs: tuple[str, ...] = ()
-    """Further arguments of the timm model, as key=value."""
+    """More arguments for the timm model, as key=value."""
     base_checkpoint: str | None = None
-    """A .safetensors file with the base's weights, instead of the published ones."""
+    """A .safetensors file with the base's weights, used instead of the published ones."""
     base_revision: str | None = None
     """Branch, tag or commit of the base's Hub repo."""
     num_classes: int | None = Field(default=None, ge=1, le=MAX_CLASSES)
-    """Classes of a new head, where the data's differ from the base's; a head with as many classes is kept."""
+    """Number of classes of a new head; a base with this number of classes keeps its head."""
     in_chans: int | None = Field(default=None, ge=1, le=MAX_CHANS)
-    """Input channels, where they differ from the base's."""
+    """Input channels, if they differ from the base's."""
     img_size: int | None = Field(default=None, ge=1, le=MAX_PIXELS)
-    """Image size in pixels, where it differs from the base's."""
+    """Image size in pixels, if it differs from the base's."""
 
     def load(self) -> Base:
-        """`load_base` with these flags."""
+        """Load the base that these flags choose."""
         return load_base(
             self.model,
             model_kwargs=parse_model_kwargs(self.model_kwargs),

@@ -1,4 +1,4 @@
-"""Single files from the Hugging Face Hub, each failure turned into one sentence."""
+"""Download single files from the Hugging Face Hub, with one sentence for every failure."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def download(
     force_download: bool = False,
     max_bytes: int | None = None,
 ) -> tuple[Path, str]:
-    """Download the first of `candidates` that `repo_id` has; returns its path and the commit it is from.
+    """Download the first of `candidates` that `repo_id` has; returns its path and commit.
 
     Args:
-        force_download: fetch again what the local cache already holds: the client does not notice a body that
-            arrived with wrong bytes, and hands it out from then on.
-        max_bytes: a larger file is refused before any of it is fetched.
+        force_download: download again even if the file is in the local cache; the client does not notice corrupt
+            downloads and keeps returning them.
+        max_bytes: a larger file is refused before the download.
 
     Raises:
-        HubError: for anything that kept the file from arriving.
+        HubError: if the file cannot be downloaded.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -50,7 +50,7 @@ def download(
                 if there.will_download and (there.file_size or 0) > max_bytes:
                     raise HubError(
                         f"{filename} of {repo_id} has {there.file_size} bytes, more than the {max_bytes} expected: it "
-                        "was not fetched"
+                        "was not downloaded"
                     )
             path = fetch()
         except HubError:
@@ -61,7 +61,7 @@ def download(
             continue
         except Exception as error:
             raise explain_hub_error(error, repo_id, revision) from error
-        # The client keeps files under snapshots/<commit>/: the commit that really arrived.
+        # The client stores files under snapshots/<commit>/, so this is the commit that was downloaded.
         return Path(path), Path(path).parent.name
     raise HubError(f"{repo_id} has no {' or '.join(candidates)}: only safetensors are read, never pickles")
 
@@ -69,7 +69,7 @@ def download(
 def explain_hub_error(
     error: Exception, repo_id: str, revision: str | None = None, *, uploading: bool = False
 ) -> HubError:
-    """One sentence for whatever the Hub client raised; never repeats its text, which may quote headers."""
+    """Explain an error of the Hub client in one sentence, without its text, which may contain headers."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -88,20 +88,20 @@ def explain_hub_error(
     elif isinstance(error, RevisionNotFoundError):
         text = f"{repo_id} has no revision {revision!r}"
     elif isinstance(error, HFValidationError):
-        text = f"{repo_id!r} is no name of a Hub repo: expected user/name"
+        text = f"{repo_id!r} is not the name of a Hub repo: expected user/name"
     elif status == 401:
-        text = f"{repo_id}: the Hub does not know your token: log in anew with `hf auth login`"
+        text = f"{repo_id}: the Hub does not accept your token: log in again with `hf auth login`"
     elif status == 403 and uploading:
         owner = repo_id.partition("/")[0]
-        text = f"your token may not write to {owner}/: log in with one that may (`hf auth login`), or name another repo"
+        text = f"your token may not write to {owner}/: log in with one that may (`hf auth login`), or use another repo"
     elif status == 403:
         text = f"your token may not read {repo_id}: log in with one that may (`hf auth login`)"
     elif uploading and isinstance(error, OfflineModeIsEnabled):
-        text = f"{repo_id} could not be uploaded: the Hub is switched off (HF_HUB_OFFLINE)"
+        text = f"{repo_id} could not be uploaded: offline mode is on (HF_HUB_OFFLINE)"
     elif isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
         text = (
-            f"{repo_id} could not be fetched: the Hub cannot be reached (or is switched off) and it is not in the "
-            "local cache; go online once, or give a local file"
+            f"{repo_id} could not be fetched: the Hub cannot be reached (or offline mode is on) and it is not in "
+            "the local cache; go online once, or give a local file"
         )
     else:
         done = "uploaded to" if uploading else "fetched from"

@@ -1,4 +1,4 @@
-"""`load_base`: any name that timm takes → the model with its pre-trained weights, and its `BaseRef`."""
+"""`load_base`: from any timm model name to the pre-trained model and its `BaseRef`."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from timm_jackpot.schema import fault_of
 
 @dataclass(frozen=True)
 class Base:
-    """A pre-trained model in eval mode, its identity, and the identity of each of its tensors."""
+    """A pre-trained model in eval mode, with its identity and the identities of its tensors."""
 
     model: nn.Module
     ref: BaseRef
     tensors: dict[str, TensorId]
-    adapted: tuple[str, ...]  # tensors that did not come unchanged from the checkpoint
+    adapted: tuple[str, ...]  # tensors that differ from the checkpoint's: new or resampled
 
     @property
     def new_head(self) -> bool:
-        """Whether the classifier was initialized anew."""
+        """Whether the classifier is newly initialized."""
         return any(name in self.adapted for name in classifier_parameters(self.model))
 
 
@@ -50,23 +50,23 @@ def load_base(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Base:
-    """Build a pre-trained base on the CPU, in float32 and eval mode.
+    """Load a pre-trained base on the CPU, in float32 and eval mode.
 
     Args:
         name: a timm model name with or without tag (`resnet50.a1_in1k`), `hf-hub:user/repo[@revision]`, or
             `local-dir:folder`.
-        model_kwargs: further arguments of the timm model; scalars, names from `MODEL_KWARGS`.
-        base_checkpoint: a .safetensors file with the weights, instead of the ones that timm knows.
-        num_classes: classes of a new head, where it differs from the checkpoint's; the head is then
-            initialised anew (seed it with `torch.manual_seed`).
-        in_chans, img_size: other input channels or image size (pixels); timm adapts stem and embeddings.
-        revision: branch, tag or commit of the Hub repo; the commit it resolves to is recorded.
+        model_kwargs: more arguments for the timm model: scalars, with names from `MODEL_KWARGS`.
+        base_checkpoint: a .safetensors file with the weights, used instead of the published ones.
+        num_classes: if it differs from the checkpoint's, the base gets a new head (seed it with
+            `torch.manual_seed`).
+        in_chans, img_size: different input channels or image size in pixels; timm adapts stem and embeddings.
+        revision: branch, tag or commit of the Hub repo; the resolved commit is recorded.
         token, cache_dir, local_files_only: as in huggingface_hub.
 
     Raises:
-        BaseError: unknown model or argument, no safetensors weights to be had.
-        BaseMismatchError: the checkpoint's tensors do not fit; names the first that differs, both shapes.
-        HubError: the Hub could not be reached or refused.
+        BaseError: for an unknown model or argument, or if there are no safetensors weights.
+        BaseMismatchError: if a tensor of the checkpoint does not fit; names the first one and both shapes.
+        HubError: if a download fails.
     """
     kwargs: dict[str, Any] = dict(model_kwargs or {})
     unknown = sorted(set(kwargs) - MODEL_KWARGS)
@@ -77,7 +77,7 @@ def load_base(
         )
     hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     source = find_source(name, None if base_checkpoint is None else Path(base_checkpoint), revision, hub)
-    # Recorded like flags: whoever loads the artifact may have no such config.
+    # Recorded like flags, because whoever loads the artifact may not have this config.
     kwargs = {**recordable_arguments(source), **kwargs}
     img_size = img_size or pixels_of(source)
     changes = {"in_chans": in_chans, "img_size": img_size}
@@ -93,9 +93,9 @@ def load_base(
         raise BaseError(f"{source.architecture} does not take these arguments: {error}") from error
     except MemoryError:
         raise
-    except Exception as error:  # arguments and config may be a stranger's: anything can happen in a constructor
+    except Exception as error:  # untrusted arguments and config: a constructor may raise anything
         raise _explain(source, native, error) from error
-    # Every tensor of the checkpoint is in its place now (timm would load less strictly beside a new head).
+    # The checkpoint is loaded in full before the head changes: with a new head, timm would load less strictly.
     if num_classes is not None and num_classes != model.num_classes:
         model.reset_classifier(num_classes)  # pyright: ignore[reportCallIssue]
         requested["num_classes"] = num_classes
@@ -116,14 +116,14 @@ def load_base(
             digest=base_digest(ids, adapted=adapted),
         )
     except ValidationError as error:
-        raise BaseError(f"no artifact could name this base, {fault_of(error)}") from error
+        raise BaseError(f"an artifact cannot describe this base, {fault_of(error)}") from error
     return Base(model, ref, ids, tuple(adapted))
 
 
 def _adapted(model: nn.Module, source: Source, native: Mapping[str, Any]) -> list[str]:
-    """Tensors that were initialised anew or resampled: those whose shape is not the checkpoint's own.
+    """Tensors that were newly initialized or resampled: those whose shape differs from the checkpoint's.
 
-    The checkpoint is asked first; of a tensor that timm has renamed on the way, the architecture as it usually is.
+    For tensors that timm renames while loading, the shape is compared with that of the default architecture.
     """
     usual = timm.create_model(source.name, pretrained=False, **native).state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in usual.items()} | shapes_in(source.weights)
@@ -131,11 +131,11 @@ def _adapted(model: nn.Module, source: Source, native: Mapping[str, Any]) -> lis
 
 
 def _explain(source: Source, arguments: Mapping[str, Any], error: Exception) -> BaseError:
-    """Turn a failed load into one sentence that names the first differing tensor."""
+    """Explain a failed load in one sentence that names the first tensor that differs."""
     try:
         found = shapes_in(source.weights)
     except SafetensorError as damage:
-        return BaseError(f"{source.weights.name} is no readable safetensors file: {damage}")
+        return BaseError(f"{source.weights.name} is not a readable safetensors file: {damage}")
     try:
         with torch.random.fork_rng(devices=[]):
             expected = timm.create_model(source.name, pretrained=False, **arguments).state_dict()
@@ -149,5 +149,5 @@ def _explain(source: Source, arguments: Mapping[str, Any], error: Exception) -> 
             return BaseMismatchError(f"{what}: {name} has shape {found[name]}, expected {tuple(tensor.shape)}")
     extra = next((name for name in found if name not in expected), None)
     if extra:
-        return BaseMismatchError(f"{what}: it holds a tensor {extra} that the model has not")
+        return BaseMismatchError(f"{what}: its tensor {extra} is not in the model")
     return BaseError(f"{source.architecture} cannot be loaded: {error}")

@@ -1,4 +1,4 @@
-"""Which weights a mask may cover, and why the others are left dense."""
+"""Find the weights that can be masked, and the reason for every other weight."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
-from timm_jackpot.base.weight_tracing import altered_reads
+from timm_jackpot.base.weight_tracing import altered_weights
 from timm_jackpot.errors import BaseError
 from timm_jackpot.masks.patterns import matching, nearest
 
-_WEIGHT_STANDARDISED = (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)
+_WEIGHT_STANDARDIZED = (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)
 
 
 class DenseWeight(NamedTuple):
-    """A weight that is left alone, and why."""
+    """A weight that stays dense, and why."""
 
     name: str
     reason: str
@@ -29,7 +29,7 @@ class DenseWeight(NamedTuple):
 
 @dataclass(frozen=True)
 class Maskable:
-    """The conv and linear weights of a model, in the order in which its module tree is visited."""
+    """The maskable weights of a model, in the order of its module tree."""
 
     weights: dict[str, nn.Parameter]
     dense: list[DenseWeight]
@@ -44,7 +44,7 @@ class Maskable:
         return {name: prod(shape) for name, shape in self.shapes.items()}
 
     def leave_dense(self, reasons: Mapping[str, str]) -> Maskable:
-        """The same, with the weights named in `reasons` (by their first names) left dense."""
+        """A copy with the weights in `reasons` (by their first names) left dense."""
         tied = [(second, first) for second, first in self.aliases.items() if first in reasons]
         return Maskable(
             {name: weight for name, weight in self.weights.items() if name not in reasons},
@@ -65,22 +65,22 @@ def maskable_weights(
     exclude: Sequence[str] = (),
     images: Tensor | None = None,
 ) -> Maskable:
-    """Find the weights that a mask may cover: conv and linear weights except the classifier.
+    """Find the maskable weights: conv and linear weights except the classifier.
 
     Args:
         model: a timm model, or any other module.
-        mask_classifier: cover the classifier too (the reference leaves it dense).
-        include: shell patterns (`stages.3.*`); where given, only weights whose name matches one are covered.
+        mask_classifier: include the classifier (the paper leaves it dense).
+        include: shell patterns (`stages.3.*`); if given, all weights that match none stay dense.
         exclude: shell patterns of weights to leave dense.
-        images: a batch [b, c, h, w]. Where given, a forward pass checks that a zero in each weight is a zero in the
-            computation; a weight of which that is not so is left dense (`altered_reads`).
+        images: a batch [b, c, h, w]. If given, a forward pass checks that zeros in each weight are zeros in the
+            computation; weights that fail stay dense (`altered_weights`).
 
     Returns:
-        Names (as in the state dict) with their parameters, the weights left dense with the reason for each,
-        and the second names of tied weights.
+        The maskable parameters by state-dict name, the weights left dense with their reasons, and the second
+        names of tied weights.
 
     Raises:
-        BaseError: for a pattern that matches no maskable weight; names the nearest.
+        BaseError: for a pattern that matches no maskable weight; suggests the nearest names.
     """
     classifier = set() if mask_classifier else {id(p) for p in classifier_parameters(model).values()}
     weights: dict[str, nn.Parameter] = {}
@@ -93,18 +93,18 @@ def maskable_weights(
             weights[name] = weight
         else:
             aliases[name] = first
-        # A tied weight is masked for all its owners or for none.
+        # A tied weight is masked in all its modules or in none.
         reason = _reason_to_leave_dense(module, attribute, weight, id(weight) in classifier)
         if reason:
             reasons.setdefault(first, reason)
     reasons |= _left_by_name({name for name in weights if name not in reasons}, aliases, reasons, include, exclude)
     if images is not None:
-        reasons |= altered_reads(model, {n: w for n, w in weights.items() if n not in reasons}, images)
+        reasons |= altered_weights(model, {n: w for n, w in weights.items() if n not in reasons}, images)
     return Maskable(weights, [], aliases).leave_dense(reasons)
 
 
 def classifier_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters of the classifier, or of several, by timm's own account of where it is (empty if it gives none)."""
+    """Parameters of the classifier or classifiers that timm's config or `get_classifier` names; may be empty."""
     modules: list[object] = []
     named = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
     for name in (named,) if isinstance(named, str) else named:
@@ -113,14 +113,14 @@ def classifier_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     if hasattr(model, "get_classifier"):
         found = model.get_classifier()  # pyright: ignore[reportCallIssue]
         modules += found if isinstance(found, (tuple, list)) else (found,)
-    theirs = {id(p) for module in modules if isinstance(module, nn.Module) for p in module.parameters()}
-    return {name: p for name, p in model.named_parameters() if id(p) in theirs}
+    ids = {id(p) for module in modules if isinstance(module, nn.Module) for p in module.parameters()}
+    return {name: p for name, p in model.named_parameters() if id(p) in ids}
 
 
 def _left_by_name(
     free: set[str], aliases: dict[str, str], dense: dict[str, str], include: Sequence[str], exclude: Sequence[str]
 ) -> dict[str, str]:
-    """Reasons by the user's own patterns, on the names that are `free` to be masked."""
+    """Reasons from the user's own patterns, for the names that are `free` to be masked."""
     included = {name for pattern in include for name in _matches(pattern, "--include", free, aliases, dense)}
     excluded = {name for pattern in exclude for name in _matches(pattern, "--exclude", free, aliases, dense)}
     left = dict.fromkeys(free - included, "not included") if include else {}
@@ -138,11 +138,11 @@ def _matches(pattern: str, flag: str, free: set[str], aliases: dict[str, str], d
 
 
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
-    """Weights that are matrices, in the order of the module tree, under every name that each has."""
+    """All weights except vectors, in the order of the module tree, under each of their names."""
     for prefix, module in model.named_modules(remove_duplicate=False):
         for attribute, weight in module._parameters.items():
             if weight is not None and is_lazy(weight):
-                raise BaseError(f"{prefix}.{attribute} has no shape yet: run one forward pass before masking")
+                raise BaseError(f"{prefix}.{attribute} has no shape yet: run a forward pass before masking")
             if weight is not None and (_is_weight(module, attribute) or weight.numel() > max((1, *weight.shape))):
                 yield (f"{prefix}.{attribute}" if prefix else attribute), module, attribute, weight
 
@@ -158,6 +158,6 @@ def _reason_to_leave_dense(module: nn.Module, attribute: str, weight: Tensor, is
         return f"{attribute} of {type(module).__name__}, not the weight of a conv or linear layer"
     if is_classifier:
         return "classifier"
-    if isinstance(module, _WEIGHT_STANDARDISED):
-        return "weight-standardised: its zeros would not stay zero"
+    if isinstance(module, _WEIGHT_STANDARDIZED):
+        return "weight-standardized: its zeros would not stay zero"
     return "empty" if weight.numel() == 0 else None

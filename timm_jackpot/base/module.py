@@ -1,4 +1,4 @@
-"""`base_from_module`: any torch module as a base, without timm."""
+"""`base_from_module`: use any torch module as a base, without timm."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ def base_from_module(
     classifier: str | Sequence[str] = (),
     new_head: bool = False,
 ) -> Base:
-    """A pre-trained module of your own (torchvision's, or any other) as a base.
+    """Use any pre-trained module (from torchvision, or your own) as a base.
 
-    What a timm model says about itself is said here instead, and kept as timm keeps it: in `model.pretrained_cfg`
-    and `model.num_classes`. Whoever loads the artifact brings the same module: `from_pretrained(…, base=module)`.
+    The arguments describe what a timm model would know about itself; they are stored as in timm, in
+    `model.pretrained_cfg` and `model.num_classes`. Loading the artifact takes the same module:
+    `from_pretrained(…, base=module)`.
 
     Args:
-        model: the module with its trained weights; it takes images [b, c, h, w] and gives logits [b, num_classes].
-        name: what the artifact calls it: letters, digits and underscores.
+        model: the module with its trained weights; it maps images [b, c, h, w] to logits [b, num_classes].
+        name: its name in the artifact: letters, digits and underscores.
         input_size: channels, height and width of its images.
-        mean, std: normalisation of each channel.
+        mean, std: normalization of each channel.
         classifier: name of its last layer (or layers), which stays dense: `fc`, `heads.head`.
-        new_head: the classifier was put in for other classes and has not been trained: a search trains it and stores
-            it. No look at its values can tell, so it has to be said.
+        new_head: whether the classifier is new and untrained. A search then trains and stores it.
 
     Raises:
-        BaseError: for a classifier that the module has not, a new head that has no parameters, or a name or sizes
-            that no artifact could hold.
+        BaseError: if the module has no such classifier, a new head has no parameters, or an artifact cannot hold the
+            name or sizes.
     """
     named = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     modules = dict(model.named_modules())
     missing = next((layer for layer in named if layer not in modules), None)
     if missing is not None:
-        raise BaseError(f"the module has no layer {missing!r} that could be its classifier")
+        raise BaseError(f"the module has no layer {missing!r} to be its classifier")
     head = {id(parameter) for layer in named for parameter in modules[layer].parameters()}
     if new_head and not head:
-        raise BaseError("new_head needs the name of the layer that is new, as classifier='fc'")
+        raise BaseError("new_head needs the name of the new layer, such as classifier='fc'")
     adapted = [name for name, p in model.named_parameters() if new_head and id(p) in head]
     ids = tensor_ids(model)
     try:
@@ -68,7 +68,7 @@ def base_from_module(
             digest=base_digest(ids, adapted=adapted),
         )
     except ValidationError as error:
-        raise BaseError(f"no artifact could name this base, {fault_of(error)}") from error
+        raise BaseError(f"an artifact cannot describe this base, {fault_of(error)}") from error
     described: dict[str, Any] = {
         "input_size": tuple(input_size),
         "mean": tuple(mean),

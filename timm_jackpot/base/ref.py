@@ -9,15 +9,15 @@ from pydantic import Field, field_validator
 
 from timm_jackpot.schema import Document
 
-MAX_CLASSES = 200_000  # timm's largest head has 115 217
+MAX_CLASSES = 200_000  # timm's largest head has 115,217
 MAX_CHANS = 64
 MAX_PIXELS = 4096
 Hex64 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Scalar = bool | int | float | str
 
-# Arguments of a timm model that change the arithmetic of given weights, and are plain scalars. Anything that
-# names a file, a URL or code stays out, and so do widths and depths: an artifact's config must not be able to
-# make a loader read, import or allocate something of its own choosing.
+# Scalar arguments of timm models that change how given weights are used. Arguments that name a file, a URL or code are
+# left out, and so are widths and depths: an artifact's config must not control what a loader reads, imports or
+# allocates.
 MODEL_KWARGS = frozenset(
     {
         "aa_layer",
@@ -59,7 +59,7 @@ def _is_sound(name: str, value: Scalar) -> bool:
 
 
 class BaseRef(Document):
-    """Identity of a base. `digest` decides; everything else says how to build the same one again."""
+    """Identity of a base. The `digest` decides; everything else says how to rebuild the base."""
 
     source: Literal["timm", "file", "module"]
     architecture: str = Field(max_length=200, pattern=r"^[A-Za-z0-9_]+$")  # a name, never a path or a URL
@@ -77,7 +77,7 @@ class BaseRef(Document):
     def _only_known_kwargs(cls, value: dict[str, Scalar]) -> dict[str, Scalar]:
         unknown = sorted(set(value) - MODEL_KWARGS)
         if unknown:
-            raise ValueError(f"model argument {unknown[0][:40]!r} is not one that an artifact may set")
+            raise ValueError(f"model argument {unknown[0][:40]!r} may not be set by an artifact")
         unsound = next((name for name, scalar in value.items() if not _is_sound(name, scalar)), None)
         if unsound:
             raise ValueError(f"model argument {unsound} cannot be {repr(value[unsound])[:40]}")

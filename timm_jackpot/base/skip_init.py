@@ -1,4 +1,4 @@
-"""Build a model without drawing its initial weights."""
+"""Build a model without initializing its weights."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-# What some of `torch.nn.init` (kaiming_normal_ …) and timm's own inits draw with. Skipped for parameters only: a buffer
-# that no checkpoint holds may be drawn too.
+# Used by some of `torch.nn.init` (kaiming_normal_ …) and by timm's own initializers. Skipped only for parameters:
+# random buffers may not be in the checkpoint.
 _DRAWS = {Tensor.normal_, Tensor.uniform_}
 
 
 class SkipInit(TorchFunctionMode):
-    """Inside, the functions of `torch.nn.init` do nothing: initial weights are whatever was in memory.
+    """Context in which the functions of `torch.nn.init` do nothing: weights are whatever was in memory.
 
-    For models whose every tensor is then read from a checkpoint *and checked*, and for the meta device.
+    Only for the meta device, and for models whose tensors are then all loaded from a checkpoint *and checked*.
     """
 
     def __torch_function__(

@@ -1,4 +1,4 @@
-"""Where a base comes from, settled before anything is built: the zoo, a folder, a Hub repo or a checkpoint."""
+"""Find the source of a base before building it: timm's published weights, a folder, a Hub repo or a checkpoint."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ _WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a base comes from, settled before anything is built."""
+    """Where a base comes from."""
 
     kind: str  # "timm" or "file"
-    name: str  # what timm.create_model is given
+    name: str  # the name for timm.create_model
     architecture: str
     tag: str | None
     weights: Path
     hub_id: str | None = None
     revision: str | None = None
-    model_args: Mapping[str, Any] = field(default_factory=dict)  # what the source's own config sets
+    model_args: Mapping[str, Any] = field(default_factory=dict)  # set by the source's own config
 
 
 def find_source(name: str, checkpoint: Path | None, revision: str | None, hub: dict[str, Any]) -> Source:
-    """The source of a model that is named as timm names it, its files on this machine.
+    """The source of a model with this timm name; its files are downloaded if necessary.
 
     Raises:
         BaseError: if there is none.
-        HubError: if its files cannot be fetched.
+        HubError: if a download fails.
     """
     prefix, _, rest = name.partition(":")
     if prefix == "local-dir":
@@ -50,7 +50,7 @@ def find_source(name: str, checkpoint: Path | None, revision: str | None, hub: d
     architecture, tag = split_model_name_tag(name)
     try:
         cfg = get_pretrained_cfg(name, allow_unregistered=False) if is_model(architecture) else None
-    except RuntimeError:  # timm's word for an unknown tag
+    except RuntimeError:  # timm raises it for an unknown tag
         cfg = None
     if cfg is None and is_model(architecture) and not tag and checkpoint is not None:
         return Source("file", architecture, architecture, None, _existing(checkpoint))
@@ -64,7 +64,7 @@ def find_source(name: str, checkpoint: Path | None, revision: str | None, hub: d
         return Source("timm", full_name, architecture, tag, _existing(Path(cfg.file)))
     if not cfg.hf_hub_id:
         raise BaseError(
-            f"{full_name} has no published weights on the Hugging Face Hub: give them with "
+            f"{full_name} has no published weights on the Hugging Face Hub: give your own with "
             "--base-checkpoint FILE.safetensors, or train them with `python -m timm_jackpot.pretrain`"
         )
     hub_id = cfg.hf_hub_id.partition("@")[0]
@@ -77,7 +77,7 @@ def find_source(name: str, checkpoint: Path | None, revision: str | None, hub: d
 def _find_folder(name: str, folder: Path, checkpoint: Path | None) -> Source:
     config = folder / "config.json"
     if not os.path.isfile(config):
-        raise BaseError(f"{folder} holds no config.json: local-dir: takes a folder as timm saves it")
+        raise BaseError(f"{folder} has no config.json: local-dir: takes a folder saved by timm")
     architecture, tag, args = read_saved_config(config, str(folder))
     return Source("file", name, architecture, tag, _existing(checkpoint or folder / _WEIGHTS), model_args=args)
 
@@ -93,32 +93,34 @@ def _find_repo(repo: str, revision: str | None, checkpoint: Path | None, hub: di
 
 
 def pixels_of(source: Source) -> int | None:
-    """The image size that a source's own config sets: timm writes 224, or [224, 224].
+    """The image size in a source's own config, written by timm as 224 or [224, 224].
 
     Raises:
-        BaseError: for images that are not square.
+        BaseError: if images are not square.
     """
     size = source.model_args.get("img_size")
     sides = set(size) if isinstance(size, (list, tuple)) else {size}
     if len(sides) > 1:
-        raise BaseError(f"the config of {source.name} sets images of {size} pixels: an artifact names square ones only")
+        raise BaseError(
+            f"the config of {source.name} sets images of {size} pixels: an artifact can only store square ones"
+        )
     return sides.pop() if sides else None
 
 
 def recordable_arguments(source: Source) -> dict[str, Any]:
-    """The model arguments of a source's own config that an artifact can name.
+    """The model arguments in a source's own config, all of which an artifact can store.
 
     Raises:
-        BaseError: if it sets others: a mask searched in such a model could not be loaded again.
+        BaseError: if there are others: a mask for such a model could not be loaded again.
     """
-    by_themselves = {"num_classes", "in_chans", "img_size"}
-    args = {key: value for key, value in source.model_args.items() if key not in by_themselves and value is not None}
-    odd = [
+    separate = {"num_classes", "in_chans", "img_size"}
+    args = {key: value for key, value in source.model_args.items() if key not in separate and value is not None}
+    unsupported = [
         key for key, value in args.items() if key not in MODEL_KWARGS or not isinstance(value, (bool, int, float, str))
     ]
-    if odd:
+    if unsupported:
         raise BaseError(
-            f"the config of {source.name} sets the model argument {odd[0]!r}, which an artifact cannot name"
+            f"the config of {source.name} sets the model argument {unsupported[0]!r}, which an artifact cannot store"
         )
     return args
 
@@ -127,18 +129,18 @@ def _existing(path: Path) -> Path:
     if path.suffix != ".safetensors":
         raise BaseError(f"{path} is not a .safetensors file: convert the checkpoint first (pickles are not read)")
     if not os.path.isfile(path):
-        raise BaseError(f"there is no checkpoint {path}")
+        raise BaseError(f"checkpoint {path} does not exist")
     return path
 
 
 def shapes_in(weights: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of a checkpoint's tensors."""
+    """The shapes of the tensors in a checkpoint."""
     with safe_open(weights, framework="pt") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def classes_of(source: Source) -> int | None:
-    """Classes of a checkpoint file's own head, which need not be the architecture's; None where that is as it is."""
+    """Number of classes of a checkpoint file's head, if it differs from the architecture's default; else None."""
     if source.kind != "file":
         return None
     cfg = get_pretrained_cfg(source.architecture)
@@ -149,7 +151,7 @@ def classes_of(source: Source) -> int | None:
                 return None
             classes = next(iter(file.get_slice(f"{name}.weight").get_shape()), 0)
     except (SafetensorError, OSError) as error:
-        raise BaseError(f"{source.weights.name} is no readable safetensors file: {error}") from error
+        raise BaseError(f"{source.weights.name} is not a readable safetensors file: {error}") from error
     if not 1 <= classes <= MAX_CLASSES:
-        raise BaseMismatchError(f"{source.weights.name} has a head of {classes} classes: 1 to {MAX_CLASSES} can be")
+        raise BaseMismatchError(f"{source.weights.name} has a head of {classes} classes: expected 1 to {MAX_CLASSES}")
     return None if cfg is None or classes == cfg.num_classes else classes

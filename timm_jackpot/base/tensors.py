@@ -1,4 +1,4 @@
-"""The identity of a base's tensors: names, dtypes, shapes, hashes, and the digest over them."""
+"""The identity of a base's tensors: names, dtypes, shapes, hashes, and their combined digest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DTYPES = {
 
 
 class TensorId(NamedTuple):
-    """What a tensor is, without its values: safetensors dtype, shape, sha256 of its bytes in C order."""
+    """Identity of a tensor: safetensors dtype, shape, and sha256 of its bytes in C order."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -34,23 +34,23 @@ class TensorId(NamedTuple):
 
 
 def tensor_ids(model: nn.Module) -> dict[str, TensorId]:
-    """Identity of every entry of the state dict but `num_batches_tracked`, which counts and does not act."""
+    """Identity of every state-dict entry except `num_batches_tracked`, which does not affect the output."""
     return state_ids(model.state_dict())
 
 
 def state_ids(state: Mapping[str, Tensor]) -> dict[str, TensorId]:
-    """`tensor_ids` of a part of a state dict."""
+    """`tensor_ids` for part of a state dict."""
     state = {n: t for n, t in state.items() if not n.endswith("num_batches_tracked")}
-    with ThreadPoolExecutor(2) as pool:  # hashing releases the interpreter's lock
+    with ThreadPoolExecutor(2) as pool:  # hashing releases the GIL
         return dict(zip(state, pool.map(tensor_id, state.values()), strict=True))
 
 
 def base_digest(ids: Mapping[str, TensorId], *, adapted: Collection[str] = ()) -> str:
-    """sha256 over one line per tensor, sorted by name: name \\0 dtype \\0 d₀,d₁,… \\0 sha256 \\n.
+    """sha256 of one line per tensor, sorted by name: name \\0 dtype \\0 d₀,d₁,… \\0 sha256 \\n.
 
     Args:
-        ids: what `tensor_ids` found right after loading.
-        adapted: names that did not come unchanged from the checkpoint; they are left out.
+        ids: the result of `tensor_ids` right after loading.
+        adapted: names of tensors that differ from the checkpoint; they are left out.
     """
     digest = hashlib.sha256()
     for name in sorted(set(ids) - set(adapted)):
@@ -60,7 +60,7 @@ def base_digest(ids: Mapping[str, TensorId], *, adapted: Collection[str] = ()) -
 
 
 def norm_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Normalisation layers with running statistics, by name: all that `track_running_stats` filled."""
+    """Normalization layers with running statistics, by name."""
     for name, module in model.named_modules():
         if isinstance(getattr(module, "running_mean", None), Tensor) and isinstance(
             getattr(module, "running_var", None), Tensor
@@ -74,7 +74,7 @@ def norm_statistics(model: nn.Module) -> list[str]:
 
 
 def norm_affine(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Scales and shifts of all normalisation layers, by state-dict name: torch's own, and whatever is called a norm."""
+    """Scales and shifts of all normalization layers, by state-dict name: torch's own, and classes named like a norm."""
     return {
         f"{prefix}.{name}" if prefix else name: parameter
         for prefix, module in model.named_modules()
@@ -91,7 +91,7 @@ def copy_tensors(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
 
 
 def tensor_id(tensor: Tensor) -> TensorId:
-    """Identity of one tensor, whatever its device and memory format."""
+    """Identity of one tensor, independent of device and memory format."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return TensorId(
         DTYPES[tensor.dtype], tuple(tensor.shape), hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()

@@ -1,4 +1,4 @@
-"""How a forward pass reads each weight: whether a zero in it is a zero in the computation."""
+"""Trace how a forward pass uses each weight: are its zeros zeros in the computation?"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PRODUCTS = {
     *(torch.conv1d, torch.conv2d, torch.conv3d),
     *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
 }
-# What moves, casts or scales elements: a zero before is a zero after.
+# Functions that move, cast or scale elements: zeros stay zeros.
 _KEEPS_ZEROS = {
     *("to", "type", "type_as", "float", "half", "bfloat16", "double", "cpu", "cuda"),
     *("contiguous", "clone", "detach", "data"),
@@ -35,41 +35,39 @@ _KEEPS_ZEROS = {
     *("mul", "multiply", "rmul", "div", "divide", "true_divide", "truediv", "neg"),
 }
 
-
-# What is made of a weight's dtype, device or shape alone, and what asks its first argument only.
-_ASKS_SHAPE = ("new_", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like")
-_OF_THE_FIRST = {"to", "type_as", "view_as", "reshape_as", "expand_as"}
+# Functions that only use the dtype, device or shape of a weight, and functions that only use the first argument.
+_ONLY_SHAPE = ("new_", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like")
+_ONLY_FIRST = {"to", "type_as", "view_as", "reshape_as", "expand_as"}
 _DIVISIONS = {"div", "divide", "true_divide", "truediv"}
 
 
-def altered_reads(model: nn.Module, weights: Mapping[str, Tensor], images: Tensor) -> dict[str, str]:
-    """Weights whose zeros would not be zeros in the forward pass, with the reason.
+def altered_weights(model: nn.Module, weights: Mapping[str, Tensor], images: Tensor) -> dict[str, str]:
+    """Weights whose zeros would not stay zero in the forward pass, with the reason for each.
 
-    One forward pass in eval mode follows every weight from where it is read to the product that uses it. On the
-    way it may be moved, cast, sliced or scaled; a function that does more (a weight standardisation, a softmax, a
-    sum with another branch) is named. So is a weight that no product was seen to use: it may be read past
-    `.weight`, through a list or a kernel of the layer's own.
+    One forward pass in eval mode follows every weight to the product that uses it. On the way, the weight may be moved,
+    cast, sliced or scaled; any other function (weight standardization, a softmax, the sum with another branch) is a
+    reason. So is a weight that no product seems to use: the layer may read it in another way, such as a custom kernel.
 
     Args:
         weights: parameters of `model` by name.
-        images: a batch [b, c, h, w] that the model takes.
+        images: a batch [b, c, h, w] that the model accepts.
 
     Raises:
         BaseError: if the model cannot run on `images`.
     """
-    # On a copy: a forward pass may count, cache, or write its own weights.
-    twin = copy.deepcopy(model).eval()
-    theirs = dict(twin.named_parameters(remove_duplicate=False))
-    follower = _Follower({name: theirs[name] for name in weights})
-    first = next(iter(theirs.values()), images)
+    # On a copy: a forward pass may count, cache, or change its own weights.
+    copied = copy.deepcopy(model).eval()
+    parameters = dict(copied.named_parameters(remove_duplicate=False))
+    follower = _Follower({name: parameters[name] for name in weights})
+    first = next(iter(parameters.values()), images)
     try:
         with torch.no_grad(), follower:
-            twin(images.to(first.device, first.dtype))
-    except Exception as error:  # the model is anybody's
+            copied(images.to(first.device, first.dtype))
+    except Exception as error:  # any model, any error
         raise BaseError(
             f"{type(model).__name__} cannot run on images of shape {tuple(images.shape)}: {str(error)[:200]}"
         ) from error
-    unseen = dict.fromkeys(weights.keys() - follower.used, "no product of the forward pass was seen to read it")
+    unseen = dict.fromkeys(weights.keys() - follower.used, "no product in the forward pass uses it visibly")
     altered = {
         name: f"altered by {function} before it is used: its zeros would not stay zero"
         for name, function in follower.altered.items()
@@ -78,11 +76,11 @@ def altered_reads(model: nn.Module, weights: Mapping[str, Tensor], images: Tenso
 
 
 class _Follower(TorchFunctionMode):
-    """Watches every torch function that a weight, or what was made of one, is an argument of."""
+    """Watches every torch function whose arguments include a weight or something made from one."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
-        # Tensors are held, so that no identity is given to another one meanwhile.
+        # Keep the tensors alive, so that their ids are not reused.
         self._origin: dict[int, tuple[Tensor, frozenset[str]]] = {}
         for name, weight in weights.items():
             self._follow(weight, frozenset({name}) | self._names(weight))
@@ -94,18 +92,18 @@ class _Follower(TorchFunctionMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = _short_name(func)
-        if name.startswith(_ASKS_SHAPE):
+        if name.startswith(_ONLY_SHAPE):
             return result
-        if name in _OF_THE_FIRST:
+        if name in _ONLY_FIRST:
             args = args[:1]
         arguments = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         names = frozenset().union(*map(self._names, arguments))
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if name in _DIVISIONS and len(args) > 1 and isinstance(args[1], Tensor) and self._names(args[1]):
             self.altered |= dict.fromkeys(self._names(args[1]), "division by it")
-        if result is None and args and isinstance(args[0], Tensor):  # written in place, as by w[i] = x
+        if result is None and args and isinstance(args[0], Tensor):  # written in place, such as w[i] = x
             self.altered |= dict.fromkeys(self._names(args[0]), name)
-        if not names or not outputs:  # a shape or a dtype was asked for
+        if not names or not outputs:  # only a shape or dtype was read
             return result
         if func in _PRODUCTS:
             self.used |= names

@@ -17,7 +17,7 @@ _VGG19 = (64, 64, "M", 128, 128, "M", 256, 256, 256, 256, "M", 512, 512, 512, 51
 
 
 class _BasicBlock(nn.Module):
-    """Two 3×3 convs; where the shape changes the shortcut is option A of He et al. 2016: no parameters."""
+    """Two 3×3 convs; where the shape changes, the shortcut is option A of He et al. 2016, without parameters."""
 
     def __init__(self, in_planes: int, planes: int, stride: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class _BasicBlock(nn.Module):
 
 
 class _CifarNet(nn.Module):
-    """What the CIFAR networks share: one linear layer after global average pooling, timm's head interface."""
+    """Base class of the CIFAR networks: a linear layer after global average pooling, with timm's head interface."""
 
     num_features: int
     linear: nn.Module

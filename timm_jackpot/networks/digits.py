@@ -1,4 +1,4 @@
-"""`digits_resnet`: timm's tiny `test_resnet` (last stage 80 wide, not 96) with weights for handwritten digits.
+"""`digits_resnet`: timm's tiny `test_resnet` (last stage 80 wide instead of 96) with weights for handwritten digits.
 
 The weights were made by this project's `pretrain` verb and `recipes/digits_pretrain.yaml`, on the training part
 of scikit-learn's digits only (see `timm_jackpot.data.digits`).
