@@ -95,7 +95,7 @@ def test_a_worker_that_dies_is_one_sentence(
         return read(dataset, index)
 
     monkeypatch.setattr(loader, "read_image", deadly)
-    with pytest.raises(DataError, match="a data worker died at step 0, perhaps for want of memory: lower --workers"):
+    with pytest.raises(DataError, match="a data worker died at step 0, perhaps out of memory: lower --workers"):
         search(tmp_path / "j", **damaged)
 
 

@@ -97,7 +97,7 @@ def test_counts_states_and_timeouts_of_several_processes(count: int, accelerator
             torch.testing.assert_close(torch.tensor(mine), torch.tensor(whole), rtol=1e-5, atol=1e-7)
 
     # One rank's full disk or damaged file is everybody's.
-    last = f"rank{count - 1}.safetensors is not as it was written"
+    last = f"rank{count - 1}.safetensors is damaged"
     for rank, one in enumerate(found):
         assert "No space left on device" in one["full"]
         assert one["damaged"].endswith(f"step-00000002 holds no complete checkpoint ({last})")

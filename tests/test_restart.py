@@ -77,7 +77,7 @@ def test_no_step_is_lost_by_what_happens_in_the_last_evaluation(
     with pytest.raises(raised) as stopped:
         search(tmp_path / "j")
     said = capsys.readouterr().err
-    assert "go on with --resume auto" in str(stopped.value) or "no step is lost: --resume auto" in said
+    assert "continue with --resume auto" in str(stopped.value) or "no steps are lost: --resume auto" in said
     assert states(tmp_path / "j") == [f"step-{STEPS:08d}"]
     monkeypatch.undo()
     monkeypatch.setattr("timm_jackpot.methods.find.fit", fail(AssertionError("a step was done again")))
@@ -95,7 +95,7 @@ def test_nor_by_a_signal_while_the_artifact_is_written(tmp_path: Path, monkeypat
         swap(new, folder)
 
     monkeypatch.setattr(save, "_swap", interrupted)
-    with pytest.raises(RunInterrupted, match="by SIGTERM after its last step"):
+    with pytest.raises(RunInterrupted, match="by SIGTERM after the last step"):
         search(tmp_path / "j")
     assert [path.name for path in tmp_path.iterdir()] == ["j"]
     monkeypatch.undo()
@@ -109,7 +109,7 @@ def test_a_disk_with_no_room_for_the_last_state_costs_nothing(
     monkeypatch.setattr("timm_jackpot.training.checkpoint.save_file", fail(OSError(28, "No space left on device")))
     result = search(tmp_path / "j")
     assert result.summary["mask_hash"] == whole.summary["mask_hash"]
-    assert "warning: a checkpoint could not be written" in capsys.readouterr().err
+    assert "warning: could not write a checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "j" / "checkpoints").exists()
 
 
@@ -120,7 +120,7 @@ def test_nothing_is_said_to_be_kept_that_is_not(
     monkeypatch.setattr(search_run, "measure_on_test", fail(DataError("image 3.png cannot be read")))
     with pytest.raises(DataError):
         search(tmp_path / "j")
-    assert "no step is lost" not in capsys.readouterr().err
+    assert "no steps are lost" not in capsys.readouterr().err
 
 
 def test_a_signal_right_after_the_last_line_of_progress_loses_no_step(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_signal_right_after_the_last_line_of_progress_loses_no_step(tmp_path: 
         last = process.stderr.read().splitlines()[-1]
         assert process.wait(timeout=60) == 143
     assert last.startswith("stopped: by SIGTERM after ")
-    assert last.endswith(f"; go on with --resume auto --output {tmp_path / 'j'}")
+    assert last.endswith(f"; continue with --resume auto --output {tmp_path / 'j'}")
     assert states(tmp_path / "j") == ["step-00000020"]
 
 

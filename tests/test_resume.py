@@ -75,7 +75,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
 ) -> None:
     uninterrupted = search(tmp_path / "whole", **settings)
     stop_after(monkeypatch, step)
-    sentence = rf"by SIGTERM after step {step} of {STEPS}; go on with --resume auto --output .*/part"
+    sentence = rf"by SIGTERM after step {step} of {STEPS}; continue with --resume auto --output .*/part"
     with pytest.raises(RunInterrupted, match=sentence) as stopped:
         search(tmp_path / "part", **settings)
     assert stopped.value.signal == signal.SIGTERM
@@ -102,7 +102,9 @@ def test_checkpoints_come_every_so_many_steps_and_the_last_two_stay(
     assert kept == ["step-00000015", "step-00000017"]
     newest = tmp_path / "j" / "checkpoints" / kept[1]
     (newest / "rank0.safetensors").write_bytes((newest / "rank0.safetensors").read_bytes()[:-1])
-    with pytest.raises(ConfigError, match=r"step-00000017 holds no complete checkpoint \(rank0\.safetensors is not as"):
+    with pytest.raises(
+        ConfigError, match=r"step-00000017 holds no complete checkpoint \(rank0\.safetensors is damaged"
+    ):
         search(tmp_path / "j", resume=str(newest), checkpoint_steps=5)
     capsys.readouterr()
     assert same(whole, search(tmp_path / "j", resume="auto", checkpoint_steps=5))
@@ -124,7 +126,7 @@ def test_a_stopped_run_that_may_overwrite_goes_on_without_saying_so_again(
         search(tmp_path / name, steps=1)
     before = {name: content(tmp_path / name) for name in "jk"}
     stop_after(monkeypatch, 2)
-    with pytest.raises(RunInterrupted, match="go on with --resume auto"):
+    with pytest.raises(RunInterrupted, match="continue with --resume auto"):
         search(tmp_path / "j", overwrite=True, steps=6)
     with pytest.raises(ArtifactError, match="already holds a jackpot: choose another folder, or set overwrite"):
         search(tmp_path / "j", steps=6)
@@ -212,7 +214,7 @@ def test_an_unfinished_run_is_neither_lost_nor_mistaken(tmp_path: Path, monkeypa
     stop_after(monkeypatch, 4)
     with pytest.raises(RunInterrupted):
         search(tmp_path / "j")
-    with pytest.raises(ConfigError, match="holds an unfinished run: go on with --resume auto, or discard it with"):
+    with pytest.raises(ConfigError, match="holds an unfinished run: continue with --resume auto, or discard it with"):
         search(tmp_path / "j")
     with pytest.raises(
         ConfigError, match=r"other settings \(lr 0\.05, not 0\.1; seed|other settings \(lr 0\.05, not 0\.1"
@@ -250,7 +252,9 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_state(
         save_file(tensors, path)
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(TrainingError, match=r"No space left on device.*free some space, then go on with --resume auto"):
+    with pytest.raises(
+        TrainingError, match=r"No space left on device.*free some space, then continue with --resume auto"
+    ):
         search(tmp_path / "j", checkpoint_steps=6)
     assert [path.name for path in (tmp_path / "j" / "checkpoints").iterdir()] == ["step-00000006"]
     monkeypatch.undo()
@@ -425,5 +429,5 @@ def test_a_signal_ends_the_verb_with_one_line(tmp_path: Path) -> None:
     ended, out, err = live(tmp_path / "j", ["5:before"], "SIGINT")
     assert ended == [128 + signal.SIGINT]
     assert out == ""
-    assert err[-2].startswith("stopped: by SIGINT after step 5 of 20; go on with --resume auto")
+    assert err[-2].startswith("stopped: by SIGINT after step 5 of 20; continue with --resume auto")
     assert not any("Traceback" in line for line in err)

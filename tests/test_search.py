@@ -244,7 +244,7 @@ def test_an_explicit_output_that_holds_a_jackpot_is_refused_unless_overwrite(run
         ({"steps": 3, "epochs": 1}, ConfigError, "not both"),
         ({"model": "resnet5o"}, BaseError, "did you mean resnet50"),
         ({"data_dir": "nowhere"}, DataError, "nowhere does not exist"),
-        ({"dataset": "digits", "batch_size": 5000}, ConfigError, "smaller than one step"),
+        ({"dataset": "digits", "batch_size": 5000}, ConfigError, "too few images for one step"),
         ({"base_checkpoint": "x.safetensors"}, BaseError, "no checkpoint"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The only training loop, and what goes into it: schedules, objectives, norm statistics, the run record."""
+"""The only training loop and its parts: schedules, objective, norm statistics, checkpoints, the run record."""
 
 from timm_jackpot.training.checkpoint import (
     Checkpoints,
@@ -18,7 +18,7 @@ from timm_jackpot.training.norm_statistics import (
     reestimate_norm_statistics,
 )
 from timm_jackpot.training.objective import Objective
-from timm_jackpot.training.record import Record, follow_with_tracker, read_record
+from timm_jackpot.training.record import Record, read_record, start_tracker
 from timm_jackpot.training.run_state import CHECKPOINTS, RunState
 from timm_jackpot.training.schedule import cosine, cubic_ramp
 
@@ -38,7 +38,6 @@ __all__ = [
     "cosine",
     "cubic_ramp",
     "fit",
-    "follow_with_tracker",
     "make_mixer",
     "make_optimizer",
     "optimizer_tensors",
@@ -49,5 +48,6 @@ __all__ = [
     "reestimate_norm_statistics",
     "restore_optimizer",
     "restore_random_state",
+    "start_tracker",
     "total_steps",
 ]

@@ -1,4 +1,4 @@
-"""What dense training and fine-tuning share: the run, its figures, the folder that holds the weights."""
+"""Shared by dense training and fine-tuning: the run, its figures, the output folder."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from timm_jackpot.training.loop import fit
 from timm_jackpot.training.mixing import make_mixer
 from timm_jackpot.training.norm_statistics import average_norm_statistics
 from timm_jackpot.training.objective import Objective
-from timm_jackpot.training.record import Record, follow_with_tracker
+from timm_jackpot.training.record import Record, start_tracker
 from timm_jackpot.training.schedule import cosine
 
 _RUNNING = "record.partial.jsonl"
 
 
 class DenseFlags(DataFlags, TrainFlags):
-    """The settings that dense training and fine-tuning share."""
+    """Settings shared by dense training and fine-tuning."""
 
     group: ClassVar[str] = "Output"
 
@@ -41,29 +41,29 @@ class DenseFlags(DataFlags, TrainFlags):
 
 @dataclass(frozen=True)
 class DenseRun:
-    """One training run of a model's own weights into a folder."""
+    """One run that trains a model's own weights and saves them to a folder."""
 
     title: str
-    model: nn.Module  # on the device; what asks for gradients is trained
+    model: nn.Module  # on the device; parameters that require gradients are trained
     data: Data
     config: DenseFlags
     steps: int
     accelerator: Accelerator
 
-    def train_and_save(self, summarise: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-        """Train, read the test split once, save weights, config and record.
+    def train_and_save(self, summarize: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        """Train, evaluate once on the test split, and save weights, config and record.
 
         Args:
-            summarise: from this run's figures to the summary that is recorded and returned.
+            summarize: turns the figures of this run into the summary that is recorded and returned.
 
         Raises:
             ConfigError, ArtifactError: if the folder cannot be written.
-            TrainingError: as `fit`.
+            TrainingError: as in `fit`.
         """
         folder, config, accelerator = Path(self.config.output), self.config, self.accelerator
         mix = make_mixer(config, self.data.num_classes, config.batch_size, config.seed)
-        follow = follow_with_tracker(accelerator, _settings(config)) if config.report_to else None
-        record = Record(_fresh_record(folder) if accelerator.is_main_process else None, follow)
+        track = start_tracker(accelerator, _settings(config)) if config.report_to else None
+        record = Record(_fresh_record(folder) if accelerator.is_main_process else None, track)
         try:
             fit(
                 accelerator=accelerator,
@@ -91,14 +91,14 @@ class DenseRun:
                 "seed": config.seed,
                 "checkpoint": str(folder / "model.safetensors"),
             }
-            summary = summarise(figures)
+            summary = summarize(figures)
             record.write("result", **summary)
         finally:
             record.close()
             for tracker in accelerator.trackers:
                 tracker.finish()
         if accelerator.is_main_process:
-            replace_folder(folder.resolve(), {**timm_checkpoint(self.model), **_notes(record, config)})
+            replace_folder(folder.resolve(), {**timm_checkpoint(self.model), **_record_files(record, config)})
         return summary
 
     def _accuracy(self, split: str) -> float | None:
@@ -112,18 +112,20 @@ class DenseRun:
 
 @contextmanager
 def dense_output(config: DenseFlags) -> Iterator[None]:
-    """Hold the output folder for a run; refused before anything is loaded if it is not to be written to.
+    """Lock the output folder for a run, before anything is loaded.
 
     Raises:
-        ConfigError: if it cannot be written, another run holds it, or it holds more than an unfinished run leaves.
+        ConfigError: if it cannot be written, another run uses it, or it is not empty (except for an unfinished run).
     """
     folder = check_output(config.output)
     with locked(folder) if launched_as_main() else nullcontext():
         if launched_as_main():
             recover_folder(folder)
-            there = sorted(path.name for path in folder.iterdir() if path.name != _RUNNING) if folder.exists() else []
-            if there:
-                raise ConfigError(f"--output {folder} holds {there[0]} already: name a fresh folder")
+            existing = (
+                sorted(path.name for path in folder.iterdir() if path.name != _RUNNING) if folder.exists() else []
+            )
+            if existing:
+                raise ConfigError(f"--output {folder} already contains {existing[0]}: choose a new folder")
         yield
 
 
@@ -136,10 +138,10 @@ def _fresh_record(folder: Path) -> Path:
 
 
 def _settings(config: DenseFlags) -> dict[str, Any]:
-    """Without this machine's paths."""
+    """The settings without paths of this machine."""
     return config.model_dump(mode="json", exclude={"output", "data_dir", "base_checkpoint"})
 
 
-def _notes(record: Record, config: DenseFlags) -> dict[str, bytes]:
+def _record_files(record: Record, config: DenseFlags) -> dict[str, bytes]:
     recipe = yaml.safe_dump(_settings(config), sort_keys=False)
     return {"record.jsonl": record.lines().encode(), "recipe.yaml": recipe.encode()}

@@ -1,4 +1,4 @@
-"""What can go wrong in a step that is nobody's bug, as one sentence each."""
+"""Explain errors in a training step that are not bugs, in one sentence each."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from timm_jackpot.runtime.processes import explain_lost_process
 
 @contextmanager
 def explained(step: int) -> Iterator[None]:
-    """Turn torch's own errors in a step into ours.
+    """Turn torch's errors in a step into ours.
 
     Raises:
-        TrainingError: memory ran out, another process was lost, a batch too small for batch norm.
-        DataError: a data worker died.
+        TrainingError: if memory ran out, another process was lost, or a batch is too small for batch norm.
+        DataError: if a data worker died.
     """
     try:
         with explain_lost_process(f" at step {step}"), one_image_explained():
@@ -28,7 +28,7 @@ def explained(step: int) -> Iterator[None]:
         text = str(error)
         if "DataLoader worker" in text:
             raise DataError(
-                f"a data worker died at step {step}, perhaps for want of memory: lower --workers or --batch-size"
+                f"a data worker died at step {step}, perhaps out of memory: lower --workers or --batch-size"
             ) from error
         if "not enough memory" in text or "can't allocate memory" in text:
             raise _out_of_memory(step) from error
@@ -37,9 +37,10 @@ def explained(step: int) -> Iterator[None]:
 
 @contextmanager
 def one_image_explained() -> Iterator[None]:
-    """
+    """Explain the error of batch norm for a single image.
+
     Raises:
-        TrainingError: a batch too small for batch norm.
+        TrainingError: if a batch is too small for batch norm.
     """
     try:
         yield
@@ -51,6 +52,6 @@ def one_image_explained() -> Iterator[None]:
 
 def _out_of_memory(step: int) -> TrainingError:
     return TrainingError(
-        f"out of memory at step {step}: lower --batch-size (and raise --grad-accum-steps as much), or try "
+        f"out of memory at step {step}: lower --batch-size (and raise --grad-accum-steps to match), or try "
         "--grad-checkpointing or mixed precision"
     )

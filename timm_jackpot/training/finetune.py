@@ -1,4 +1,4 @@
-"""Tuning the surviving weights of a jackpot (Eq. 9): a dense checkpoint with zeros in it, no jackpot any more."""
+"""Fine-tune the kept weights of a jackpot (Eq. 9). The result is a dense checkpoint with zeros, not a jackpot."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class FinetuneConfig(ArtifactFlags, DenseFlags):
     )
 
     lr: float = Field(default=0.01, ge=1e-12, le=1e6)
-    """Peak learning rate; cosine to zero over the run."""
+    """Peak learning rate, with cosine decay to zero over the run."""
 
 
 def finetune_jackpot(config: FinetuneConfig) -> dict[str, Any]:
-    """Train every parameter but the removed weights, evaluate on the test split once, save.
+    """Train all parameters except removed weights, evaluate once on the test split, and save.
 
     Returns:
-        The summary that the verb prints: top-1 of the jackpot and after tuning, the sparsity that is left.
+        The summary that the verb prints: top-1 before and after tuning, and the remaining sparsity.
 
     Raises:
-        JackpotError: for anything wrong with artifact, data or flags, before any training.
+        JackpotError: if something is wrong with artifact, data or flags; before any training.
     """
     with dense_output(config):
         return _finetune(config)
@@ -85,7 +85,7 @@ def _finetune(config: FinetuneConfig) -> dict[str, Any]:
     keep_zeros(model, masks)
     before = evaluate_accuracy(model, data.test, batch_size=config.batch_size, accelerator=accelerator)
 
-    def summarise(figures: dict[str, Any]) -> dict[str, Any]:
+    def summarize(figures: dict[str, Any]) -> dict[str, Any]:
         fractions = zero_fractions(model)
         return {
             "artifact": config.artifact,
@@ -95,11 +95,11 @@ def _finetune(config: FinetuneConfig) -> dict[str, Any]:
             "seconds": round(time.monotonic() - started, 2),
         }
 
-    return DenseRun("finetune", model, data, config, steps, accelerator).train_and_save(summarise)
+    return DenseRun("finetune", model, data, config, steps, accelerator).train_and_save(summarize)
 
 
 def keep_zeros(model: nn.Module, masks: MaskSet) -> None:
-    """Let removed weights of a merged model have no gradient: no optimizer moves them from zero then."""
+    """Zero the gradients of the removed weights of a merged model, so that no optimizer changes them."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, mask in masks.items():
         if name not in parameters:

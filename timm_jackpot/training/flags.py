@@ -1,4 +1,4 @@
-"""The training flags that all training shares; names are timm's."""
+"""The flags shared by all training, with timm's names."""
 
 from __future__ import annotations
 
@@ -14,73 +14,73 @@ from timm_jackpot.schema import Settings
 
 
 class OptimFlags(Settings):
-    """How parameters are trained."""
+    """How to train parameters."""
 
     group: ClassVar[str] = "Training"
 
     opt: Literal["sgd", "adam"] = "sgd"
     """Optimizer: SGD with momentum, or Adam."""
     lr: float = Field(default=0.1, ge=1e-12, le=1e6)
-    """Peak learning rate; cosine to zero over the run."""
+    """Peak learning rate, with cosine decay to zero over the run."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD, β₁ of Adam."""
     weight_decay: float = Field(default=5e-4, ge=0, le=1e3)
-    """L2 penalty on what is trained."""
+    """L2 penalty on the trained parameters."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the target that is spread over all classes."""
+    """Label smoothing: the fraction of the target spread over all classes."""
     mixup: float = Field(default=0.0, ge=0, le=100)
-    """Alpha of Mixup (timm's); 0 is none."""
+    """Alpha of timm's Mixup; 0 turns it off."""
     cutmix: float = Field(default=0.0, ge=0, le=100)
-    """Alpha of CutMix (timm's); 0 is none."""
+    """Alpha of timm's CutMix; 0 turns it off."""
 
 
 class LengthFlags(Settings):
-    """How long a run is."""
+    """How long to train."""
 
     group: ClassVar[str] = "Training"
 
     steps: int | None = Field(default=None, ge=0, le=10**9)
-    """Optimizer steps; not together with epochs."""
+    """Optimizer steps; give either steps or epochs."""
     epochs: float | None = Field(default=None, gt=0, le=1e6)
-    """Passes over the training split; not together with steps."""
+    """Passes over the training split; give either epochs or steps."""
     grad_accum_steps: int = Field(default=1, ge=1, le=10**6)
-    """Batches whose gradients are averaged for one optimizer step."""
+    """Batches whose gradients are averaged for each optimizer step."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seed of everything that is random."""
+    """Random seed."""
 
 
 class RunFlags(LengthFlags):
-    """How long a run is, and how it is carried out."""
+    """How long to train, and how to run it."""
 
     group: ClassVar[str] = "Advanced"
 
     report_to: str | None = None
-    """Tracker that follows the run beside its record, as Accelerate names it: tensorboard, wandb, …"""
+    """Tracker to log the run to, by its Accelerate name: tensorboard, wandb, …"""
     timeout: float = Field(default=1800.0, gt=0, le=1e7)
-    """Seconds that a process waits for another one of the run before it gives up."""
+    """Seconds that a process waits for the other processes of the run before it gives up."""
     torchcompile: bool = False
-    """Compile the model with torch.compile (before it is wrapped for several processes)."""
+    """Compile the model with torch.compile."""
     grad_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    """Recompute activations in the backward pass: saves memory, but takes about a third more time."""
     channels_last: bool = False
     """Keep images and weights in channels_last memory format (faster on recent GPUs)."""
 
 
 class TrainFlags(OptimFlags, RunFlags):
-    """Both."""
+    """How to train, and for how long."""
 
 
 def total_steps(flags: RunFlags, steps_per_epoch: int, *, default_epochs: float) -> int:
     """Optimizer steps of a run.
 
     Raises:
-        ConfigError: if both steps and epochs were given, or an epoch holds no full batch.
+        ConfigError: if both steps and epochs are given, or an epoch is shorter than one step.
     """
     if flags.steps is not None and flags.epochs is not None:
         raise ConfigError("give --steps or --epochs, not both")
     if steps_per_epoch < flags.grad_accum_steps:
         raise ConfigError(
-            "the training split is smaller than one step's images: lower --batch-size or --grad-accum-steps"
+            "the training split has too few images for one step: lower --batch-size or --grad-accum-steps"
         )
     if flags.steps is not None:
         return flags.steps
@@ -88,10 +88,10 @@ def total_steps(flags: RunFlags, steps_per_epoch: int, *, default_epochs: float)
 
 
 def prepare_model(flags: RunFlags, model: nn.Module) -> None:
-    """Bring `model`, in place, to the memory format and checkpointing of activations that the flags ask for.
+    """Set the memory format and activation checkpointing of `model`, in place, as the flags ask.
 
     Raises:
-        ConfigError: if the model cannot checkpoint activations.
+        ConfigError: if the model does not support activation checkpointing.
     """
     if flags.grad_checkpointing:
         try:
@@ -105,7 +105,7 @@ def prepare_model(flags: RunFlags, model: nn.Module) -> None:
 
 
 def make_optimizer(flags: OptimFlags, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer that the flags name."""
+    """Make the optimizer that the flags choose."""
     if flags.opt == "adam":
         return torch.optim.Adam(parameters, flags.lr, betas=(flags.momentum, 0.999), weight_decay=flags.weight_decay)
     return torch.optim.SGD(parameters, flags.lr, momentum=flags.momentum, weight_decay=flags.weight_decay)

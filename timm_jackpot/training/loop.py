@@ -1,4 +1,4 @@
-"""The loop: batches in, gradients through Accelerate, hooks around each step. Knows neither scores nor masks."""
+"""The training loop, through Accelerate, with hooks around each step. Knows nothing about scores or masks."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ def fit(
 ) -> None:
     """Run `steps` optimizer steps on `model`, in train mode.
 
-    The learning rate is `lr_at(step)`, the hook `before_step(step)` runs before each, and every `log_every`
-    steps the loss and `figures()` go to the progress display and, as "step" events, to the record.
+    The learning rate is `lr_at(step)`. Every `log_every` steps, the loss and `figures()` go to the progress display
+    and, as "step" events, to the record.
 
     Args:
-        before_step, after_step: called with the number of steps done so far, before and after each.
-        first_step: steps that were done in an earlier life of the run; its batches are not read again.
-        mix: (number of the batch in the run, batch) → what is trained on in its place.
+        before_step, after_step: called before and after each step with the number of steps done so far.
+        first_step: number of steps done before the run was resumed; their batches are not read again.
+        mix: called with the number of a batch in the run and the batch; returns the batch to train on.
         keep_in_eval: modules that stay in eval mode.
 
     Raises:
-        TrainingError: when the loss is not a number, with the step and what to lower; and as `explained`.
+        TrainingError: if the loss is not a number, with the step and what to lower; and as in `explained`.
     """
-    # Compiled after DDP, parametrized modules break.
+    # Before DDP: parametrized modules break if compiled after it.
     runnable = torch.compile(model) if torchcompile else model
     wrapped, prepared = accelerator.prepare(runnable, optimizer)
     wrapped.train()
@@ -100,20 +100,20 @@ def fit(
                 value = loss.item()
                 if not isfinite(value):
                     raise TrainingError(
-                        f"the loss is not a number at step {step}: lower --lr (now {lr_at(step):g}), or do without "
-                        "mixed precision"
+                        f"the loss is not a number at step {step}: lower --lr (now {lr_at(step):g}), or turn off mixed "
+                        "precision"
                     )
                 record.write("step", step=step, lr=lr_at(step), loss=value, **figures())
                 progress.advance(_latest(record))
             after_step(step + 1)
-    # Accelerate replaces a model's forward under mixed precision: give the plain one back, and let go of both.
+    # Under mixed precision Accelerate replaces the model's forward: restore it, and release its references.
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     vars(model).pop("forward", None)
     accelerator.free_memory()
 
 
 def _latest(record: Record) -> dict[str, float]:
-    """The figures of the last step and of the last validation that are on record."""
+    """The figures of the last step and the last validation in the record."""
     shown = {key: value for key, value in record.last("step").items() if key not in ("kind", "step", "lr")}
     validation = record.last("validation")
     return {**shown, "validation": validation["top1"]} if validation else shown

@@ -1,4 +1,4 @@
-"""Mixup and CutMix, timm's, drawn from the run's seed and the step alone."""
+"""timm's Mixup and CutMix, with draws that depend only on the seed and the batch number."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Mixer = Callable[[int, Batch], Batch]
 
 
 def make_mixer(flags: OptimFlags, num_classes: int, batch_size: int, seed: int) -> Mixer | None:
-    """(batch number, batch) → the batch mixed with itself, its labels probabilities [b, classes]; None without both.
+    """A function that mixes a batch, given its number; labels become probabilities [b, classes]. None if both are off.
 
     Raises:
-        ConfigError: for an odd batch size, which timm cannot mix.
+        ConfigError: if the batch size is odd, which timm does not support.
     """
     if not (flags.mixup or flags.cutmix):
         return None
     if batch_size % 2:
         raise ConfigError(f"--mixup and --cutmix need an even --batch-size, not {batch_size}")
-    # Label smoothing is the objective's.
+    # The objective does label smoothing.
     timm_mixup = Mixup(flags.mixup, flags.cutmix, label_smoothing=0.0, num_classes=num_classes)
 
     def mix(number: int, batch: Batch) -> Batch:

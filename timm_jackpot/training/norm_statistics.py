@@ -1,4 +1,4 @@
-"""Running means and variances: averaged over ranks, or estimated anew."""
+"""Running means and variances: average them over ranks, or re-estimate them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CALIBRATION_IMAGES, _CALIBRATION_SEED = 10_000, 2021
 
 @torch.no_grad()
 def average_norm_statistics(model: nn.Module, accelerator: Accelerator) -> None:
-    """Replace running statistics by their mean over all ranks; DDP alone would keep rank 0's."""
+    """Replace running statistics by their mean over all ranks; DDP alone would keep those of rank 0."""
     if accelerator.num_processes == 1:
         return
     for _, layer in norm_layers(model):
@@ -32,12 +32,12 @@ def average_norm_statistics(model: nn.Module, accelerator: Accelerator) -> None:
 
 @torch.no_grad()
 def reestimate_norm_statistics(model: nn.Module, batches: Iterable[Tensor], accelerator: Accelerator) -> None:
-    """Forget running statistics and take their plain average over `batches` of images.
+    """Replace running statistics by their plain average over `batches` of images.
 
-    A model without running statistics is left as it is. Mode flags and momenta are restored.
+    Does nothing if the model has no running statistics. Training modes and momenta are restored.
 
     Raises:
-        TrainingError: for batches too small for batch norm.
+        TrainingError: if batches are too small for batch norm.
     """
     layers = [layer for _, layer in norm_layers(model) if isinstance(layer, _NormBase)]
     if not layers:
@@ -60,7 +60,7 @@ def reestimate_norm_statistics(model: nn.Module, batches: Iterable[Tensor], acce
 
 
 def recalibrate(model: nn.Module, data: Data, batch_size: int, accelerator: Accelerator, *, images: int) -> None:
-    """Re-estimate norm statistics on up to `images` training images, in the order of a training epoch of its own."""
+    """Re-estimate norm statistics on up to `images` training images, in an order with its own seed."""
     shard = shard_of(accelerator)
     count = max(1, images // (batch_size * shard.count))
     batches = data.train.train_batches(seed=_CALIBRATION_SEED, epoch=0, batch_size=batch_size, shard=shard)

@@ -1,4 +1,4 @@
-"""What is minimised: cross-entropy, and distillation from the base itself."""
+"""The loss: cross-entropy, and self-distillation from the base."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Objective:
     temperature: float = 2.0  # T
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of a batch: images [b, c, h, w], labels [b], or their probabilities [b, classes]."""
+        """Mean loss of a batch: images [b, c, h, w]; labels [b], or probabilities [b, classes]."""
         logits = model(images).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         if self.teacher is None:

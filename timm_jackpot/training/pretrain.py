@@ -1,4 +1,4 @@
-"""Dense training, for bases that no zoo has (the papers' CIFAR networks, the bundled digits)."""
+"""Dense training, for bases without published weights (the papers' CIFAR networks, the bundled digits)."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ class PretrainConfig(DenseFlags):
     )
 
     model: str = "cifar_resnet20"
-    """A timm architecture, without tag."""
+    """A timm architecture, without a tag."""
     model_kwargs: tuple[str, ...] = ()
-    """Further arguments of the timm model, as key=value."""
+    """More arguments for the timm model, as key=value."""
     num_classes: int | None = Field(default=None, ge=1, le=MAX_CLASSES)
-    """Classes of the head. Default: the architecture's own."""
+    """Number of classes of the head. Default: the architecture's own."""
     img_size: int | None = Field(default=None, ge=1, le=MAX_PIXELS)
-    """Image size in pixels, where it differs from the architecture's."""
+    """Image size in pixels, if it differs from the architecture's."""
 
 
 def pretrain_base(config: PretrainConfig) -> dict[str, Any]:
-    """Train, evaluate on the test split once, save; returns the summary that the verb prints.
+    """Train, evaluate once on the test split, save; return the summary that the verb prints.
 
     Raises:
-        JackpotError: for anything wrong with model, data or flags, before any training.
+        JackpotError: if something is wrong with model, data or flags; before any training.
     """
     with dense_output(config):
         return _pretrain(config)
@@ -92,9 +92,9 @@ def _build(config: PretrainConfig) -> nn.Module:
         model = create_timm_model(config.model, requested, pretrained=False, **parse_model_kwargs(config.model_kwargs))
     except MemoryError:
         raise
-    except Exception as error:  # timm's constructors complain in every way
+    except Exception as error:  # timm's constructors raise all kinds of errors
         raise BaseError(f"{config.model} does not take these arguments: {error or type(error).__name__}") from error
-    if config.img_size is not None:  # saved with the weights: what is searched in them later sees the same images
+    if config.img_size is not None:  # saved with the weights, so that later searches use the same image size
         channels = model.pretrained_cfg["input_size"][0]  # pyright: ignore
         model.pretrained_cfg["input_size"] = (channels, config.img_size, config.img_size)  # pyright: ignore
     return model

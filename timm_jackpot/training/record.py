@@ -1,4 +1,4 @@
-"""The run record: one JSON object per line, written as the run goes, readable while it does."""
+"""The run record: one JSON object per line, written and readable during the run."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from timm_jackpot.errors import TrainingError
 
 
 class Record:
-    """Appends events to a file; without a path it only keeps them.
+    """Collects events, and writes them to a file if there is a path.
 
     Args:
-        follow: called with the figures and the step of each event that has a step, for a tracker.
+        track: called with the figures and the step of each event that has a step.
     """
 
-    def __init__(self, path: Path | None = None, follow: Callable[[dict[str, float], int], None] | None = None) -> None:
+    def __init__(self, path: Path | None = None, track: Callable[[dict[str, float], int], None] | None = None) -> None:
         self.events: list[dict[str, Any]] = []
-        self._follow = follow
+        self._track = track
         self._file = path.open("w", encoding="utf-8") if path else None
 
     def write(self, kind: str, **values: Any) -> None:
         event = {"kind": kind, **values}
         self.events.append(event)
-        if self._follow and "step" in values:
-            self._follow({f"{kind}/{key}": value for key, value in values.items() if key != "step"}, values["step"])
+        if self._track and "step" in values:
+            self._track({f"{kind}/{key}": value for key, value in values.items() if key != "step"}, values["step"])
         if self._file:
             try:
                 self._file.write(json.dumps(event, allow_nan=False) + "\n")
                 self._file.flush()
             except OSError as error:
-                raise TrainingError(f"the record of the run could not be written: {error.strerror or error}") from error
+                raise TrainingError(f"could not write the run record: {error.strerror or error}") from error
 
     def of(self, kind: str) -> Iterator[dict[str, Any]]:
         return (event for event in self.events if event["kind"] == kind)
 
     def last(self, kind: str) -> dict[str, Any]:
-        """The latest event of a kind; empty if there is none."""
+        """The latest event of a kind, or {} if there is none."""
         return next((event for event in reversed(self.events) if event["kind"] == kind), {})
 
     def lines(self) -> str:
@@ -49,14 +49,12 @@ class Record:
 
     def close(self) -> None:
         if self._file:
-            with suppress(OSError):  # a line that did not go to the disk, and was reported when it was written
+            with suppress(OSError):  # a failed write was reported when it happened
                 self._file.close()
 
 
-def follow_with_tracker(
-    accelerator: Accelerator, settings: Mapping[str, Any]
-) -> Callable[[dict[str, float], int], None]:
-    """Begin the accelerator's tracker with a run's settings; what returns is a record's `follow`."""
+def start_tracker(accelerator: Accelerator, settings: Mapping[str, Any]) -> Callable[[dict[str, float], int], None]:
+    """Start the accelerator's tracker with the settings of a run; returns `track` for its record."""
     plain = {
         key: value if isinstance(value, (bool, int, float, str)) else str(value) for key, value in settings.items()
     }
@@ -65,7 +63,7 @@ def follow_with_tracker(
 
 
 def read_record(path: Path) -> Record:
-    """A record from its file."""
+    """Read a record from its file."""
     record = Record()
     record.events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
     return record
