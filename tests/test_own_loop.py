@@ -169,7 +169,7 @@ def test_what_cannot_be_masked_is_one_sentence() -> None:
         get_jackpot_model(digits(), JackpotConfig(class_names=("a", "b")))
     with pytest.raises(BaseError, match="already carries masks"):
         get_jackpot_model(get_jackpot_model(digits()).model)
-    with pytest.raises(BaseError, match="no linear layer that could be its classifier"):
+    with pytest.raises(BaseError, match="no linear layer to be its classifier"):
         get_jackpot_model(nn.Sequential(nn.Conv2d(3, 3, 1)))
     with pytest.raises(ConfigError, match="did you mean"):
         JackpotConfig(sparsty=0.5)  # pyright: ignore

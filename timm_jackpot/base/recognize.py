@@ -1,4 +1,4 @@
-"""`recognize_base`: which base a model in hand is."""
+"""`recognize_base`: identify the base that a loaded model is."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _log = logging.getLogger("timm_jackpot")
 
 
 def recognize_base(model: nn.Module) -> Base:
-    """A model as a base: a timm model with published weights is known by them, with or without a head of its own.
+    """Identify a model as a base. A timm model is recognized by its published weights, even with a new head.
 
-    Any other model becomes a base of source "module": whoever loads the artifact brings the same module. Its last
-    linear layer is taken for the classifier, which is new if it still has the values that torch initializes it with.
+    Any other model becomes a base with source "module": loading the artifact takes the same module. Its last linear
+    layer counts as the classifier, and as new if it still has torch's initial values.
 
     Raises:
-        BaseError: if the model has no linear layer that could be its classifier.
+        BaseError: if the model has no linear layer to be its classifier.
     """
     name, reason = _published_name(model), None
     if name is not None:
@@ -37,14 +37,14 @@ def recognize_base(model: nn.Module) -> Base:
 
 
 def _published_name(model: nn.Module) -> str | None:
-    """The name under which `load_base` finds the weights that timm gave the model."""
+    """The name under which `load_base` finds the published weights of the model, if any."""
     described: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     architecture, tag = described.get("architecture"), described.get("tag")
     if not architecture or not is_model(architecture) or described.get("source") == "module":
         return None
     try:
         published = get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture)
-    except RuntimeError:  # timm's word for an unknown tag
+    except RuntimeError:  # timm raises it for an unknown tag
         published = None
     if published is not None and published.hf_hub_id == described.get("hf_hub_id"):
         return f"{architecture}.{tag}" if tag else architecture
@@ -52,14 +52,14 @@ def _published_name(model: nn.Module) -> str | None:
 
 
 def _as_published(model: nn.Module, name: str) -> Base | str:
-    """The model as the base of that name, or the reason why it is not that base."""
+    """The model as the base `name`, or the reason why it is not that base."""
     described: dict[str, Any] = model.pretrained_cfg  # pyright: ignore[reportAssignmentType]
     file = described.get("file")
     own_file = file if file and file != _registered_file(name) else None
     head = classifier_parameters(model)
     classes = next((len(parameter) for parameter in reversed(head.values())), None)
     try:
-        with torch.random.fork_rng(devices=[]):  # a new head of the reference is drawn, and not used
+        with torch.random.fork_rng(devices=[]):  # the reference gets a random new head, which is not used
             reference = load_base(name, base_checkpoint=own_file, num_classes=classes)
     except JackpotError as error:
         return str(error)
@@ -88,7 +88,7 @@ def _as_module(model: nn.Module, reason: str | None) -> Base:
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     if not linear:
         raise BaseError(
-            f"{type(model).__name__} has no linear layer that could be its classifier: name it, as "
+            f"{type(model).__name__} has no linear layer to be its classifier: name the classifier with "
             "base_from_module(model, …, classifier='head.conv')"
         )
     classifier, layer = list(linear.items())[-1]
@@ -103,21 +103,21 @@ def _as_module(model: nn.Module, reason: str | None) -> Base:
         new_head=new,
     )
     _log.warning(
-        "note: %s is a base of its own%s: loading the artifact takes base=module. Its classifier is %s (%d classes)%s",
+        "note: %s is a custom base%s: loading the artifact takes base=module. Its classifier is %s (%d classes)%s",
         base.ref.name,
         f" ({reason})" if reason else "",
         classifier,
         layer.out_features,
-        ", which is new: it is trained and stored" if new else "",
+        ", which is new: it will be trained and stored" if new else "",
     )
     return base
 
 
 @torch.no_grad()
 def _looks_new(layer: nn.Linear) -> bool:
-    """Whether the weights are uniform between ±1/√inputs, as `nn.Linear` draws them: trained weights are not.
+    """Whether the weights are uniform between ±1/√inputs, as `nn.Linear` initializes them; trained weights are not.
 
-    Of n uniform values the rms is the bound over √3 within 0.45/√n, one standard deviation; five are allowed.
+    The rms of n uniform values is bound/√3 with a relative standard deviation of 0.45/√n; five of these are allowed.
     """
     weight, bound = layer.weight.double(), layer.in_features**-0.5
     n, rms = weight.numel(), float(weight.square().mean().sqrt())

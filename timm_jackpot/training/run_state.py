@@ -150,7 +150,8 @@ class RunState:
         if resume is None:
             if newest is not None and not overwrite:
                 raise ConfigError(
-                    f"{self._output} holds an unfinished run: continue with --resume auto, or discard it with --overwrite"
+                    f"{self._output} holds an unfinished run: continue with --resume auto, or discard it with "
+                    "--overwrite"
                 )
             if newest is not None and self._accelerator.is_main_process:
                 shutil.rmtree(newest.parent)
