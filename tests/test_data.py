@@ -519,8 +519,8 @@ def test_nothing_is_trained_on_the_split_that_is_tested_on(images_32: Path, spli
 def test_nothing_is_trained_or_chosen_on_the_validation_images_that_are_tested_on(tmp_path: Path) -> None:
     write_split(tmp_path, "train", size=32, per_class=4)
     write_split(tmp_path, "val", size=32, per_class=3)
-    raises_data_error(r"--train-split eval has images", lambda: open_folder(tmp_path, train_split="eval"))
-    raises_data_error(r"--val-split val has images .*--val-split or", lambda: open_folder(tmp_path, val_split="val"))
+    raises_data_error(r"--train-split eval overlaps", lambda: open_folder(tmp_path, train_split="eval"))
+    raises_data_error(r"--val-split val overlaps .*--val-split or", lambda: open_folder(tmp_path, val_split="val"))
     write_split(tmp_path, "test", size=32, per_class=2)
     data = open_folder(tmp_path, train_split="validation")
     assert data.val is not None
@@ -882,7 +882,7 @@ def test_a_damaged_tar_file_is_refused(tmp_path: Path) -> None:
 def test_digits_are_refused_where_the_model_wants_larger_images(size: int) -> None:
     model = small_net(classes=10, size=size)
     raises_data_error(
-        f"digits are 32-pixel images.*wants {size}", lambda: open_data(DataFlags(dataset="digits"), model, device=CPU)
+        f"digits are 32-pixel images.*needs {size}", lambda: open_data(DataFlags(dataset="digits"), model, device=CPU)
     )
 
 

@@ -245,7 +245,7 @@ def test_an_explicit_output_that_holds_a_jackpot_is_refused_unless_overwrite(run
         ({"model": "resnet5o"}, BaseError, "did you mean resnet50"),
         ({"data_dir": "nowhere"}, DataError, "nowhere does not exist"),
         ({"dataset": "digits", "batch_size": 5000}, ConfigError, "too few images for one step"),
-        ({"base_checkpoint": "x.safetensors"}, BaseError, "no checkpoint"),
+        ({"base_checkpoint": "x.safetensors"}, BaseError, "does not exist"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(
