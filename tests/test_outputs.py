@@ -133,7 +133,7 @@ def test_every_verb_refuses_to_test_on_train_before_its_first_step(
         "methods.find.fit",
         "training.dense.fit",
         "training.finetune.evaluate_accuracy",
-        "audit.judge.predict",
+        "audit.evaluate.predict",
     ):
         monkeypatch.setattr(f"timm_jackpot.{name}", never)
     cells = "targets: {toy: }" if verb == "transfer" else "grid: {test_split: [train]}"
