@@ -96,13 +96,13 @@ def test_a_new_head_of_a_timm_model_is_found_trained_and_stored(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("new_head", [False, True])
-def test_a_torchvision_model_brings_itself(tmp_path: Path, new_head: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_torchvision_model_brings_itself(tmp_path: Path, new_head: bool, capsys: pytest.CaptureFixture[str]) -> None:
     net = resnet18(num_classes=10)
     if not new_head:
         nn.init.normal_(net.fc.weight)
     module = copy.deepcopy(net)
     model = get_jackpot_model(net, JackpotConfig(sparsity=0.5))
-    assert ("which is new" in caplog.text) is new_head
+    assert ("which is new" in capsys.readouterr().err) is new_head
     train(model, 2, batch(size=32))
     folder = model.save_pretrained(tmp_path / "jackpot")
     roles = {extra.role for extra in read_artifact(folder).config.extras}
@@ -112,13 +112,13 @@ def test_a_torchvision_model_brings_itself(tmp_path: Path, new_head: bool, caplo
     assert torch.equal(loaded(images), plain(images))
 
 
-def test_weights_that_are_not_the_published_ones_are_a_base_of_their_own(caplog: pytest.LogCaptureFixture) -> None:
+def test_weights_that_are_not_the_published_ones_are_a_base_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
     net = digits()
     with torch.no_grad():
         next(net.parameters()).mul_(2)
     model = get_jackpot_model(net)
     assert model.jackpot().base.ref.source == "module"
-    assert "differs from the published weights of digits_resnet" in caplog.text
+    assert "differs from the published weights of digits_resnet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("optimizer_class", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])

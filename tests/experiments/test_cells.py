@@ -41,7 +41,8 @@ def test_what_is_there_is_not_run_again(
     work, journal = Work(), tmp_path / "out" / "j.json"
     first = run_cells(work.cells(lr=1)[:2], journal, accelerator, what="test: cell")
     assert first == ({"a": "a1", "b": "b2"}, 0, [])
-    assert capsys.readouterr().err == "test: cell 1 of 2: cell A\ntest: cell 2 of 2: cell B\n"
+    said = "test: cell 1 of 2: cell A\ntest: cell 2 of 2: cell B (00:00 left in all)\n"
+    assert capsys.readouterr().err == said
     second = run_cells(work.cells(lr=1), journal, accelerator, what="test: cell")
     assert second == ({"a": "a1", "b": "b2", "c": "c3"}, 2, [])
     assert capsys.readouterr().err == "test: cell 3 of 3: cell C\n"
@@ -134,7 +135,8 @@ def test_processes_agree_and_the_main_one_decides(tmp_path: Path) -> None:
     a, c = ["a", "0"], ["c", "0"]
     found = [json.loads((tmp_path / f"found{rank}").read_text()) for rank in range(2)]
     assert found[0] == found[1] == [[{"a": a, "c": c}, 0, ["b: b failed on rank 0"]], [{"c": c, "a": a}, 2, []]]
-    assert "cell 2 of 3: b\ncell 2 failed: b failed on rank 0\ncell 3 of 3: c\nlast 1 of 1: d" in errors[0]
+    said = errors[0].replace(" (00:00 left in all)", "")
+    assert "cell 2 of 3: b\ncell 2 failed: b failed on rank 0\ncell 3 of 3: c\nlast 1 of 1: d" in said
     # One that fails alone cannot go on: the other waits for it.
     assert errors[1] == "error: d failed on rank 1\n"
     assert "error: another process of this run was lost" in errors[0]

@@ -26,7 +26,7 @@ from timm_jackpot.artifact.save import (
     save_pretrained,
 )
 from timm_jackpot.artifact.schema import Config, Encoding
-from timm_jackpot.artifact.timm_checkpoint import merge_artifact, timm_checkpoint
+from timm_jackpot.artifact.timm_checkpoint import MergeConfig, merge_artifact, timm_checkpoint
 
 __all__ = [
     "Artifact",
@@ -36,6 +36,7 @@ __all__ = [
     "Extra",
     "InspectConfig",
     "Jackpot",
+    "MergeConfig",
     "apply_artifact",
     "artifact_digest",
     "artifact_report",

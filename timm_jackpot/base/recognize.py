@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
@@ -14,8 +13,7 @@ from timm_jackpot.base.maskable import classifier_parameters
 from timm_jackpot.base.module import base_from_module
 from timm_jackpot.base.tensors import TensorId, tensor_ids
 from timm_jackpot.errors import BaseError, JackpotError
-
-_log = logging.getLogger("timm_jackpot")
+from timm_jackpot.runtime.log import log
 
 
 def recognize_base(model: nn.Module) -> Base:
@@ -102,7 +100,7 @@ def _as_module(model: nn.Module, reason: str | None) -> Base:
         classifier=classifier,
         new_head=new,
     )
-    _log.warning(
+    log.warning(
         "note: %s is a custom base%s: loading the artifact takes base=module. Its classifier is %s (%d classes)%s",
         base.ref.name,
         f" ({reason})" if reason else "",

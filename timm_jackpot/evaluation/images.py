@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from PIL import Image, UnidentifiedImageError
+from pydantic import Field
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
-from timm_jackpot.artifact import transform_of
+from timm_jackpot.artifact import ArtifactFlags, from_pretrained, transform_of
 from timm_jackpot.errors import ConfigError, DataError
+from timm_jackpot.schema import Command
 
 _BATCH = 32
 
@@ -21,6 +23,37 @@ class ClassProbability(NamedTuple):
     class_id: int
     name: str
     probability: float
+
+
+class PredictConfig(ArtifactFlags):
+    """The most likely classes of images."""
+
+    command: ClassVar[Command | None] = Command(
+        "predict",
+        ("my_jackpot photo.jpg", "user/name *.png --top 1", "my_jackpot photo.jpg --json"),
+    )
+
+    images: tuple[str, ...] = Field(default=(), json_schema_extra={"positional": True})
+    """Image files."""
+    top: int = Field(default=5, ge=1, le=10**6)
+    """Classes to name for each image."""
+
+
+def predict_images(config: PredictConfig) -> dict[str, list[ClassProbability]]:
+    """The most likely classes of the images that `config` names, by image.
+
+    Raises:
+        JackpotError: if there are no images, one cannot be read, or the artifact cannot be loaded.
+    """
+    if not config.images:
+        raise ConfigError("no images: name at least one image file after the artifact")
+    model = from_pretrained(
+        config.artifact,
+        base_checkpoint=config.base_checkpoint,
+        revision=config.revision,
+        trust_base=config.trust_base,
+    )
+    return dict(zip(config.images, predict(model, config.images, k=config.top), strict=True))
 
 
 @torch.inference_mode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch.distributed as dist
 from accelerate import Accelerator
+from tqdm import tqdm
 
 from timm_jackpot.errors import JackpotError, RunInterrupted
 from timm_jackpot.experiments.journal import Journal, JournalEntry
@@ -60,12 +62,16 @@ def run_cells(
     peers = dist.new_group(timeout=_PATIENCE, backend="gloo") if go_on and accelerator.num_processes > 1 else None
     results: dict[str, Any] = {}
     failures: list[str] = []
+    left, started, done = len(cells) - len(there), time.monotonic(), 0
     for number, cell in enumerate(cells, 1):
         if cell.key in there:
             results[cell.key] = there[cell.key]
             continue
-        say(f"{what} {number} of {len(cells)}: {cell.title}", accelerator)
+        remaining = (time.monotonic() - started) / done * (left - done) if done else None
+        until_end = "" if remaining is None else f" ({tqdm.format_interval(remaining)} left in all)"
+        say(f"{what} {number} of {len(cells)}: {cell.title}{until_end}", accelerator)
         book.note(cell.key, JournalEntry(cell.made_from))
+        done += 1
         result, failure = _attempt(cell, go_on=go_on, peers=peers)
         if failure is None:
             results[cell.key] = book.note(cell.key, JournalEntry(cell.made_from, result)).result

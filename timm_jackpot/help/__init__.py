@@ -9,9 +9,10 @@ from types import MappingProxyType
 
 import shtab
 
-from timm_jackpot.artifact import InspectConfig
+from timm_jackpot.artifact import InspectConfig, MergeConfig
 from timm_jackpot.audit import AuditConfig
 from timm_jackpot.benchmarks import BenchConfig
+from timm_jackpot.evaluation.images import PredictConfig
 from timm_jackpot.evaluation.run import EvaluateConfig
 from timm_jackpot.experiments.comparison import CompareConfig
 from timm_jackpot.experiments.sweeps import SweepConfig
@@ -28,7 +29,9 @@ from timm_jackpot.training.pretrain import PretrainConfig
 _SCHEMAS: tuple[type[Settings], ...] = (
     SearchConfig,
     EvaluateConfig,
+    PredictConfig,
     InspectConfig,
+    MergeConfig,
     PushConfig,
     AuditConfig,
     CompareConfig,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from accelerate.utils import (
 )
 
 from timm_jackpot.errors import ConfigError, JackpotError, TrainingError
+from timm_jackpot.runtime.log import log
 
 T = TypeVar("T")
 
@@ -151,9 +151,9 @@ def explain_lost_process(when: str = "") -> Iterator[None]:
 
 
 def say(text: str | None, accelerator: Accelerator) -> None:
-    """A line for people, on stderr, from the main process; None says nothing."""
+    """Log a line for people, on the main process; None says nothing."""
     if text is not None and accelerator.is_main_process:
-        print(text, file=sys.stderr, flush=True)
+        log.info(text)
 
 
 def same_everywhere(value: str, accelerator: Accelerator, what: str) -> list[str]:

@@ -105,6 +105,7 @@ def _search(
 ) -> SearchResult:
     task, random_weights = open_task(config, base, accelerator)
     steps = steps_of(config, len(task.data.train), accelerator)
+    say(_header(config, task, steps, output), accelerator)
     budget = Budget.of(config, steps=steps, seed=config.seed)
     state.identify(
         {
@@ -133,6 +134,15 @@ def _search(
             write_atomically(random_base_of(output), random_weights)
         summary |= save_run(jackpot, summary, output, record, config, accelerator)
     return SearchResult(jackpot, network, comparison, summary)
+
+
+def _header(config: RunConfig, task: Task, steps: int, output: Path) -> str:
+    device, data = device_name(task.accelerator.device), task.data
+    return (
+        f"{config.method}: {task.base.ref.name} on {device}, sparsity {config.sparsity}; {data.name}, "
+        f"{len(data.train):,} training and {len(data.test):,} test images; {steps:,} steps of {task.batch_size} "
+        f"images; into {output}"
+    )
 
 
 def _jackpot_of(outcome: Outcome, task: Task, config: RunConfig) -> Jackpot:
