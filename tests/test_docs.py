@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import pytest
 from accelerate.state import AcceleratorState, GradientState
-from timm_jackpot.help import SCHEMAS
 
 from timm_jackpot import SearchConfig, main, search_jackpot
 from timm_jackpot.cli import parse
+from timm_jackpot.help import SCHEMAS
 from timm_jackpot.search import config_of
 
 ROOT = Path(__file__).parents[1]
