@@ -6,6 +6,7 @@ presets follow the same rules.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import sys
@@ -54,7 +55,7 @@ def parse(schema: type[S], *, argv: list[str] | None = None, schema_of: Callable
 
 def _last_given(words: list[str], flag: str) -> str | None:
     value = None
-    for word, after in zip(words, [*words[1:], None], strict=True):
+    for word, after in itertools.zip_longest(words, words[1:]):
         if word == flag and after is not None:
             value = after
         elif word.startswith(f"{flag}="):
