@@ -31,6 +31,7 @@ from timm_jackpot.training import (
     cosine,
     cubic_ramp,
     fit,
+    learning_rate,
     make_optimizer,
     read_record,
     reestimate_norm_statistics,
@@ -389,6 +390,27 @@ def test_flags_name_the_optimizer() -> None:
     assert isinstance(adam, torch.optim.Adam)
     assert (sgd.defaults["lr"], sgd.defaults["momentum"], sgd.defaults["weight_decay"]) == (0.3, 0.8, 0.01)
     assert (adam.defaults["lr"], adam.defaults["betas"][0], adam.defaults["weight_decay"]) == (0.3, 0.8, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("flags", "rates"),
+    [
+        ({}, {0: 1.0, 50: 0.5, 100: 0.0}),
+        ({"lr_schedule": "constant"}, {0: 1.0, 50: 1.0, 99: 1.0}),
+        ({"lr_schedule": "step"}, {0: 1.0, 49: 1.0, 50: 0.1, 74: 0.1, 75: 0.01, 99: 0.01}),
+        # 0.55 · 100 is above 55 in floating point.
+        ({"lr_schedule": "step", "lr_milestones": (0.9, 0.55), "lr_decay": 0.5}, {54: 1.0, 55: 0.5, 89: 0.5, 90: 0.25}),
+    ],
+    ids=["cosine", "constant", "step", "own milestones"],
+)
+def test_flags_choose_the_schedule_of_the_learning_rate(flags: dict[str, object], rates: dict[int, float]) -> None:
+    chosen = TrainFlags(lr=1.0, **flags)  # pyright: ignore
+    assert {step: learning_rate(chosen, step, 100) for step in rates} == pytest.approx(rates)
+
+
+def test_a_milestone_is_a_fraction_of_the_run() -> None:
+    with pytest.raises(ConfigError, match=r"--lr-milestones .*less than 1"):
+        TrainFlags(lr_schedule="step", lr_milestones=(0.5, 80))
 
 
 # -- processes --------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ from timm_jackpot.runtime.processes import same_everywhere
 from timm_jackpot.training import (
     Objective,
     average_norm_statistics,
-    cosine,
     fit,
+    learning_rate,
     make_mixer,
     make_optimizer,
     recalibrate,
@@ -81,7 +81,7 @@ def find_masks(
             batch_size=task.batch_size,
             seed=seed,
             steps=steps,
-            lr_at=lambda step: cosine(step, steps, peak=settings.lr),
+            lr_at=lambda step: learning_rate(settings, step, steps),
             record=record,
             title="search",
             before_step=before_step,

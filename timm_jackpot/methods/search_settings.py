@@ -67,7 +67,7 @@ class SearchSettings(ScoreSettings, OptimFlags):
     scores from two samples of images agree well (Spearman 0.94). More do not help snip (0.63; 0.64 with 16 batches) or
     grasp (−0.04; 0.20): the mean gradient of a trained network is noise."""
     lr: float = Field(default=0.05, ge=1e-12, le=1e6)
-    """Peak learning rate, with cosine decay to zero over the run."""
+    """Peak learning rate."""
     equalise_layers: bool = True
     """Scale the score gradients of all layers to the same root mean square, so that all layers change at one pace."""
     distill_weight: float = Field(default=0.7, ge=0, le=1)

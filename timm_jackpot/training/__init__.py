@@ -8,7 +8,15 @@ from timm_jackpot.training.checkpoint import (
     restore_optimizer,
     restore_random_state,
 )
-from timm_jackpot.training.flags import OptimFlags, RunFlags, TrainFlags, make_optimizer, prepare_model, total_steps
+from timm_jackpot.training.flags import (
+    OptimFlags,
+    RunFlags,
+    TrainFlags,
+    learning_rate,
+    make_optimizer,
+    prepare_model,
+    total_steps,
+)
 from timm_jackpot.training.loop import fit
 from timm_jackpot.training.mixing import Mixer, make_mixer
 from timm_jackpot.training.norm_statistics import (
@@ -38,6 +46,7 @@ __all__ = [
     "cosine",
     "cubic_ramp",
     "fit",
+    "learning_rate",
     "make_mixer",
     "make_optimizer",
     "optimizer_tensors",

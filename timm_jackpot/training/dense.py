@@ -19,13 +19,12 @@ from timm_jackpot.evaluation import evaluate_accuracy
 from timm_jackpot.runtime.lock import locked
 from timm_jackpot.runtime.outputs import check_output
 from timm_jackpot.runtime.processes import launched_as_main
-from timm_jackpot.training.flags import TrainFlags, make_optimizer
+from timm_jackpot.training.flags import TrainFlags, learning_rate, make_optimizer
 from timm_jackpot.training.loop import fit
 from timm_jackpot.training.mixing import make_mixer
 from timm_jackpot.training.norm_statistics import average_norm_statistics
 from timm_jackpot.training.objective import Objective
 from timm_jackpot.training.record import Record, start_tracker
-from timm_jackpot.training.schedule import cosine
 
 _RUNNING = "record.partial.jsonl"
 
@@ -74,7 +73,7 @@ class DenseRun:
                 batch_size=config.batch_size,
                 seed=config.seed,
                 steps=self.steps,
-                lr_at=lambda step: cosine(step, self.steps, peak=config.lr),
+                lr_at=lambda step: learning_rate(config, step, self.steps),
                 record=record,
                 title=self.title,
                 mix=mix,

@@ -39,7 +39,7 @@ class FinetuneConfig(ArtifactFlags, DenseFlags):
     )
 
     lr: float = Field(default=0.01, ge=1e-12, le=1e6)
-    """Peak learning rate, with cosine decay to zero over the run."""
+    """Peak learning rate."""
 
 
 def finetune_jackpot(config: FinetuneConfig) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -11,6 +11,7 @@ from torch import nn
 
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.schema import Settings
+from timm_jackpot.training.schedule import cosine, step_decay
 
 
 class OptimFlags(Settings):
@@ -21,7 +22,13 @@ class OptimFlags(Settings):
     opt: Literal["sgd", "adam"] = "sgd"
     """Optimizer: SGD with momentum, or Adam."""
     lr: float = Field(default=0.1, ge=1e-12, le=1e6)
-    """Peak learning rate, with cosine decay to zero over the run."""
+    """Peak learning rate."""
+    lr_schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """Learning rate over time: cosine decay to zero, times lr-decay at each milestone, or constant."""
+    lr_milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.75)
+    """Fractions of the run at which the learning rate falls (lr-schedule=step)."""
+    lr_decay: float = Field(default=0.1, gt=0, le=1)
+    """Factor by which the learning rate falls at each milestone (lr-schedule=step)."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD, β₁ of Adam."""
     weight_decay: float = Field(default=5e-4, ge=0, le=1e3)
@@ -109,3 +116,12 @@ def make_optimizer(flags: OptimFlags, parameters: Iterable[torch.nn.Parameter]) 
     if flags.opt == "adam":
         return torch.optim.Adam(parameters, flags.lr, betas=(flags.momentum, 0.999), weight_decay=flags.weight_decay)
     return torch.optim.SGD(parameters, flags.lr, momentum=flags.momentum, weight_decay=flags.weight_decay)
+
+
+def learning_rate(flags: OptimFlags, step: int, steps: int) -> float:
+    """The learning rate at a step of a run of `steps` steps, by the schedule that the flags choose."""
+    if flags.lr_schedule == "cosine":
+        return cosine(step, steps, peak=flags.lr)
+    if flags.lr_schedule == "step":
+        return step_decay(step, steps, peak=flags.lr, milestones=flags.lr_milestones, decay=flags.lr_decay)
+    return flags.lr

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import cos, pi
 
 
 def cosine(step: int, steps: int, *, peak: float) -> float:
     """Half a cosine from `peak` to 0 at `steps` (Loshchilov & Hutter 2017)."""
     return peak * 0.5 * (1 + cos(pi * step / max(1, steps)))
+
+
+def step_decay(step: int, steps: int, *, peak: float, milestones: Sequence[float], decay: float) -> float:
+    """`peak`, multiplied by `decay` at each milestone, a fraction of the run."""
+    return peak * decay ** sum(step >= round(milestone * steps) for milestone in milestones)
 
 
 def cubic_ramp(step: int, steps: int, *, fraction: float, start: float = 0.0) -> float:
