@@ -37,7 +37,7 @@ from timm_jackpot.evidence import (
 from timm_jackpot.masks import MaskSet, chance_overlap, mask_overlap
 from timm_jackpot.methods import Budget, Task
 from timm_jackpot.methods.start import start_from
-from timm_jackpot.runtime.processes import make_accelerator, say
+from timm_jackpot.runtime.processes import described, make_accelerator, say
 from timm_jackpot.search import RunConfig
 from timm_jackpot.search.reopen import recorded_processes, reopen_search
 from timm_jackpot.search.save import published_settings
@@ -87,7 +87,7 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
         "base": loaded.ref.digest,
         "data": data.name,
         "images": [len(data.train), len(data.test)],
-        "processes": accelerator.num_processes,
+        **described(accelerator),
         **published_settings(search),
     }
     answers = evaluate_rows(audit_rows(artifact, task, budget, search, seeds, config.beside), task, journal, made_from)

@@ -156,6 +156,15 @@ def say(text: str | None, accelerator: Accelerator) -> None:
         log.info(text)
 
 
+def described(accelerator: Accelerator) -> dict[str, Any]:
+    """What results depend on besides settings and data: processes, which read batches of their own, and arithmetic."""
+    return {
+        "processes": accelerator.num_processes,
+        "device": accelerator.device.type,
+        "mixed_precision": accelerator.mixed_precision,
+    }
+
+
 def same_everywhere(value: str, accelerator: Accelerator, what: str) -> list[str]:
     """Check that every rank holds the same value (a mask hash); returns what each holds.
 

@@ -15,7 +15,8 @@ from timm_jackpot.methods import Budget, Task
 from timm_jackpot.recipes import read_yaml
 from timm_jackpot.runtime.processes import say, shard_of
 from timm_jackpot.search.config import RunConfig, config_from
-from timm_jackpot.training import RunFlags, prepare_model, total_steps
+from timm_jackpot.search.task import make_task
+from timm_jackpot.training import total_steps
 
 _RECIPE, _MAX_BYTES = "recipe.yaml", 65536
 # An artifact that we do not trust may say how images are augmented, but not which data to open on this machine. (Mean
@@ -53,18 +54,9 @@ def reopen_search(artifact: Artifact, base: Base, flags: DataFlags, accelerator:
         say(default_data_notice(config, base.model), accelerator)
         data = open_data(config, base.model, device=accelerator.device)
     accelerator.gradient_accumulation_steps = config.grad_accum_steps
-    prepare_model(config, base.model.requires_grad_(False).to(accelerator.device).eval())
     parameters = dict(base.model.named_parameters(remove_duplicate=False))
-    task = Task(
-        base,
-        Maskable({name: parameters[name] for name in masks}, [], {}),
-        data,
-        config.batch_size,
-        accelerator,
-        run=RunFlags(**{name: getattr(config, name) for name in RunFlags.model_fields}),
-        pretrained=config.pretrained,
-        jackpot=masks,
-    )
+    maskable = Maskable({name: parameters[name] for name in masks}, [], {})
+    task = make_task(config, base, maskable, data, accelerator, jackpot=masks)
     per_epoch = steps_per_epoch(len(data.train), config.batch_size, shard_of(accelerator))
     steps = total_steps(config, per_epoch, default_epochs=1)
     return ReopenedSearch(task, Budget.of(config, steps=steps, seed=config.seed), config)

@@ -9,9 +9,10 @@ import torch
 from accelerate import Accelerator
 from timm.models import split_model_name_tag
 
-from timm_jackpot.base import Base, parse_model_kwargs, save_random_weights
-from timm_jackpot.data import ImageSource, default_data_notice, open_data, steps_per_epoch
+from timm_jackpot.base import Base, Maskable, parse_model_kwargs, save_random_weights
+from timm_jackpot.data import Data, ImageSource, default_data_notice, open_data, steps_per_epoch
 from timm_jackpot.errors import ConfigError
+from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods import Task, coverage_notice, find_maskable
 from timm_jackpot.runtime.processes import Shard, say, shard_of
 from timm_jackpot.search.config import RunConfig
@@ -44,10 +45,27 @@ def open_task(config: RunConfig, base: Base | None, accelerator: Accelerator) ->
     say(coverage_notice(base, maskable), accelerator)
     if base.ref.source == "module" and not base.new_head:  # for other bases we know where the head comes from
         say(_idle_head_notice(base, data.train, config.batch_size), accelerator)
+    return make_task(config, base, maskable, data, accelerator), random_weights
+
+
+def make_task(
+    config: RunConfig,
+    base: Base,
+    maskable: Maskable,
+    data: Data,
+    accelerator: Accelerator,
+    jackpot: MaskSet | None = None,
+) -> Task:
+    """The task, its base frozen, in eval mode, and prepared as `config` says.
+
+    Args:
+        jackpot: masks that controls are controls of.
+    """
     prepare_model(config, base.model.requires_grad_(False).to(accelerator.device).eval())
     run = RunFlags(**{name: getattr(config, name) for name in RunFlags.model_fields})
-    task = Task(base, maskable, data, config.batch_size, accelerator, run=run, pretrained=config.pretrained)
-    return task, random_weights
+    return Task(
+        base, maskable, data, config.batch_size, accelerator, run=run, pretrained=config.pretrained, jackpot=jackpot
+    )
 
 
 def steps_of(config: RunConfig, images: int, accelerator: Accelerator) -> int:

@@ -21,7 +21,7 @@ from timm_jackpot.experiments.transfer.targets import Target, evaluate_mask, ope
 from timm_jackpot.plots import transfer_figure
 from timm_jackpot.runtime.lock import locked
 from timm_jackpot.runtime.outputs import check_output
-from timm_jackpot.runtime.processes import from_main, make_accelerator
+from timm_jackpot.runtime.processes import described, from_main, make_accelerator
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ def _cell(row: TransferRow, target: Target, plan: TransferPlan, seed: int, accel
         "images": [len(target.data.train), len(target.data.test)],
         "head_steps": plan.head.head_steps,
         "head_lr": plan.head.head_lr,
-        "processes": accelerator.num_processes,  # each reads batches of its own
-        **search.model_dump(mode="json", include=set(DataFlags.model_fields) | {"img_size"}),
+        **described(accelerator),
+        **search.model_dump(mode="json", include=set(DataFlags.model_fields) - {"workers"} | {"img_size"}),
     }
     key = f"{row.name} on {target.name}, seed {seed}"
     return Cell(key, key, made_from, run)
