@@ -316,7 +316,7 @@ def test_damaged_data_is_one_sentence(local: Any) -> None:
 def test_without_the_datasets_package_the_line_to_type_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     open_hub_data.cache_clear()
-    sentence = re.escape("needs the datasets package: pip install 'timm-jackpot[data]', or give --data-dir DIR")
+    sentence = re.escape("needs the datasets package: pip install datasets, or give --data-dir DIR")
     for call in (open_data, lambda flags, model, device: default_data_notice(flags, model)):
         with pytest.raises(DataError, match=sentence):
             call(DataFlags(), image_net(), device=CPU)

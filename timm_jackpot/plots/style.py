@@ -27,7 +27,7 @@ def new_figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ConfigError("pictures need matplotlib: pip install 'timm-jackpot[plots]'") from error
+        raise ConfigError("pictures need matplotlib: pip install matplotlib") from error
     return Figure(figsize=(width, height), dpi=110, facecolor="white", layout="constrained")
 
 
