@@ -416,7 +416,7 @@ def test_one_line_says_what_it_costs_before_anything_is_fetched(
     searched: tuple[Path, Path, subprocess.CompletedProcess[str]],
 ) -> None:
     _, _, done = searched
-    lines = [line for line in done.stderr.splitlines() if line.startswith(("no dataset", "search:"))]
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("no dataset", "search: step"))]
     assert lines[0] == (
         "no dataset given: using hfds/timm/mini-imagenet, a part of ImageNet (9 train, 5 validation, 4 test images; "
         "0.1 GB to download, 0.2 GB on disk); steps: 1 (fewer with --steps N; the time left shows after the first few)"
