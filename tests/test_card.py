@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from accelerate import Accelerator
+from matplotlib.figure import Figure
 
 from timm_jackpot.artifact import from_pretrained, read_artifact
 from timm_jackpot.data import DataFlags, open_split
 from timm_jackpot.evaluation import evaluate_accuracy
 from timm_jackpot.hub import render_card
 from timm_jackpot.hub.card import default_repo_name
-from timm_jackpot.plots import search_figure
+from timm_jackpot.masks import MaskSet
+from timm_jackpot.plots import mask_figure, search_figure
 from timm_jackpot.training import Record, read_record
 
 RELEASED = sorted(path.parent for path in (Path(__file__).parents[1] / "hubcards").glob("*/config.json"))
@@ -50,6 +54,33 @@ def test_pictures_come_from_the_record_alone(folder: Path) -> None:
     picture = search_figure(read_record(folder / "record.jsonl"))
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 10_000
+
+
+def test_layers_stand_below_their_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(import_module("timm_jackpot.plots.search_figure"), "to_png", lambda f: figures.append(f) or b"")
+    names = ["conv1", "layer1.0.conv1", "layer1.1.conv2", "patch_embed.proj", "blocks.0.attn.qkv", "blocks.0.mlp.fc1"]
+    record = Record()
+    record.write("layers", names=[f"{name}.weight" for name in names], kept=[1] * 6, total=[4] * 6)
+    search_figure(record)  # of a one-shot mask: nothing was trained
+    (bars,) = figures[0].axes
+    shown = ["conv1", "layer1", "0.conv1", "1.conv2", "patch_embed.proj", "blocks.0", "attn.qkv", "mlp.fc1"]
+    assert [label.get_text() for label in bars.get_yticklabels()] == shown
+    assert [bar.get_width() for bar in bars.patches] == [75.0] * 6  # pyright: ignore
+
+
+@pytest.mark.parametrize("kept", [0, 5, 12])
+def test_the_mask_picture_shows_the_largest_layer(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(import_module("timm_jackpot.plots.mask_figure"), "to_png", lambda f: figures.append(f) or b"")
+    weights = {"small.weight": torch.ones(2, 2), "large.weight": torch.arange(12.0).view(3, 2, 1, 2)}
+    masks = {"small.weight": torch.ones(2, 2, dtype=torch.bool), "large.weight": weights["large.weight"] >= 12 - kept}
+    mask_figure(MaskSet(masks), weights)
+    view, counts = figures[0].axes
+    assert (view.images[0].get_array() == masks["large.weight"].flatten(1).numpy()).all()
+    assert figures[0].get_suptitle() == f"large, the largest layer: {kept} of 12 weights kept"
+    # The mask is the magnitude mask: its threshold stands below everything that is kept.
+    assert [line.get_xdata()[0] for line in counts.get_lines()] == ([11.0 - kept] if kept == 5 else [])  # pyright: ignore
 
 
 def test_a_record_without_a_search_draws_nothing() -> None:

@@ -91,7 +91,7 @@ def pushed(hub: TestHub, home: Path, work: Path) -> dict:
 def test_one_commit_of_exactly_the_listed_files(hub: TestHub, work: Path, pushed: dict) -> None:
     files = hub.files(REPO)
     expected = {"config.json", "masks.safetensors", "extras.safetensors", "README.md", "record.jsonl", "recipe.yaml"}
-    assert set(files) - {".gitattributes", "plots/search.png"} == expected
+    assert set(files) - {".gitattributes", "plots/search.png", "plots/mask.png"} == expected
     assert files["masks.safetensors"] == (work / "jackpot" / "masks.safetensors").read_bytes()
     assert pushed["changed"] is True
     assert hub.pushes(REPO) == 2  # main, and the merged checkpoint on its own branch

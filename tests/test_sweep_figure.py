@@ -66,11 +66,14 @@ def test_settings_that_change_together_are_told_apart_too(drawn: list[Figure]) -
     }
 
 
-def test_a_setting_that_only_later_cells_name_tells_lines_apart(drawn: list[Figure], tmp_path: Path) -> None:
+def test_a_setting_that_only_later_cells_name_tells_lines_apart(
+    drawn: list[Figure], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("timm_jackpot.search.save.find_spec", lambda _: None)  # no pictures of single searches
     text = (
         'steps: 0\nbatch_size: 32\ncells: [{}, {allocation: uniform}]\ngrid: {sparsity: ["0.5", "0.8"]}\nseeds: [0]\n'
     )
     (tmp_path / "sweep.yaml").write_text(text)
     run_sweep(SweepConfig(sweep=str(tmp_path / "sweep.yaml"), output=str(tmp_path / "out")))
     names = {name for name in lines(drawn[0]) if "re-estimated" not in name}
-    assert names == {"magnitude one-shot, allocation None", "magnitude one-shot, allocation uniform"}
+    assert names == {"magnitude one-shot, allocation default", "magnitude one-shot, allocation uniform"}

@@ -14,7 +14,7 @@ from timm.models import get_pretrained_cfg, is_model
 from timm_jackpot.artifact import Artifact, artifact_report
 from timm_jackpot.base import BaseRef
 from timm_jackpot.evidence import audit_section, data_label, read_audit, verdict_line
-from timm_jackpot.plots import AUDIT_PICTURES
+from timm_jackpot.plots import AUDIT_PICTURES, SEARCH_PICTURES
 from timm_jackpot.recipes import package_folder
 
 _TAGS = ["timm", "image-classification", "pruning", "sparsity", "lottery-ticket", "lottery-jackpot"]
@@ -79,7 +79,7 @@ def render_card(
         command=_command(artifact, settings),
         statistics=any(extra.role == "norm_statistics" for extra in config.extras),
         head=config.head,
-        pictures=tuple(file for file in pictures if file not in AUDIT_PICTURES),
+        pictures={file: SEARCH_PICTURES.get(file, file) for file in pictures if file not in AUDIT_PICTURES},
         audit=None if audit is None else audit_section(audit, pictures=audit_pictures),
         verdict=None if audit is None else verdict_line(audit),
         base_license=base_license,

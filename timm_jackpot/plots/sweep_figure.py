@@ -11,6 +11,7 @@ from timm_jackpot.training import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _Combination = tuple[str, ...]  # values of the settings that tell the lines apart
 _MAGNITUDE_LINES = {
@@ -23,7 +24,7 @@ def sweep_figure(rows: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> byte
     """Top-1 of the jackpots, mean ± standard deviation over seeds, as a PNG.
 
     Over the first of `axes` that is a number, one line for each combination of the others; without such a setting,
-    one point for each cell. The dense base is a dashed line; the magnitude controls are grey, one line for each
+    one point for each cell. The dense base is a dashed line; the magnitude controls are gray, one line for each
     combination on which they depend.
 
     Raises:
@@ -40,7 +41,7 @@ def sweep_figure(rows: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> byte
     if len(dense) == 1:
         plot.axhline(dense.pop(), color=GRAY, linewidth=1, linestyle="--", label="dense base")
     plot.set_ylabel("top-1 on the test split (%)")
-    finish(plot)
+    _finish(figure, plot)
     return to_png(figure)
 
 
@@ -66,8 +67,15 @@ def convergence_figure(records: Mapping[str, Sequence[Record]]) -> bytes | None:
         plot.plot(steps, [mean(points[step]) for step in steps], label=name, **series(i))
     plot.set_xlabel("step")
     plot.set_ylabel("top-1 on held-out images (%)")
-    finish(plot)
+    _finish(figure, plot)
     return to_png(figure)
+
+
+def _finish(figure: Figure, plot: Axes) -> None:
+    """Put the legend above the axes, so that it hides no line, and make room for it."""
+    entries = len(plot.get_legend_handles_labels()[0])
+    figure.set_figheight(4 + 0.1 * entries)
+    finish(plot, legend="above", columns=2)
 
 
 def _draw_lines(plot: Axes, rows: Sequence[Mapping[str, Any]], across: str, others: Sequence[str]) -> None:
@@ -96,7 +104,7 @@ def _points(
     found: dict[_Combination, dict[float, list[float]]] = {}
     for row in rows:
         if row.get(key) is not None:
-            name = tuple(str(row.get(axis)) for axis in others)
+            name = tuple("default" if row.get(axis) is None else str(row[axis]) for axis in others)
             found.setdefault(name, {}).setdefault(float(row[across]), []).append(row[key])
     return found
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from timm_jackpot.artifact import artifact_report, is_artifact, read_artifact, recover_folder
 from timm_jackpot.hub import render_card
+from timm_jackpot.plots import SEARCH_PICTURES
 from timm_jackpot.recipes import read_yaml
 from timm_jackpot.runtime.lock import locked
 from timm_jackpot.runtime.outputs import check_output, write_atomically
 from timm_jackpot.runtime.processes import launched_as_main
 from timm_jackpot.search.config import RunConfig
-from timm_jackpot.search.save import CARD, PICTURE, published_settings
+from timm_jackpot.search.save import CARD, published_settings
 from timm_jackpot.training import CHECKPOINTS
 
 
@@ -50,7 +51,7 @@ def finished_summary(config: RunConfig) -> dict[str, Any] | None:
 def write_missing_card(folder: Path) -> None:
     """Write the card of an artifact if the run was killed just before writing it."""
     if not (folder / CARD).exists():
-        pictures = (PICTURE,) if (folder / PICTURE).exists() else ()
+        pictures = tuple(name for name in sorted(SEARCH_PICTURES) if (folder / name).exists())
         write_atomically(folder / CARD, render_card(read_artifact(folder), pictures=pictures).encode())
 
 

@@ -17,13 +17,13 @@ from timm_jackpot.evaluation import Accuracy
 from timm_jackpot.hub import render_card
 from timm_jackpot.masks import chance_overlap, mask_overlap
 from timm_jackpot.methods import Outcome, Task, method
-from timm_jackpot.plots import search_figure
+from timm_jackpot.plots import mask_figure, search_figure
 from timm_jackpot.runtime.outputs import write_atomically
 from timm_jackpot.search.config import PRESETS, RunConfig, SearchConfig
 from timm_jackpot.search.measure import Accuracies
 from timm_jackpot.training import Record
 
-CARD, PICTURE = "README.md", "plots/search.png"
+CARD = "README.md"
 _RECORD = "record.jsonl"
 # Never published: paths on this machine, and settings that do not affect the result.
 _PRIVATE = {"output", "overwrite", "base_checkpoint", "data_dir", "resume", "checkpoint_steps", "report_to", "timeout"}
@@ -96,13 +96,16 @@ def save_run(
         _RECORD: record.lines().encode(),
         "recipe.yaml": yaml.safe_dump(published_settings(config), sort_keys=False).encode(),
     }
+    pictures: dict[str, bytes] = {}
     if find_spec("matplotlib"):
-        attachments[PICTURE] = search_figure(record)
-    save_pretrained(jackpot, output, encoding=config.encoding, attachments=attachments, overwrite=config.overwrite)
+        pictures["plots/search.png"] = search_figure(record)
+        pictures["plots/mask.png"] = mask_figure(jackpot.masks, jackpot.maskable.weights)
+    save_pretrained(
+        jackpot, output, encoding=config.encoding, attachments=attachments | pictures, overwrite=config.overwrite
+    )
     artifact = read_artifact(output)  # read back what was written
     artifact.masks_on(jackpot.base)
-    pictures = (PICTURE,) if PICTURE in attachments else ()
-    write_atomically(output / CARD, render_card(artifact, pictures=pictures).encode())
+    write_atomically(output / CARD, render_card(artifact, pictures=tuple(sorted(pictures))).encode())
     report = artifact_report(artifact)
     return {
         "artifact": str(output),
