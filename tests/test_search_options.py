@@ -806,3 +806,34 @@ def test_a_criterion_of_second_order_takes_attention(vit: Path, tmp_path: Path) 
 )
 def test_a_sparsity_is_a_float_or_a_text_and_kept_in_plain_figures(given: float | str, kept: str) -> None:
     assert SearchConfig(sparsity=given).sparsity == kept  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture
+def seven_classes(tmp_path: Path) -> Path:
+    """A checkpoint whose head does not fit the digits."""
+    torch.manual_seed(0)
+    path = tmp_path / "seven.safetensors"
+    save_file(timm.create_model("test_vit", img_size=32, num_classes=7).state_dict(), path)
+    return path
+
+
+def test_a_new_head_has_a_learning_rate_of_its_own(seven_classes: Path, tmp_path: Path) -> None:
+    still = vit_search(tmp_path / "still", seven_classes, num_classes=10, head_lr=1e-12)
+    fast = vit_search(tmp_path / "fast", seven_classes, num_classes=10, head_lr=0.5)
+    untrained = vit_search(tmp_path / "none", seven_classes, num_classes=10, steps=0)
+    for name, extra in untrained.jackpot.extras.items():
+        torch.testing.assert_close(still.jackpot.extras[name].tensor, extra.tensor)
+        assert not torch.allclose(fast.jackpot.extras[name].tensor, extra.tensor)
+
+
+def test_the_head_can_be_trained_before_the_scores(seven_classes: Path, tmp_path: Path) -> None:
+    """Of so many steps none is left for the scores: the mask is that of the start, the head is trained."""
+    warm = vit_search(tmp_path / "warm", seven_classes, num_classes=10, steps=5, head_steps=5)
+    untrained = vit_search(tmp_path / "none", seven_classes, num_classes=10, steps=0)
+    assert warm.jackpot.masks == untrained.jackpot.masks
+    assert all(
+        not torch.equal(extra.tensor, untrained.jackpot.extras[n].tensor) for n, extra in warm.jackpot.extras.items()
+    )
+    assert warm.summary["steps"] == 5
+    with pytest.raises(ConfigError, match="--head-steps 6 are more than the run's 5 steps"):
+        vit_search(tmp_path / "x", seven_classes, num_classes=10, steps=5, head_steps=6)

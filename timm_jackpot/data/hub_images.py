@@ -125,8 +125,7 @@ def open_hub_data(name: str, cache_dir: str | None) -> HubData:
         import datasets
     except ImportError as error:
         raise DataError(
-            f"{name} needs the datasets package: pip install datasets, or give --data-dir DIR with "
-            "image folders"
+            f"{name} needs the datasets package: pip install datasets, or give --data-dir DIR with image folders"
         ) from error
     with _explained(name):
         return HubData(name, datasets.load_dataset_builder(name.removeprefix(PREFIX), cache_dir=cache_dir))

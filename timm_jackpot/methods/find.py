@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import isnan
+from typing import Any
 
 from torch import nn
 
@@ -38,17 +39,20 @@ def find_masks(
     steps: int,
     seed: int,
     trained: list[nn.Parameter],
+    head: list[nn.Parameter],
     teacher: nn.Module | None,
 ) -> MaskSet:
     """Search for masks in `model`, a working copy of the task's base on the accelerator's device.
 
     Args:
-        trained: parameters to train along with the scores (a head, the affine parameters of norms).
+        trained: parameters to train along with the scores (the affine parameters of norms).
+        head: parameters to train at the head's learning rate.
         teacher: the dense base to distill from.
 
     Returns:
         The final masks, which keep exactly `start.kept` weights of each layer and are the same on every rank. The model
-        is plain again, its maskable weights unchanged; norm statistics and `trained` are as the search left them.
+        is plain again, its maskable weights unchanged; norm statistics, `trained` and `head` are as the search left
+        them.
     """
     accelerator, record = task.accelerator, task.record
     resumed = task.state.resumed if task.state is not None else None
@@ -65,10 +69,13 @@ def find_masks(
         _check_scores(adapter, task, settings)
         return {"sparsity": training.sparsity}
 
-    optimizer = make_optimizer(settings, [*adapter.scores(), *trained])
+    groups: list[dict[str, Any]] = [{"params": [*adapter.scores(), *trained]}]
+    if head:
+        groups.append({"params": head, "lr_scale": (settings.head_lr or settings.lr) / settings.lr})
+    optimizer = make_optimizer(settings, groups)
     if settings.equalise_layers:
         equalise_gradients(optimizer, adapter.scores())
-    state = SearchState(model, adapter, trained, optimizer, accelerator)
+    state = SearchState(model, adapter, [*trained, *head], optimizer, accelerator)
     if resumed is not None:
         state.restore(resumed.tensors)
     if steps > first_step:

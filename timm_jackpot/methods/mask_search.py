@@ -14,13 +14,14 @@ from timm_jackpot.base import (
     working_copy,
 )
 from timm_jackpot.base import random_weights as random_weights_of
-from timm_jackpot.errors import BaseError
+from timm_jackpot.errors import BaseError, ConfigError
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.find import find_masks
 from timm_jackpot.methods.registry import register_method
 from timm_jackpot.methods.search_settings import PAPER, ScoreSettings, SearchSettings
 from timm_jackpot.methods.start import start_from, starved_notice
 from timm_jackpot.methods.task import ChangedTensor, Outcome, Role, Stopwatch, Task
+from timm_jackpot.methods.warm_head import warm_head
 from timm_jackpot.runtime.processes import say
 
 
@@ -33,18 +34,26 @@ def search(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
         say(starved_notice(start), task.accelerator)
     roles = trained_parameters(task.base, task.maskable, settings)
     model = working_copy(task.base.model, own=roles.keys())
-    trained = [parameter for name, parameter in model.named_parameters() if name in roles]
-    for parameter in trained:
+    parameters = dict(model.named_parameters())
+    head = [parameters[name] for name, role in roles.items() if role == "head"]
+    trained = [parameters[name] for name, role in roles.items() if role != "head"]
+    for parameter in (*head, *trained):
         parameter.requires_grad_(True)
+    head_steps = settings.head_steps if task.base.new_head else 0
+    if head_steps > budget.steps:
+        raise ConfigError(f"--head-steps {head_steps} are more than the run's {budget.steps} steps: lower them")
+    if head_steps and not (task.state and task.state.resumed):
+        warm_head(model, head, task, settings, seed=budget.seed)
     distill = settings.distill_weight > 0 and task.can_teach
     masks = find_masks(
         model,
         start,
         task,
         settings,
-        steps=budget.steps,
+        steps=budget.steps - head_steps,
         seed=budget.seed,
         trained=trained,
+        head=head,
         teacher=working_copy(task.base.model).requires_grad_(False).eval() if distill else None,
     )
     statistics = [] if settings.freeze_norm_statistics else norm_statistics(model)

@@ -68,6 +68,10 @@ class SearchSettings(ScoreSettings, OptimFlags):
     grasp (−0.04; 0.20): the mean gradient of a trained network is noise."""
     lr: float = Field(default=0.05, ge=1e-12, le=1e6)
     """Peak learning rate."""
+    head_lr: float | None = Field(default=None, ge=1e-12, le=1e6)
+    """Peak learning rate of a new or trained head. Default: that of the scores."""
+    head_steps: int = Field(default=0, ge=0, le=10**9)
+    """Steps at the start, out of the run's steps, in which only a new head is trained."""
     equalise_layers: bool = True
     """Scale the score gradients of all layers to the same root mean square, so that all layers change at one pace."""
     distill_weight: float = Field(default=0.7, ge=0, le=1)

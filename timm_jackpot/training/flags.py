@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -111,8 +111,10 @@ def prepare_model(flags: RunFlags, model: nn.Module) -> None:
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
-def make_optimizer(flags: OptimFlags, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """Make the optimizer that the flags choose."""
+def make_optimizer(
+    flags: OptimFlags, parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]]
+) -> torch.optim.Optimizer:
+    """Make the optimizer that the flags choose, of parameters or of parameter groups."""
     if flags.opt == "adam":
         return torch.optim.Adam(parameters, flags.lr, betas=(flags.momentum, 0.999), weight_decay=flags.weight_decay)
     return torch.optim.SGD(parameters, flags.lr, momentum=flags.momentum, weight_decay=flags.weight_decay)

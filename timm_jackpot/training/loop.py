@@ -46,8 +46,8 @@ def fit(
 ) -> None:
     """Run `steps` optimizer steps on `model`, in train mode.
 
-    The learning rate is `lr_at(step)`. Every `log_every` steps, the loss and `figures()` go to the progress display
-    and, as "step" events, to the record.
+    The learning rate is `lr_at(step)`, times the `lr_scale` of the parameter group if it has one. Every `log_every`
+    steps, the loss and `figures()` go to the progress display and, as "step" events, to the record.
 
     Args:
         before_step, after_step: called before and after each step with the number of steps done so far.
@@ -91,7 +91,7 @@ def fit(
         for step in range(first_step, steps):
             before_step(step)
             for group in optimizer.param_groups:
-                group["lr"] = lr_at(step)
+                group["lr"] = lr_at(step) * group.get("lr_scale", 1.0)
             with explained(step):
                 loss = take_step(step)
             if step % log_every and step != steps - 1:
