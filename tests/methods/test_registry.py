@@ -225,3 +225,18 @@ def test_a_sweep_of_what_finds_no_jackpot_is_refused_before_anything_runs(tmp_pa
 def test_masks_over_other_weights_have_no_overlap(jackpot: Path) -> None:
     comparison = compare_masks(CompareConfig(artifacts=(str(jackpot),), methods=("reinitialised",)))
     assert comparison.summary["pairs"][0]["why_not"] == "the bases differ"
+
+
+def test_a_pattern_as_a_methods_default_implies_its_sparsity() -> None:
+    @register_method("patterned", family="one-shot", defaults={"allocation": "2:4"})
+    def patterned(task: Task, budget: Budget, settings: ToySettings) -> Outcome:
+        """Two of every four weights."""
+        raise NotImplementedError
+
+    try:
+        assert config_of("patterned")().sparsity == "0.5"
+        assert config_of("patterned")(allocation="erk").sparsity == "0.9"
+        with pytest.raises(ConfigError, match="leave --sparsity out"):
+            config_of("patterned")(sparsity=0.9)
+    finally:
+        unregister_method("patterned")

@@ -34,7 +34,8 @@ class BudgetFlags(Settings):
     @classmethod
     def _implied_sparsity(cls, values: Any) -> Any:
         """Fill in the sparsity that an N:M pattern implies."""
-        pattern = n_of_m(values.get("allocation")) if isinstance(values, dict) else None
+        default = cls.model_fields["allocation"].default  # a method may have another
+        pattern = n_of_m(values.get("allocation", default)) if isinstance(values, dict) else None
         if pattern is None:
             return values
         n, m = pattern
