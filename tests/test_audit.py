@@ -208,7 +208,7 @@ def test_an_audit_that_was_stopped_goes_on_and_ends_the_same(
     config = AuditConfig(artifact=str(artifact), seeds=2)
     with pytest.raises(KeyboardInterrupt):
         audit_jackpot(config)
-    with pytest.raises(ConfigError, match=r"holds dense with batch_size 64, not 32: name another --output"):
+    with pytest.raises(ConfigError, match=r"holds dense with batch_size 64, not 32: choose another --output"):
         audit_jackpot(AuditConfig(artifact=str(artifact), seeds=2, batch_size=32))
     monkeypatch.setattr(evaluate, "_evaluate", lambda row, task: asked.append(row.name) or ask(row, task))
     report = audit_jackpot(config)

@@ -109,7 +109,7 @@ def test_a_new_head_leaves_the_weights_under_the_mask_the_same(found: Path) -> N
 def test_masks_over_different_weights_are_shown_without_an_overlap(found: Path, tmp_path: Path) -> None:
     pairs = compared(found, "a", "o", "x", output=str(tmp_path / "c"))["pairs"]
     assert [(pair["overlap"], pair["layers"]) for pair in pairs] == [(None, {})] * 3
-    reasons = ["the bases differ", "other layers are masked", "other layers are masked"]
+    reasons = ["the bases differ", "different layers are masked", "different layers are masked"]
     assert [pair["why_not"] for pair in pairs] == reasons
     assert (tmp_path / "c" / "layers.csv").read_text().count("\n") == 1
     assert not (tmp_path / "c" / "overlap.png").exists()
@@ -155,9 +155,13 @@ def test_a_base_is_known_by_its_weights_not_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("names", "settings", "sentence"),
     [
-        (["a"], {}, "name two artifacts to compare, or one and --criteria"),
-        ([], {"criteria": ("random", "magnitude")}, "name two artifacts to compare, or one and --criteria"),
-        (["a", "a"], {}, "is named twice"),
+        (["a"], {}, "name two artifacts to compare, or one artifact and, for example, --criteria"),
+        (
+            [],
+            {"criteria": ("random", "magnitude")},
+            "name two artifacts to compare, or one artifact and, for example, --criteria",
+        ),
+        (["a", "a"], {}, "is given twice"),
         (["a", "o"], {"criteria": ("random",)}, "a and o mask different weights"),
         (["o"], {"criteria": ("random",)}, "was loaded from a file: pass the same file with --base-checkpoint"),
         (["a", "nowhere"], {}, "neither an artifact folder nor the name of a Hub repo"),

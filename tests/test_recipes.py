@@ -213,7 +213,9 @@ def test_a_sweep_goes_on_where_it_stopped_and_tells_all_in_one_table(tmp_path: P
     assert table[2].endswith("| 2 |")
     assert (tmp_path / "out" / "picture.png").read_bytes().startswith(b"\x89PNG")
 
-    with pytest.raises(ConfigError, match=r"out holds sparsity-0\.5/seed0 with steps 2, not 3: name another --output"):
+    with pytest.raises(
+        ConfigError, match=r"out holds sparsity-0\.5/seed0 with steps 2, not 3: choose another --output"
+    ):
         run_sweep(config.model_copy(update={"grid": ("steps=3",)}))
 
 
@@ -237,7 +239,7 @@ def test_a_grid_that_is_none_is_refused_before_anything_runs(
 
 def test_a_sweep_of_more_searches_than_anybody_runs_is_refused_before_it_is_built(tmp_path: Path) -> None:
     text = "grid:\n" + "".join(f"  k{i}: [1, 2, 3, 4]\n" for i in range(40))
-    with pytest.raises(ConfigError, match=f"names {3 * 4**40} searches: a sweep takes 10000 at most"):
+    with pytest.raises(ConfigError, match=f"names {3 * 4**40} searches: the limit is 10000"):
         plan_grid(SweepConfig(sweep=recipe(tmp_path, text), output="x"))
 
 

@@ -112,7 +112,7 @@ def test_flags_beat_the_recipe_wherever_it_has_the_setting(tmp_path: Path) -> No
         ("targets: {digits: }", {"seeds": (0, 1, 0)}, "seeds contains duplicates"),
         ("targets: [digits]", {}, "targets must map names to settings"),
         ("targets: {digits: 3}", {}, "targets must map names to settings"),
-        ("targets: {d: }\nsources: {a: {data: e}}", {}, "source a: data e is no target: there are d"),
+        ("targets: {d: }\nsources: {a: {data: e}}", {}, "source a: data e is not a target: choose from d"),
         ("targets: {d: }\nsources: {a: {nonsense: 1}}", {}, "source a: unknown setting nonsense"),
         ("targets: {d: {sparsity: 2}}", {}, "target d: --sparsity 2: "),
         ("targets: {d: {model: resnet18}}", {}, "target d sets model: a transfer has one base for all its masks"),
@@ -121,14 +121,14 @@ def test_flags_beat_the_recipe_wherever_it_has_the_setting(tmp_path: Path) -> No
         ("seed: 1\ntargets: {d: }", {}, "sets seed: a transfer sets that itself"),
         ("targets: {d: }", {"settings": ("output=x",)}, "sets output: a transfer sets that itself"),
         ("targets: {d: {mask_classifier: true}}", {}, "target d: mask_classifier: every target gets a new head"),
-        ("pretrained: false\ntargets: {d: }", {}, "masks need one base"),
-        ("targets: {dense: }", {}, "'target dense': a name is up to 40 letters"),
-        ("targets: {../x: }", {}, "'target ../x': a name is up to 40 letters"),
-        ("targets: {d: }\nsources: {random: }", {}, "'source random': a name is"),
-        ("targets: {d: }\nsources: {d: {lr: 1}}", {}, "source d is not the target d's own search"),
+        ("pretrained: false\ntargets: {d: }", {}, "masks need the same base"),
+        ("targets: {dense: }", {}, "'target dense': a name has up to 40 letters"),
+        ("targets: {../x: }", {}, "'target ../x': a name has up to 40 letters"),
+        ("targets: {d: }\nsources: {random: }", {}, "'source random': a name has"),
+        ("targets: {d: }\nsources: {d: {lr: 1}}", {}, "source d differs from the own search of target d"),
         ("head_steps: 0\ntargets: {d: }", {}, "--head-steps 0: input should be greater"),
         ("head_size: 3\ntargets: {d: }", {}, "unknown setting head_size"),
-        ("targets: {d: }", {"data_dir": ("e=x",)}, "--data-dir names e, which is neither target nor source"),
+        ("targets: {d: }", {"data_dir": ("e=x",)}, "--data-dir names e, which is neither a target nor a source"),
         ("targets: {d: }", {"data_dir": ("x",)}, "--data-dir takes name=value, not 'x'"),
         ("targets: {d: }", {"settings": ("steps",)}, "--set takes name=value, not 'steps'"),
         ("targets: {d: }", {"settings": ("steps=[",)}, "not valid YAML"),
@@ -145,9 +145,9 @@ def test_a_recipe_that_makes_no_sense_is_refused_before_anything_runs(
 @pytest.mark.parametrize(
     ("classes", "count", "sentence"),
     [
-        ("a", 1, "target images has 1 class: accuracy means nothing below two"),
+        ("a", 1, "target images has 1 class: at least two are needed"),
         ("abc", 2, "target images: split train of folder has 3 classes, but the model's head has 2"),
-        ("ab", 2, "target images has 16 training images, less than a batch"),
+        ("ab", 2, "target images has 16 training images, fewer than one batch"),
     ],
 )
 def test_a_target_that_cannot_be_judged_on_is_refused_before_anything_runs(
@@ -222,7 +222,7 @@ def test_controls_have_the_layer_counts_of_the_sources(tmp_path: Path, digits_ba
 
     layer = "layer1.0.conv1.weight"
     other = {**digits_base.tensors, layer: digits_base.tensors[layer]._replace(sha256="0" * 64)}
-    with pytest.raises(BaseMismatchError, match=f"the mask of g .* found in another base: {layer} differs first"):
+    with pytest.raises(BaseMismatchError, match=f"the mask of g .* found on another base: {layer} differs first"):
         transfer_rows(found, dataclasses.replace(digits_base, tensors=other))
 
 
@@ -242,7 +242,9 @@ def test_a_matrix_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.M
         return evaluate_mask(target, masks, *others)
 
     monkeypatch.setattr(run, "evaluate_mask", fails_once)
-    with pytest.raises(TrainingError, match=r"1 of 10 cells failed, first dense on second, seed 0: the loss is not"):
+    with pytest.raises(
+        TrainingError, match=r"1 of 10 cells failed; the first was dense on second, seed 0: the loss is not"
+    ):
         transfer_masks(config)
     assert "| dense | " in (out / "matrix.md").read_text()
     assert (out / "matrix.md").read_text().count("| – |") == 1
@@ -266,9 +268,9 @@ def test_a_matrix_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.M
     assert (out / "matrix.png").read_bytes().startswith(b"\x89PNG")
     assert "–" not in (out / "matrix.md").read_text()
 
-    with pytest.raises(ConfigError, match="out holds first on first, seed 0 with head_steps 2, not 3: name an"):
+    with pytest.raises(ConfigError, match="out holds first on first, seed 0 with head_steps 2, not 3: choose an"):
         transfer_masks(config.model_copy(update={"settings": ("head_steps=3",)}))
-    with pytest.raises(ConfigError, match="out holds sources/first/seed0 with steps 1, not 2: name another --output"):
+    with pytest.raises(ConfigError, match="out holds sources/first/seed0 with steps 1, not 2: choose another --output"):
         transfer_masks(config.model_copy(update={"settings": ("steps=2",)}))
     (out / "cells.json").write_text("{")
     with pytest.raises(ConfigError, match=r"cells.json is damaged: delete it"):
@@ -316,7 +318,7 @@ def test_two_processes_agree_on_a_matrix_like_that_of_one(tmp_path: Path) -> Non
     assert [{key: cell[key] for key in told} for cell in cells] == [{key: cell[key] for key in told} for cell in alone]
     controls = [[cell["mask_hash"] for cell in found if cell["kind"] == "control"] for found in (cells, alone)]
     assert controls[0] == controls[1]
-    with pytest.raises(ConfigError, match="out holds a on a, seed 0 with processes 2, not 1: name another --output"):
+    with pytest.raises(ConfigError, match="out holds a on a, seed 0 with processes 2, not 1: choose another --output"):
         transfer_masks(config.model_copy(update={"settings": ("batch_size=2",)}))
 
 
@@ -356,7 +358,7 @@ def test_the_verb_prints_the_matrix_and_json_and_one_sentence_of_what_is_wrong(
     printed = capsys.readouterr()
     assert stopped.value.code == 2
     assert printed.out == ""
-    assert printed.err == "error: --data-dir names x, which is neither target nor source: there are set\n"
+    assert printed.err == "error: --data-dir names x, which is neither a target nor a source: choose from set\n"
 
 
 def test_every_flag_has_a_line_of_help(capsys: pytest.CaptureFixture[str]) -> None:

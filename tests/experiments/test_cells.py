@@ -48,7 +48,7 @@ def test_what_is_there_is_not_run_again(
     assert capsys.readouterr().err == "test: cell 3 of 3: cell C\n"
 
     before = journal.read_bytes()
-    with pytest.raises(ConfigError, match="out holds a with lr 1, not 2: name another --output"):
+    with pytest.raises(ConfigError, match="out holds a with lr 1, not 2: choose another --output"):
         run_cells(work.cells(lr=2), journal, accelerator, what="test: cell")
     assert work.done == ["a", "b", "c"]
     assert journal.read_bytes() == before

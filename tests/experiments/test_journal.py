@@ -45,7 +45,7 @@ def test_a_note_that_cannot_be_written_leaves_the_last_ones(
 @pytest.mark.parametrize("text", ["", "{", "3", "[]", '{"a": 3}', '{"a": {"made_from": 3, "result": 1}}', '{"a": {}}'])
 def test_a_damaged_one_is_refused(text: str, tmp_path: Path, accelerator: Accelerator) -> None:
     (tmp_path / "j.json").write_text(text)
-    with pytest.raises(ConfigError, match=r"j.json is damaged: delete it to begin anew, or name another --output$"):
+    with pytest.raises(ConfigError, match=r"j.json is damaged: delete it to start over, or choose another --output$"):
         Journal(tmp_path / "j.json", accelerator)
 
 
@@ -60,5 +60,5 @@ def test_a_damaged_one_is_refused(text: str, tmp_path: Path, accelerator: Accele
 def test_other_settings_are_named(theirs: dict[str, Any], ours: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError) as refused:
         JournalEntry(theirs).check(ours, "out holds cell one")
-    assert str(refused.value) == f"out holds cell one {sentence}: name another --output"
+    assert str(refused.value) == f"out holds cell one {sentence}: choose another --output"
     JournalEntry(theirs).check(json.loads(json.dumps(theirs)), "")

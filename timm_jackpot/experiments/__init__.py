@@ -1,4 +1,4 @@
-"""Experiments: tables of cells, run one after the other; a run that was killed goes on where it stopped."""
+"""Experiments: tables of cells that run one after another; an interrupted experiment resumes where it stopped."""
 
 from timm_jackpot.experiments.cells import Cell, run_cells
 from timm_jackpot.experiments.journal import Journal, JournalEntry

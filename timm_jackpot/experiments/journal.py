@@ -1,4 +1,4 @@
-"""What an experiment has found so far, on disk."""
+"""The journal of an experiment: its results so far, on disk."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from timm_jackpot.runtime.processes import from_main
 
 
 class JournalEntry(NamedTuple):
-    """A result, and the settings that it was made from; both as JSON has them."""
+    """A result and the settings it was made from, both as JSON values."""
 
     made_from: dict[str, Any]
-    result: Any = None  # until it is there
+    result: Any = None  # None until the cell has run
 
     def check(self, made_from: Mapping[str, Any], where: str) -> None:
-        """Refuse other settings.
+        """Check that the result was made from these settings.
 
         Raises:
             ConfigError: naming the first setting that differs.
@@ -32,17 +32,17 @@ class JournalEntry(NamedTuple):
         if different:
             key = different[0]
             raise ConfigError(
-                f"{where} with {key} {self.made_from.get(key)!r}, not {made_from.get(key)!r}: name another --output"
+                f"{where} with {key} {self.made_from.get(key)!r}, not {made_from.get(key)!r}: choose another --output"
             )
 
 
 class Journal:
-    """Entries by key, in one JSON file, the same on every process; the main process alone reads and writes it.
+    """Entries by key, in one JSON file. Only the main process reads and writes it; all processes see the same entries.
 
-    Every note replaces the file as a whole: a kill leaves the last complete one.
+    Every write replaces the whole file atomically, so a kill cannot damage it.
 
     Raises:
-        ConfigError: if the file is there and holds no entries.
+        ConfigError: if the file exists but is damaged.
     """
 
     def __init__(self, path: Path, accelerator: Accelerator) -> None:
@@ -50,7 +50,7 @@ class Journal:
         self.entries: dict[str, JournalEntry] = from_main(accelerator, lambda: _read(path))
 
     def note(self, key: str, entry: JournalEntry) -> JournalEntry:
-        """Keep an entry; returns the main process's, which every process keeps.
+        """Save an entry; returns the main process's entry, which all processes keep.
 
         Raises:
             ConfigError: if it cannot be written.
@@ -72,4 +72,4 @@ def _read(path: Path) -> dict[str, JournalEntry]:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {key: JournalEntry(dict(entry["made_from"]), entry["result"]) for key, entry in found.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigError(f"{path} is damaged: delete it to begin anew, or name another --output") from error
+        raise ConfigError(f"{path} is damaged: delete it to start over, or choose another --output") from error

@@ -1,4 +1,4 @@
-"""Searches as cells: the artifact in its folder is the result."""
+"""Searches as cells of an experiment: the result is the artifact in the cell's folder."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from timm_jackpot.search import RunConfig, search_jackpot
 from timm_jackpot.search.finished import write_missing_card
 from timm_jackpot.search.save import published_settings
 
-_FILES = {"model", "base_checkpoint", "data_dir"}  # of this machine: the journal knows them, an artifact does not
+_FILES = {"model", "base_checkpoint", "data_dir"}  # local paths, recorded in the journal but not in artifacts
 
 
 def search_cell(folder: Path, key: str, title: str, search: RunConfig) -> Cell:
-    """A search into `folder / key`; its result is what the artifact there says of itself.
+    """A search that writes to `folder / key`; its result is the results recorded in the artifact there.
 
     Args:
-        search: without an output folder.
+        search: must not set an output folder.
     """
     path = folder / key
     files = search.model_dump(mode="json", include=_FILES)
@@ -30,11 +30,11 @@ def search_cell(folder: Path, key: str, title: str, search: RunConfig) -> Cell:
         search_jackpot(search.model_copy(update={"output": str(path), "resume": "auto"}))
         return _results(path) if launched_as_main() else None
 
-    def find(noted: JournalEntry | None) -> JournalEntry | None:
+    def find(entry: JournalEntry | None) -> JournalEntry | None:
         if not is_artifact(path):
             return None
         write_missing_card(path)
-        known = files if noted is None else {key: noted.made_from.get(key) for key in files}
+        known = files if entry is None else {key: entry.made_from.get(key) for key in files}
         return JournalEntry(read_recipe(str(path / "recipe.yaml")) | known, _results(path))
 
     return Cell(key, title, published_settings(search) | files, run, find)

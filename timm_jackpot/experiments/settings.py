@@ -1,4 +1,4 @@
-"""The settings of many runs, from a recipe and flags."""
+"""Combine the settings of many runs from a recipe and flags."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from timm_jackpot.errors import ConfigError
 
 
 def unreplaced(settings: Mapping[str, Any], by: Mapping[str, Any]) -> dict[str, Any]:
-    """Those settings that stand when `by` ranks above them; steps and epochs take each other's place too."""
+    """The settings that `by` does not override; steps and epochs override each other."""
     replaced = {*by, *(("steps", "epochs") if {"steps", "epochs"} & by.keys() else ())}
     return {key: value for key, value in settings.items() if key not in replaced}
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of all layers; the later one wins."""
+    """Merge settings; later layers win."""
     found: dict[str, Any] = {}
     for layer in layers:
         found = {**unreplaced(found, layer), **layer}
@@ -23,10 +23,10 @@ def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def key_value(text: str, flag: str) -> tuple[str, str]:
-    """The two sides of `name=value`.
+    """Split `name=value`.
 
     Raises:
-        ConfigError: if one of them is missing.
+        ConfigError: if the name or the value is missing.
     """
     key, _, value = text.partition("=")
     if not key or not value:

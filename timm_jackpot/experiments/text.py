@@ -1,4 +1,4 @@
-"""What an experiment leaves for people: its tables as text, and its files."""
+"""The human-readable output of an experiment: text tables and files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from timm_jackpot.runtime.outputs import write_atomically
 
 
 def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each row, a column for each key that any of them has."""
+    """One line per row, and a column for each key of any row."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
@@ -28,9 +28,9 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def mean_std(values: Iterable[float | None], *, digits: int = 2, count: bool = False) -> str:
-    """`mean ± standard deviation`, and `(n)` where `count` asks for it; "–" where there is no value.
+    """`mean ± standard deviation`, with `(n)` if `count` is set; "–" if there are no values.
 
-    Values that are all the same, as of what no seed changes, have no spread to show.
+    If all values are equal, as for rows without randomness, no deviation is shown.
     """
     found = [value for value in values if value is not None]
     if not found:
@@ -40,7 +40,7 @@ def mean_std(values: Iterable[float | None], *, digits: int = 2, count: bool = F
 
 
 def write_outputs(folder: Path, texts: Mapping[str, str], pictures: Mapping[str, Callable[[], bytes | None]]) -> None:
-    """Write texts, and, where matplotlib is installed, those pictures that there are; for the main process.
+    """Write text files and, if matplotlib is installed, figures. Call it on the main process only.
 
     Raises:
         ConfigError: if a file cannot be written.

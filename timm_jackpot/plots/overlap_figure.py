@@ -1,4 +1,4 @@
-"""Where masks agree: overlap layer by layer, beside what chance gives."""
+"""Where masks agree: overlap layer by layer, beside the overlap by chance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BAR: dict[str, Any] = {"marker": "_", "markersize": 8, "markeredgewidth": 1.8, 
 def overlap_figure(name: str, others: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
     """Overlap of the mask `name` with each of `others`, as a PNG.
 
-    A stem from a bar (what chance gives) to a marker (the overlap): its length is what chance does not explain.
+    A stem runs from a bar (overlap by chance) to a marker (measured overlap).
 
     Args:
         others: for each other mask, (overlap, chance) as fractions by layer; all over the same layers.

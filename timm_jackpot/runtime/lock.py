@@ -29,7 +29,7 @@ def locked(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise ConfigError(
-            f"another run (process {_holder(path)}) is writing to {folder}: name another --output"
+            f"another run (process {_holder(path)}) is writing to {folder}: choose another --output"
         ) from error
     except OSError as error:
         raise ConfigError(f"--output {folder} cannot be locked: {error.strerror or error}") from error

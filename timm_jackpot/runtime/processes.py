@@ -172,9 +172,11 @@ def same_everywhere(value: str, accelerator: Accelerator, what: str) -> list[str
         TrainingError: naming the ranks that differ from rank 0.
     """
     values: list[str] = gather_object([value])
-    odd = [rank for rank, other in enumerate(values) if other != values[0]]
-    if odd:
-        raise TrainingError(f"{what} of rank {', '.join(map(str, odd))} differs from rank 0's: the run is not usable")
+    differing = [rank for rank, other in enumerate(values) if other != values[0]]
+    if differing:
+        raise TrainingError(
+            f"{what} of rank {', '.join(map(str, differing))} differs from rank 0's: the run is not usable"
+        )
     return values
 
 

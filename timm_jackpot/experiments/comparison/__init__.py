@@ -1,4 +1,4 @@
-"""Comparison: masks side by side, and where they agree beyond chance."""
+"""Comparison: masks side by side, and where they overlap more than by chance."""
 
 from timm_jackpot.experiments.comparison.run import CompareConfig, compare_masks
 

@@ -1,4 +1,4 @@
-"""What is compared: artifacts, and the masks that criteria would choose at their layer counts."""
+"""The columns of a comparison: artifacts, and masks that criteria choose at the same layer counts."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ _FIGURES = ("dense_top1", "magnitude_top1", "magnitude_recalibrated_top1", "jack
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a comparison. Texts and figures are what an artifact claims; its masks were checked."""
+    """One column of a comparison. Text and figures are as claimed by the artifact; its masks have been checked."""
 
     name: str
     base: str
     masks: MaskSet
-    weights: dict[str, str]  # sha256 of the weight under each mask: which base it is
+    weights: dict[str, str]  # sha256 of each masked weight, which identifies the base
     allocation: str = "–"
     sparsity_all_parameters: float | None = None
-    recipe: str = "–"  # settings that were not the defaults
+    recipe: str = "–"  # settings that differ from the defaults
     dataset: str = "–"
-    results: dict[str, float] = field(default_factory=dict)  # top-1 in per cent
-    verdict: str = "–"  # of an audit
-    controls: dict[str, float] = field(default_factory=dict)  # of the audit: mean top-1
+    results: dict[str, float] = field(default_factory=dict)  # top-1 in percent
+    verdict: str = "–"  # of the audit
+    controls: dict[str, float] = field(default_factory=dict)  # mean top-1 in the audit
 
 
 def artifact_columns(
     names: Sequence[str], *, base_checkpoint: str | None, trust_base: bool
 ) -> tuple[list[Column], list[Artifact]]:
-    """Read artifacts; each is called by that part of its path that tells it from the others.
+    """Read artifacts; each is named by the part of its path that distinguishes it.
 
     Raises:
         ArtifactError, HubError: if one of them cannot be read.
-        BaseError: if one has compact masks, and its base cannot be loaded.
+        BaseError: if one has compact masks and its base cannot be loaded.
     """
     artifacts = [read_artifact(locate_artifact(name)) for name in names]
 
@@ -65,10 +65,10 @@ def criterion_columns(
     trust_base: bool,
     seed: int,
 ) -> list[Column]:
-    """The masks that criteria would choose at the layer counts of the first of `columns`, whose artifact is given.
+    """The masks that criteria choose at the layer counts of the first column, whose artifact is given.
 
     Raises:
-        ConfigError: if the columns are not all of one base.
+        ConfigError: if the columns have different bases.
         BaseError, ArtifactError: if that base cannot be loaded.
     """
     if not names:
@@ -101,25 +101,26 @@ def one_base(columns: Sequence[Column], flag: str) -> Column:
     other = next((column for column in columns if column.weights != first.weights), None)
     if other is not None:
         raise ConfigError(
-            f"{flag} goes with one base, and {first.name} and {other.name} mask different weights: compare them without"
+            f"{flag} needs columns with the same base, but {first.name} and {other.name} mask different weights: "
+            f"omit {flag}"
         )
     return first
 
 
 def free_name(name: str, kind: str, columns: Sequence[Column]) -> str:
-    """The name, or, where an column has it already, with its kind."""
+    """The name, with its kind added if a column already has that name."""
     return f"{name} ({kind})" if any(column.name == name for column in columns) else name
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    parts = [Path(name).parts or Path(name).resolve().parts for name in names]  # of "." there are none
+    parts = [Path(name).parts or Path(name).resolve().parts for name in names]  # "." has none
     for length in range(1, max(map(len, parts)) + 1):
         ends = [part[-length:] for part in parts]
         if len(set(ends)) == len(ends):
             while min(map(len, ends)) > 1 and len({end[-1] for end in ends}) == 1:  # a/seed0 and b/seed0 are a and b
                 ends = [end[:-1] for end in ends]
             return ["/".join(end) for end in ends]
-    raise ConfigError(f"{max(names, key=names.count)} is named twice: a mask overlaps with itself in full")
+    raise ConfigError(f"{max(names, key=names.count)} is given twice: name each artifact once")
 
 
 def _column(name: str, artifact: Artifact, masks: MaskSet) -> Column:
@@ -143,7 +144,7 @@ def _column(name: str, artifact: Artifact, masks: MaskSet) -> Column:
 
 
 def _audit(artifact: Artifact) -> tuple[str, dict[str, float]]:
-    """Verdict and controls of an audit that follows from its own figures and is about this mask; else it is none."""
+    """Verdict and controls of the audit, if it is consistent and about this mask."""
     try:
         report = read_audit(artifact)
     except ArtifactError:
@@ -163,7 +164,7 @@ def _settings(settings: Mapping[str, Any]) -> str:
 
 
 def _text(value: object) -> str:
-    """Free text of an artifact, made harmless for terminals and Markdown."""
+    """Free text of an artifact, made safe for terminals and Markdown."""
     return (re.sub(r"[^\w ./:,+-]", "", value)[:60] if isinstance(value, str) else "") or "–"
 
 

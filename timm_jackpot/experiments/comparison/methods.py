@@ -1,4 +1,4 @@
-"""Methods beside an artifact: each runs on the artifact's own task, and is read on its test split once."""
+"""Columns for methods: each runs on the first artifact's task and is evaluated once on its test split."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def method_columns(
     trust_base: bool,
     seed: int,
 ) -> list[Column]:
-    """What methods find with the base, the data, the sparsity and the steps of the first of `columns`.
+    """Run methods with the base, data, sparsity and number of steps of the first column.
 
     Args:
-        artifact: that of the first column.
+        artifact: of the first column.
 
     Raises:
-        ConfigError: if the columns are not all of one base.
-        JackpotError: if base or data are not usable, or a method fails.
+        ConfigError: if the columns have different bases.
+        JackpotError: if base or data cannot be used, or a method fails.
     """
     if not names:
         return []
@@ -40,7 +40,7 @@ def method_columns(
     accelerator = make_accelerator(seed=seed)
     base = load_base_of(artifact, base_checkpoint=base_checkpoint, trust_base=trust_base)
     task, budget, _ = reopen_search(artifact, base, flags, accelerator)
-    task = replace(task, data=replace(task.data, val=None))  # nothing is chosen here
+    task = replace(task, data=replace(task.data, val=None))  # nothing is selected here
     found = []
     for number, name in enumerate(dict.fromkeys(names), 1):
         say(f"compare: method {number} of {len(names)}: {name}", accelerator)

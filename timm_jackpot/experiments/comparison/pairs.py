@@ -1,4 +1,4 @@
-"""Every two columns, as far as they can be compared."""
+"""All pairs of columns, and their overlaps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from timm_jackpot.masks import LayerOverlap, chance_overlap, layer_overlaps, mas
 
 
 class Pair(NamedTuple):
-    """Overlaps of two columns; where there are none, `why_not` says so."""
+    """Overlaps of two columns; `why_not` gives the reason if there are none."""
 
     a: str
     b: str
@@ -22,7 +22,7 @@ class Pair(NamedTuple):
 
 
 def pairs_of(columns: Sequence[Column]) -> list[Pair]:
-    """All pairs. Masks over different weights have no overlap: of another base, or of other layers of the same."""
+    """All pairs. Masks have an overlap only if they cover the same layers of the same base."""
     return [_pair(a, b) for a, b in itertools.combinations(columns, 2)]
 
 
@@ -30,7 +30,7 @@ def _pair(a: Column, b: Column) -> Pair:
     if not a.masks or not b.masks:
         return Pair(a.name, b.name, None, None, {}, "one of them is dense")
     if list(a.masks) != list(b.masks) or any(a.masks[name].shape != b.masks[name].shape for name in a.masks):
-        return Pair(a.name, b.name, None, None, {}, "other layers are masked")
+        return Pair(a.name, b.name, None, None, {}, "different layers are masked")
     if a.weights != b.weights:
         return Pair(a.name, b.name, None, None, {}, "the bases differ")
     overlap, chance = mask_overlap(a.masks, b.masks), chance_overlap(a.masks, b.masks)

@@ -1,4 +1,4 @@
-"""`compare_masks`: artifacts and criteria beside each other, on the terminal and in a folder."""
+"""`compare_masks`: artifacts, criteria and methods side by side, on the terminal and in files."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from timm_jackpot.schema import Command, OneOf
 
 
 class CompareConfig(DataFlags):
-    """Artifacts side by side: base, settings, sparsity of the layers, overlap beside chance, results, audit; and
-    beside the first one, methods on its own task: the same base, data, sparsity and number of steps."""
+    """Compare artifacts side by side: base, settings, sparsity per layer, overlap and chance, results, audit. Methods
+    can be added; they run on the task of the first artifact (same base, data, sparsity and number of steps)."""
 
     group: ClassVar[str] = "Options"
     command: ClassVar[Command | None] = Command(
@@ -38,20 +38,18 @@ class CompareConfig(DataFlags):
     )
 
     artifacts: tuple[str, ...] = Field(default=(), json_schema_extra={"positional": True})
-    """Artifact folders, or names of Hub repos. Masks over different weights are shown without an overlap."""
+    """Artifact folders, or names of Hub repos. Masks over different weights are shown without overlap."""
     criteria: tuple[Annotated[str, OneOf(partial(criterion_names, without_images=True))], ...] = ()
-    """Criteria whose masks stand beside, at the layer counts of the first artifact."""
+    """Also compare with masks of these criteria, at the layer counts of the first artifact."""
     methods: tuple[Annotated[str, OneOf(method_names)], ...] = ()
-    """Methods to run on the task of the first artifact, with their default settings at its sparsity,
-    allocation and steps; data flags that are not given are
-    its search's own, but for --dataset, --data-dir and the splits."""
+    """Methods to run on the task of the first artifact, with their default settings at its sparsity, allocation and
+    steps. Data flags other than --dataset, --data-dir and the splits default to those of its search."""
     base_checkpoint: str | None = None
-    """A .safetensors file with the base's weights, where the artifacts' base came from a file. The base is needed for
-    criteria and compact masks only."""
+    """The base's .safetensors file, if the base came from a file. Only criteria, methods and compact masks need it."""
     trust_base: bool = False
-    """Build a base that an artifact names outside timm's own repos."""
+    """Allow a base from outside timm's own Hub repos."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seed of the criterion random, and of methods."""
+    """Seed of the random criterion and of methods."""
     output: str | None = None
     """Folder for comparison.md, layers.csv and overlap.png."""
 
@@ -62,15 +60,17 @@ class MaskComparison(NamedTuple):
 
 
 def compare_masks(config: CompareConfig) -> MaskComparison:
-    """Read, compare, and, where `config.output` is given, write.
+    """Read and compare artifacts; write files if `config.output` is given.
 
     Raises:
-        ConfigError: for fewer than two things to compare, criteria beside artifacts of different bases, or an output
-            that cannot be written.
-        JackpotError: if an artifact or, for criteria, its base is not usable.
+        ConfigError: for fewer than two things to compare, for criteria or methods with artifacts of different bases, or
+            if the output cannot be written.
+        JackpotError: if an artifact, or a base that is needed, cannot be used.
     """
     if not config.artifacts or len(config.artifacts) + len(config.criteria) + len(config.methods) < 2:
-        raise ConfigError("name two artifacts to compare, or one and --criteria magnitude or --methods paper, say")
+        raise ConfigError(
+            "name two artifacts to compare, or one artifact and, for example, --criteria magnitude or --methods paper"
+        )
     folder = None if config.output is None else check_output(config.output)
     where = {"base_checkpoint": config.base_checkpoint, "trust_base": config.trust_base}
     columns, artifacts = artifact_columns(config.artifacts, **where)

@@ -24,7 +24,7 @@ class Section(NamedTuple):
 
 
 def sections_of(columns: Sequence[Column], pairs: Sequence[Pair]) -> list[Section]:
-    """What is compared, where it came from, overlaps of all pairs, and layer by layer with the first column."""
+    """Summary, settings, overlaps of all pairs, and a table of layers with overlaps with the first column."""
     names = [column.name for column in columns]
     controls = dict.fromkeys(name for column in columns for name in column.controls)
     rows = [
@@ -39,15 +39,17 @@ def sections_of(columns: Sequence[Column], pairs: Sequence[Pair]) -> list[Sectio
     ]
     sections = [
         Section("", ["", *names], rows),
-        Section("Settings", ["", "that are not the defaults"], [[column.name, column.recipe] for column in columns]),
-        Section("Overlap of the masks, and what chance gives", ["", "", "overlap (%)", "by chance (%)"], _pairs(pairs)),
+        Section("Settings", ["", "different from the defaults"], [[column.name, column.recipe] for column in columns]),
+        Section(
+            "Overlap of the masks, measured and by chance", ["", "", "overlap (%)", "by chance (%)"], _pairs(pairs)
+        ),
     ]
     layers = list(dict.fromkeys(layer for column in columns for layer in column.masks))
     beside = [pair for pair in pairs if pair.a == columns[0].name]
     head = ["layer", *(f"sparsity, {name}" for name in names), *(f"overlap, {pair.b}" for pair in beside)]
     sections.append(
         Section(
-            f"Layer by layer (%): sparsity; overlap with {names[0]}, and in brackets what chance gives",
+            f"Layer by layer (%): sparsity; overlap with {names[0]} (by chance in parentheses)",
             head,
             [
                 [layer, *(_sparsity(e, layer) for e in columns), *(_overlap(p, layer) for p in beside)]
@@ -59,7 +61,7 @@ def sections_of(columns: Sequence[Column], pairs: Sequence[Pair]) -> list[Sectio
 
 
 def as_text(sections: Sequence[Section]) -> str:
-    """Columns aligned by spaces."""
+    """Sections as plain text, with columns aligned by spaces."""
     blocks = []
     for title, head, rows in sections:
         columns = [_aligned(column) for column in zip(head, *rows, strict=True)]
@@ -74,7 +76,7 @@ def as_markdown(sections: Sequence[Section]) -> str:
 
 
 def as_csv(columns: Sequence[Column], pairs: Sequence[Pair]) -> str:
-    """One line for each layer of each pair that can be compared: densities, overlap, chance."""
+    """One line per layer of each comparable pair: counts, overlap, and overlap by chance."""
     by_name = {column.name: column.masks for column in columns}
     rows = []
     for pair in pairs:
@@ -86,7 +88,7 @@ def as_csv(columns: Sequence[Column], pairs: Sequence[Pair]) -> str:
 
 
 def _aligned(column: Sequence[str]) -> list[str]:
-    """Figures to the right, words to the left."""
+    """Numbers right-aligned, words left-aligned."""
     width = max(map(len, column))
     figures = all(text == "–" or text[:1].isdigit() for text in column[1:])
     return [text.rjust(width) if figures else text.ljust(width) for text in column]

@@ -1,4 +1,4 @@
-"""Run what is not done yet, and put all of it into one table."""
+"""Run the searches of a sweep that are not done yet, and write its tables and figures."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from timm_jackpot.training import Record, read_record
 def run_sweep(config: SweepConfig) -> dict[str, Any]:
     """Search every cell of a sweep with every seed, and write table.csv, table.md and picture.png.
 
-    A run whose artifact is there, made with the same settings, is read instead of done again: a sweep that was
-    stopped goes on where it stopped.
+    A run whose artifact exists, with the same settings, is not repeated: an interrupted sweep resumes where it
+    stopped.
 
     Returns:
-        The summary that the verb prints: numbers of cells and runs, and the table's path.
+        The summary that the verb prints: number of cells and runs, and the path of the table.
 
     Raises:
-        ConfigError: for settings that no search takes, or a folder that holds other runs; nothing is run then.
-        JackpotError: whatever a search raises; the runs before it are kept.
+        ConfigError: for invalid settings, or a folder that holds other runs; nothing is run then.
+        JackpotError: whatever a search raises; earlier runs are kept.
     """
     folder = check_output(config.output)
     cells = plan_grid(config)
@@ -32,7 +32,7 @@ def run_sweep(config: SweepConfig) -> dict[str, Any]:
     searches = [
         search_cell(folder, key, f"{cell.name}, seed {seed}", cell.searches[seed]) for key, (cell, seed) in runs.items()
     ]
-    # The first accelerator of a process says how long it waits for the others.
+    # The first accelerator of a process sets the timeout for all.
     accelerator = make_accelerator(seed=0, timeout=next(iter(cells[0].searches.values())).timeout)
     ran = run_cells(searches, folder / "runs.json", accelerator, what="sweep: run")
     axes = list(dict.fromkeys(axis for cell in cells for axis in cell.axes))

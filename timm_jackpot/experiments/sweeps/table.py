@@ -18,7 +18,7 @@ _COLUMNS = {
 
 
 def sweep_table(cells: Sequence[GridPoint], rows: Sequence[dict[str, Any]]) -> str:
-    """Every cell: its settings, top-1 as mean ± standard deviation over seeds, overlap with its start beside chance."""
+    """Each cell: settings, top-1 (mean ± standard deviation), overlap with the initial mask and by chance."""
     axes = list(dict.fromkeys(key for cell in cells for key in cell.axes))
     lines = []
     for cell in cells:
@@ -31,10 +31,10 @@ def sweep_table(cells: Sequence[GridPoint], rows: Sequence[dict[str, Any]]) -> s
                 *(f"{overlap} ({chance})", f"{mean(row['seconds'] for row in of):.0f}", str(len(of))),
             ]
         )
-    return markdown_table([*axes, *_COLUMNS, "overlap with the start (by chance)", "seconds", "n"], lines)
+    return markdown_table([*axes, *_COLUMNS, "overlap with the initial mask (by chance)", "seconds", "n"], lines)
 
 
 def _percent(fractions: Sequence[float | None]) -> str:
-    """Their mean; methods that start from nothing have none."""
+    """Their mean, or "–" for methods without an initial mask."""
     found = [fraction for fraction in fractions if fraction is not None]
     return f"{100 * mean(found):.1f} %" if found else "–"

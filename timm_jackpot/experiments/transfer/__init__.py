@@ -1,4 +1,4 @@
-"""Transfer: masks found on source sets, judged on target sets (One ticket to win them all, arXiv:1906.02773)."""
+"""Transfer: masks found on source data, evaluated on target data (One ticket to win them all, arXiv:1906.02773)."""
 
 from timm_jackpot.experiments.transfer.plan import TransferConfig, TransferPlan, plan_transfer
 from timm_jackpot.experiments.transfer.run import TransferResult, transfer_masks

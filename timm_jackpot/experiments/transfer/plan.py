@@ -1,4 +1,4 @@
-"""From a recipe to the masks that are searched, and the sets on which each is judged."""
+"""Expand a recipe into the masks to search and the targets to evaluate them on."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from timm_jackpot.schema import Command, Settings
 from timm_jackpot.search import RunConfig, config_from
 
 TRANSFER_CONTROLS = ("dense", "random", "magnitude")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,39}")  # also a folder's
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,39}")  # also used as a folder name
 _SET_HERE = {"seed", "output", "overwrite", "resume"}
-# What says which weights lie under the masks: one set of them, or no mask could be carried from one to the other.
+# Settings that determine the base's weights, which all masks of a transfer must share.
 _OF_THE_BASE = {*BaseFlags.model_fields, "pretrained"} - {"num_classes", "img_size"}
 
 
 class TransferConfig(Settings):
-    """Masks found on source sets, judged on target sets beside dense, random and magnitude masks of the same base.
+    """Search masks on source data and evaluate them on target data, with dense, random and magnitude controls.
 
-    What is done already is not done again.
+    Finished searches and cells are not repeated.
     """
 
     command: ClassVar[Command | None] = Command(
@@ -39,23 +39,23 @@ class TransferConfig(Settings):
     )
 
     transfer: str = Field(json_schema_extra={"flags": ["--recipe"]})
-    """A recipe that comes with the package, or a YAML file: settings of `search` for all masks, and, of its own,
-    targets (name: settings), sources (name: settings; data names the target from whose settings they start), seeds,
-    head_steps and head_lr (how the new head of every judged network is trained)."""
+    """A bundled recipe by name, or a YAML file: settings of `search` for all masks, plus targets (name: settings),
+    sources (name: settings; data names a target whose settings they inherit), seeds, head_steps and head_lr (how each
+    new head is trained)."""
     base_checkpoint: str | None = None
     """A .safetensors file with the base's weights, instead of the published ones."""
     data_dir: tuple[str, ...] = ()
-    """Folders of the images of targets or sources, as name=folder: cifar10=data/cifar10."""
+    """Image folders of targets or sources, as name=folder: cifar10=data/cifar10."""
     settings: tuple[str, ...] = Field(default=(), json_schema_extra={"flags": ["--set"]})
-    """Settings in the place of the recipe's, wherever it has them, as key=value: steps=300 head_steps=50."""
+    """Settings that override the recipe's everywhere, as key=value: steps=300 head_steps=50."""
     seeds: tuple[int, ...] | None = None
-    """Seeds of every search and of every new head. Default: the recipe's, else 0 1 2."""
+    """Seeds of searches and new heads. Default: those of the recipe, or 0 1 2."""
     output: str
-    """Folder for the masks, the record of the cells, matrix.csv, matrix.md and matrix.png."""
+    """Folder for masks, results, matrix.csv, matrix.md and matrix.png."""
 
 
 class HeadRule(Settings):
-    """How the new head of every judged network is trained: by `search`'s SGD, with cosine to zero."""
+    """How each new head is trained: with the SGD of `search` and a cosine schedule to zero."""
 
     head_steps: int = Field(default=100, ge=1, le=10**9)
     head_lr: float = Field(default=0.1, ge=1e-12, le=1e6)
@@ -63,7 +63,7 @@ class HeadRule(Settings):
 
 @dataclass(frozen=True)
 class TransferPlan:
-    """Searches by name and seed, without output folders; of a target, those that would be its own."""
+    """Searches by name and seed, without output folders. A target's searches are those for its own data."""
 
     sources: dict[str, dict[int, RunConfig]]
     targets: dict[str, dict[int, RunConfig]]
@@ -71,18 +71,18 @@ class TransferPlan:
     seeds: tuple[int, ...]
 
     def is_own(self, source: str, target: str) -> bool:
-        """Whether a source's search is the one that the target would get for itself: the diagonal."""
+        """Whether a source's search is the target's own: the diagonal of the matrix."""
         return self.sources.get(source) == self.targets[target]
 
 
 def plan_transfer(config: TransferConfig) -> TransferPlan:
-    """Every search and every target; a target whose own search is no source becomes one.
+    """All sources and targets. A target's own search is added as a source if it is not one already.
 
     Precedence: the recipe's settings for all < a target's < a source's < flags.
 
     Raises:
-        ConfigError: for a recipe without targets, names that are none, settings that no search takes, or settings
-            that would put the masks on different weights.
+        ConfigError: for a recipe without targets, invalid names or settings, or settings that would give masks
+            different base weights.
     """
     recipe = read_recipe(config.transfer)
     targets, sources = (_mappings(recipe.pop(key, None), key, config.transfer) for key in ("targets", "sources"))
@@ -98,7 +98,7 @@ def plan_transfer(config: TransferConfig) -> TransferPlan:
     unknown = sorted(folders.keys() - targets.keys() - sources.keys())
     if unknown:
         known = ", ".join(dict.fromkeys((*targets, *sources)))
-        raise ConfigError(f"--data-dir names {unknown[0]}, which is neither target nor source: there are {known}")
+        raise ConfigError(f"--data-dir names {unknown[0]}, which is neither a target nor a source: choose from {known}")
     head = HeadRule(**{key: value for key, value in {**recipe, **flags}.items() if key.startswith("head_")})
     recipe, flags = ({k: v for k, v in part.items() if not k.startswith("head_")} for part in (recipe, flags))
     _refuse(_SET_HERE & (recipe.keys() | flags.keys()), f"the recipe {config.transfer} or --set", "sets that itself")
@@ -115,16 +115,20 @@ def plan_transfer(config: TransferConfig) -> TransferPlan:
         own = dict(settings)
         target = str(own.pop("data", ""))
         if target and target not in targets:
-            raise ConfigError(f"source {name}: data {target} is no target: there are {', '.join(targets)}")
+            raise ConfigError(f"source {name}: data {target} is not a target: choose from {', '.join(targets)}")
         start = targets.get(target, {})
         found[name] = searches(f"source {name}", start, own, flags, folder(target), folder(name))
-    judged = {name: searches(f"target {name}", settings, flags, folder(name)) for name, settings in targets.items()}
-    for name, own in judged.items():
+    own_searches = {
+        name: searches(f"target {name}", settings, flags, folder(name)) for name, settings in targets.items()
+    }
+    for name, own in own_searches.items():
         if own not in found.values():
             if name in found:
-                raise ConfigError(f"source {name} is not the target {name}'s own search: give it another name")
+                raise ConfigError(
+                    f"source {name} differs from the own search of target {name}: give the source another name"
+                )
             found[name] = own
-    return TransferPlan(found, judged, head, seeds)
+    return TransferPlan(found, own_searches, head, seeds)
 
 
 def _search(what: str, settings: dict[str, Any]) -> RunConfig:
@@ -133,14 +137,16 @@ def _search(what: str, settings: dict[str, Any]) -> RunConfig:
     except ConfigError as error:
         raise ConfigError(f"{what}: {error}") from error
     if search.mask_classifier:
-        raise ConfigError(f"{what}: mask_classifier: every target gets a new head, which no mask can cover")
+        raise ConfigError(f"{what}: mask_classifier: every target gets a new head, which cannot be masked")
     if not search.pretrained:
-        raise ConfigError(f"{what}: pretrained: false draws other weights for every search: masks need one base")
+        raise ConfigError(
+            f"{what}: pretrained: false gives every search its own weights, but all masks need the same base"
+        )
     return search
 
 
 def _mappings(value: object, key: str, recipe: str) -> dict[str, dict[str, Any]]:
-    """Names and their settings; a name with nothing after it has none of its own."""
+    """Names and their settings; the settings may be empty."""
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(
@@ -152,11 +158,12 @@ def _mappings(value: object, key: str, recipe: str) -> dict[str, dict[str, Any]]
         what = f"{key[:-1]} {name}"
         if not _NAME.fullmatch(str(name)) or name in TRANSFER_CONTROLS:
             raise ConfigError(
-                f"{what!r}: a name is up to 40 letters, digits and . _ + -, and none of {', '.join(TRANSFER_CONTROLS)}"
+                f"{what!r}: a name has up to 40 letters, digits and . _ + -, and is not one of "
+                f"{', '.join(TRANSFER_CONTROLS)}"
             )
         found[str(name)] = {str(k).replace("-", "_"): v for k, v in (settings or {}).items()}
         _refuse(_SET_HERE & found[str(name)].keys(), what, "sets that itself")
-        _refuse(_OF_THE_BASE & found[str(name)].keys(), what, "has one base for all its masks: set it for all")
+        _refuse(_OF_THE_BASE & found[str(name)].keys(), what, "has one base for all its masks: set it at the top level")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The rows of the matrix: the masks that were searched, and their controls."""
+"""The rows of the matrix: searched masks and their controls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from timm_jackpot.masks import MaskSet, keep_largest
 
 @dataclass(frozen=True)
 class TransferRow:
-    """One mask for each seed: found on a source, or a control."""
+    """One mask per seed: found on a source, or a control."""
 
     name: str
     kind: Literal["source", "control"]
@@ -25,16 +25,16 @@ class TransferRow:
 
 
 def transfer_rows(sources: Mapping[str, Mapping[int, Artifact]], base: Base) -> list[TransferRow]:
-    """Dense, then the sources, then a random and a magnitude mask for every set of layer counts among them.
+    """The sources, the dense base, and a random and a magnitude mask for each distinct set of layer counts.
 
-    Where the sources share their counts there is one of each; else a control's name says whose counts it has.
+    If the sources have different counts, a control's name tells whose counts it has.
 
     Args:
         sources: artifacts by name and seed.
-        base: the base in which all of them were searched.
+        base: the base on which all of them were searched.
 
     Raises:
-        BaseMismatchError: if one of them was searched in other weights.
+        BaseMismatchError: if one of them was searched on other weights.
     """
     for name, artifacts in sources.items():
         for artifact in artifacts.values():
@@ -44,21 +44,21 @@ def transfer_rows(sources: Mapping[str, Mapping[int, Artifact]], base: Base) -> 
         for name, by in sources.items()
     ]
     seeds = list(rows[0].masks)
-    alike: dict[str, list[dict[str, int]]] = {}  # the first source of each set of counts, and they, by seed
+    distinct: dict[str, list[dict[str, int]]] = {}  # first source with these counts → counts by seed
     for row in rows:
         counts = [row.masks[seed].kept_per_layer() for seed in seeds]
-        if counts not in alike.values():
-            alike[row.name] = counts
+        if counts not in distinct.values():
+            distinct[row.name] = counts
     rows.append(TransferRow("dense", "control", {seed: MaskSet({}) for seed in seeds}))
     weights = dict(base.model.named_parameters(remove_duplicate=False))
     choices = {"magnitude": lambda masked, seed: criteria.magnitude(masked), "random": criteria.random}
-    for name, by_seed in alike.items():
+    for name, by_seed in distinct.items():
         for control, choose in choices.items():
             masks = {
                 seed: _largest(choose({layer: weights[layer] for layer in kept}, seed=seed), kept)
                 for seed, kept in zip(seeds, by_seed, strict=True)
             }
-            rows.append(TransferRow(f"{control} (as {name})" if len(alike) > 1 else control, "control", masks))
+            rows.append(TransferRow(f"{control} (as {name})" if len(distinct) > 1 else control, "control", masks))
     return rows
 
 
@@ -71,6 +71,6 @@ def _check_base(name: str, artifact: Artifact, base: Base) -> None:
         found = base.tensors.get(layer.name)
         if found is None or found.sha256 != layer.sha256:
             raise BaseMismatchError(
-                f"the mask of {name} ({artifact.folder}) was found in another base: {layer.name} differs first; "
-                "name another --output"
+                f"the mask of {name} ({artifact.folder}) was found on another base: {layer.name} differs first; "
+                "choose another --output"
             )

@@ -1,4 +1,4 @@
-"""Search what is not there, judge what is not judged, and write the matrix from the records of both."""
+"""Search the sources, evaluate their masks on the targets, and write the matrix."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from timm_jackpot.runtime.processes import described, from_main, make_accelerato
 
 @dataclass(frozen=True)
 class TransferResult:
-    cells: list[dict[str, Any]]  # one mask on one target with one seed, each
+    cells: list[dict[str, Any]]  # one per mask, target and seed
     table: str  # markdown
     summary: dict[str, Any]  # what the verb prints as its last line
 
 
 def transfer_masks(config: TransferConfig) -> TransferResult:
-    """Search every source, judge every mask on every target, and write matrix.csv, matrix.md and matrix.png.
+    """Search every source, evaluate every mask on every target, and write matrix.csv, matrix.md and matrix.png.
 
-    Searches and cells that the output folder holds already, made with the same settings, are not done again. A cell
-    that fails leaves its place empty, and the others go on.
+    Searches and cells that the output folder already holds, with the same settings, are not repeated. If a cell fails,
+    the others still run and its place in the matrix stays empty.
 
     Raises:
-        ConfigError: for settings that make no sense, or a folder that holds other runs; nothing is run then.
+        ConfigError: for invalid settings, or a folder that holds other runs; nothing is run then.
         DataError, BaseError: if a target cannot be opened; nothing is run then.
-        JackpotError: whatever a search raises; the runs before it are kept.
-        TrainingError: after the matrix was written, if cells failed; the next run tries them again.
+        JackpotError: whatever a search raises; earlier runs are kept.
+        TrainingError: if cells failed, after the matrix is written; the next run tries them again.
     """
     plan, folder = plan_transfer(config), check_output(config.output)
-    # The first accelerator of a process says how long it waits for the others.
+    # The first accelerator of a process sets the timeout for all.
     timeout = next(iter(plan.targets.values()))[plan.seeds[0]].timeout
     accelerator = make_accelerator(seed=0, timeout=timeout)
     with ExitStack() as stack:
@@ -62,7 +62,7 @@ def _transfer(plan: TransferPlan, folder: Path, accelerator: Accelerator) -> Tra
         for (name, seed), key in sources.items()
     ]
     searched = run_cells(searches, folder / "runs.json", accelerator, what="transfer: run")
-    accelerator = make_accelerator(seed=0)  # a search's own may gather gradients over several batches
+    accelerator = make_accelerator(seed=0)  # a search's accelerator may accumulate gradients
     artifacts = {
         name: {seed: read_artifact(folder / sources[name, seed]) for seed in plan.seeds} for name in plan.sources
     }
@@ -73,15 +73,15 @@ def _transfer(plan: TransferPlan, folder: Path, accelerator: Accelerator) -> Tra
         for target in targets.values()
         for seed in plan.seeds
     ]
-    judged = run_cells(cells, folder / "cells.json", accelerator, what="transfer: cell", go_on=True)
-    found = list(judged.results.values())
+    evaluated = run_cells(cells, folder / "cells.json", accelerator, what="transfer: cell", go_on=True)
+    found = list(evaluated.results.values())
     table = matrix_table(found, plan.head)
     summary = {
         "sources": len(plan.sources),
         "targets": len(targets),
         "cells": len(found),
         "skipped_searches": searched.skipped,
-        "skipped_cells": judged.skipped,
+        "skipped_cells": evaluated.skipped,
         "matrix": matrix_means(found),
         "table": str(folder / "matrix.md"),
     }
@@ -89,16 +89,16 @@ def _transfer(plan: TransferPlan, folder: Path, accelerator: Accelerator) -> Tra
         texts = {"matrix.csv": csv_table(found), "matrix.md": table}
         pictures = {"matrix.png": lambda: transfer_figure(found)}
         from_main(accelerator, lambda: write_outputs(folder, texts, pictures))
-    if judged.failures:
+    if evaluated.failures:
         raise TrainingError(
-            f"{len(judged.failures)} of {len(cells)} cells failed, first {judged.failures[0]}; {folder} holds the "
-            "others, and the same command tries again"
+            f"{len(evaluated.failures)} of {len(cells)} cells failed; the first was {evaluated.failures[0]}; "
+            f"{folder} holds the results of the others; run the same command to try again"
         )
     return TransferResult(found, table, summary)
 
 
 def _cell(row: TransferRow, target: Target, plan: TransferPlan, seed: int, accelerator: Accelerator) -> Cell:
-    """One mask on one target."""
+    """Evaluate one mask on one target."""
     masks, search = row.masks[seed], plan.targets[target.name][seed]
 
     def run() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The cells as a matrix of text: sources and controls down, targets across."""
+"""The matrix as text: one row per source or control, one column per target."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from timm_jackpot.experiments.transfer.plan import HeadRule
 
 
 def top1_by_place(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """TransferRow → target → top-1 in per cent of each seed."""
+    """Row → target → top-1 in percent, by seed."""
     found: dict[str, dict[str, list[float]]] = {}
     for cell in cells:
         found.setdefault(cell["row"], {}).setdefault(cell["target"], []).append(cell["top1"])
@@ -19,7 +19,7 @@ def top1_by_place(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, lis
 
 
 def matrix_means(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """TransferRow → target → {"mean", "std" (None of a single seed), "n"} of top-1 in per cent."""
+    """Row → target → {"mean", "std" (None for a single seed), "n"} of top-1 in percent."""
     return {
         row: {
             target: {"mean": mean(v), "std": stdev(v) if len(v) > 1 else None, "n": len(v)} for target, v in of.items()
@@ -29,7 +29,7 @@ def matrix_means(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict
 
 
 def matrix_table(cells: Sequence[Mapping[str, Any]], head: HeadRule) -> str:
-    """Markdown: the target's own mask in bold, "–" where every cell of a place failed; below it how to read it."""
+    """The matrix in Markdown, with a note on how to read it. "–": all cells failed."""
     targets = {cell["target"]: cell["test_images"] for cell in cells}
     own = {(cell["row"], cell["target"]) for cell in cells if cell["own"]}
 
@@ -44,7 +44,7 @@ def matrix_table(cells: Sequence[Mapping[str, Any]], head: HeadRule) -> str:
     spread = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ", one seed"
     images = ", ".join(f"{name} {n}" for name, n in targets.items())
     return (
-        f"{matrix}\nTop-1 on the test split (%){spread}; test images: {images}. Bold: the target's own mask. Every "
-        "network, the dense one too, got its norm statistics re-estimated on the target and a new head, trained for "
-        f"{head.head_steps} steps (SGD, learning rate {head.head_lr:g}); everything else was frozen.\n"
+        f"{matrix}\nTop-1 on the test split (%){spread}; test images: {images}. Bold: the target's own mask. For every "
+        "network, including the dense one, norm statistics were re-estimated on the target and a new head was trained "
+        f"for {head.head_steps} steps (SGD, learning rate {head.head_lr:g}); everything else was frozen.\n"
     )

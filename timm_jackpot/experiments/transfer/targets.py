@@ -1,4 +1,4 @@
-"""One target, and what a mask is worth on it."""
+"""Load a target, and evaluate masks on it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from timm_jackpot.runtime.processes import say
 from timm_jackpot.search import RunConfig
 from timm_jackpot.training import Objective, OptimFlags, Record, cosine, fit, make_optimizer, recalibrate
 
-_STATISTICS_IMAGES = 2_560  # for norm statistics; twenty batches of 128 tell means and variances well enough
+_STATISTICS_IMAGES = 2_560  # for norm statistics; twenty batches of 128 are enough for means and variances
 
 
 @dataclass(frozen=True)
 class Target:
-    """A base whose head has as many classes as the data, and the data."""
+    """A data set, and a base with as many classes."""
 
     name: str
     base: Base
@@ -36,8 +36,8 @@ def open_target(name: str, search: RunConfig, accelerator: Accelerator) -> Targe
     """Load the base and the images of a target.
 
     Raises:
-        DataError: if its data cannot be read, have fewer than two classes or not even one batch.
-        BaseError: if the base cannot be loaded, or has no head that could be trained anew.
+        DataError: if its data cannot be read, or have fewer than two classes or less than one batch.
+        BaseError: if the base cannot be loaded, or its head cannot be replaced.
     """
     try:
         base = search.load()
@@ -46,27 +46,29 @@ def open_target(name: str, search: RunConfig, accelerator: Accelerator) -> Targe
     except DataError as error:
         raise DataError(f"target {name}: {error}") from error
     if data.num_classes < 2:
-        raise DataError(f"target {name} has {data.num_classes} class: accuracy means nothing below two")
+        raise DataError(f"target {name} has {data.num_classes} class: at least two are needed")
     if len(data.train) < search.batch_size * accelerator.num_processes:
-        raise DataError(f"target {name} has {len(data.train)} training images, less than a batch: lower batch_size")
+        raise DataError(f"target {name} has {len(data.train)} training images, fewer than one batch: lower batch_size")
     if not classifier_parameters(base.model) or not hasattr(base.model, "reset_classifier"):
-        raise BaseError(f"{base.ref.name} has no classifier to train anew: it cannot be judged on other data")
+        raise BaseError(
+            f"{base.ref.name} has no classifier that can be replaced, so it cannot be evaluated on other data"
+        )
     base.model.requires_grad_(False).to(accelerator.device)
     return Target(name, base, data, search.batch_size)
 
 
 def evaluate_mask(target: Target, masks: MaskSet, head: HeadRule, seed: int, accelerator: Accelerator) -> Accuracy:
-    """Top-1 of the base under `masks` with a new head, on the test split of `target`, which is read once.
+    """Top-1 of the base under `masks` with a new head, on the test split of `target`.
 
-    The head is drawn and trained from `seed` by the same rule for every mask; norm statistics are re-estimated on the
-    same training images before that, and everything else is frozen. Empty masks judge the dense base.
+    Norm statistics are re-estimated first, then the head is initialized and trained, both in the same way for every
+    mask; everything else is frozen. Empty masks evaluate the dense base.
 
     Raises:
         BaseError: if the masks do not fit the base.
         TrainingError: as `fit`.
     """
     model = merge(deepcopy(target.base.model), masks)
-    torch.manual_seed(seed)  # the same first head under every mask
+    torch.manual_seed(seed)  # the same initial head for every mask
     model.reset_classifier(target.data.num_classes)  # pyright: ignore[reportCallIssue]
     model.to(accelerator.device)
     recalibrate(model, target.data, target.batch_size, accelerator, images=_STATISTICS_IMAGES)
