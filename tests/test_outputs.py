@@ -68,9 +68,9 @@ TARGETS = {
     "a" * 260 + "/j": "is too long",
     "a/" * 3000: "cannot be written: File name too long",
     "ü" * 125: "is too long",
-    ".": "names no folder",
-    "..": "names no folder",
-    "a\0b": "names no folder",
+    ".": "is not a folder name",
+    "..": "is not a folder name",
+    "a\0b": "is not a folder name",
 }
 
 
@@ -105,7 +105,7 @@ def test_every_verb_refuses_it_before_anything_is_loaded(
         with pytest.raises(ConfigError, match=r"^--output "):
             VERBS[verb](target, str(jackpot))
     if verb != "search":  # where "" is the default, a fresh folder
-        with pytest.raises(ConfigError, match=r"^--output '' names no folder: name one"):
+        with pytest.raises(ConfigError, match=r"^--output '' is not a folder name: give one"):
             VERBS[verb]("", str(jackpot))
     assert not list(tmp_path.iterdir())
 

@@ -107,7 +107,7 @@ def test_counts_states_and_timeouts_of_several_processes(count: int, accelerator
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000001", "step-00000002"]
 
     for one in found[:-1]:
-        assert one["lost"].startswith("another process of this run did not answer within --timeout: see its own last")
+        assert one["lost"].startswith("another process of this run did not answer within --timeout: see its last")
         assert several.TIMEOUT - 1 < one["waited"] < several.TIMEOUT + 10
 
 
@@ -170,7 +170,7 @@ def test_a_lost_process_ends_the_other_one_with_a_reason(
     with started(2, words) as (main, _):
         out, err = main.communicate(timeout=150)
     assert main.returncode == 2, err
-    assert f"error: {sentence}: see its own last words, then go on with --resume auto" in err
+    assert f"error: {sentence}: see its last messages, then continue with --resume auto" in err
     assert "Traceback" not in err
     assert out == ""
     assert not (tmp_path / "j" / "config.json").exists()

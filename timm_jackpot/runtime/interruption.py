@@ -1,4 +1,4 @@
-"""What may stop a run from outside: a signal, or the death of the process that started it."""
+"""Stop a run from outside: by a signal, or because its launcher died."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from types import FrameType, TracebackType
 import torch
 from accelerate import Accelerator
 
-_AGREE_EVERY = 10  # steps between two questions to the other ranks
+_AGREE_EVERY = 10  # steps between two checks with the other ranks
 _LAUNCHED = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}  # set by accelerate launch, and by torchrun
 
 
 class Interruption:
-    """Inside, SIGTERM and SIGINT are noted and not obeyed: the run asks `requested` after each step.
+    """While active, SIGTERM and SIGINT are only recorded; the run asks `requested` after each step.
 
-    A launcher that dies leaves its processes running: they watch for that. A shell may go (`nohup … &`).
+    A launcher that dies leaves its processes running, so they watch for that. A shell may exit (`nohup … &`).
 
-    A second signal is obeyed at once. Only the main thread can listen; elsewhere nothing is changed.
+    A second signal takes effect at once. Works in the main thread only; in others it does nothing.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
@@ -46,10 +46,10 @@ class Interruption:
                 signal.signal(number, handler)
 
     def requested(self, step: int, *, last: bool = False) -> int | None:
-        """The signal after which to stop now, the same on every rank; a launcher that has gone counts as SIGTERM.
+        """The signal to stop for, the same on every rank, or None; a dead launcher counts as SIGTERM.
 
         Args:
-            last: whether this is the last time that it is asked: all ranks agree then, whatever the step.
+            last: whether this is the last call: all ranks then agree, whatever the step.
         """
         if self._signal is None and self._launcher not in (None, os.getppid()):
             self._signal = signal.SIGTERM
@@ -62,17 +62,17 @@ class Interruption:
         return found or None
 
     def stop_at_once(self, stop: Callable[[int], BaseException]) -> None:
-        """From now on a signal raises what `stop` makes of its number: there is no step to wait for, nothing to save.
+        """From now on a signal raises `stop(number)` at once: there is no step to wait for and nothing to save.
 
         Raises:
-            BaseException: at once, if a signal has been noted already.
+            BaseException: immediately, if a signal was already recorded.
         """
         self._stop = stop
         if self._signal is not None:
             raise stop(self._signal)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a data worker, which ends with its parent
+        if os.getpid() != self._process:  # a data worker; it ends with its parent
             return
         if self._signal is not None:
             signal.signal(number, signal.SIG_DFL)
@@ -80,5 +80,5 @@ class Interruption:
         self._signal = number
         if self._stop is not None:
             raise self._stop(number)
-        with suppress(OSError, ValueError, RuntimeError):  # nobody reads it, or a line is just being written
+        with suppress(OSError, ValueError, RuntimeError):  # stderr is closed, or a line is being written
             print("stopping after this step; a second signal stops at once", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""One run for each folder."""
+"""A lock on an output folder: one run per folder."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from timm_jackpot.errors import ConfigError
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` against other runs, also those of other processes; a run that dies lets go of it.
+    """Lock `folder` against other runs in any process; the lock ends with the run, even if it is killed.
 
-    Processes that this one forks (data workers) do not inherit it: filelock closes its descriptor in them.
+    Forked processes (data workers) do not inherit the lock: filelock closes its descriptor in them.
 
     Raises:
         ConfigError: if another run holds it, or its parent cannot be written to.
@@ -36,10 +36,10 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # Windows deletes no open file; filelock does it there when it lets go
+        with suppress(OSError):  # Windows cannot delete an open file; there, filelock deletes it on release
             path.unlink()
         lock.release()
-        with suppress(OSError):  # a run that came to something has left its folder in them
+        with suppress(OSError):  # fails, as it should, if the run left its folder in them
             for place in created:
                 place.rmdir()
 

@@ -1,4 +1,4 @@
-"""The package's logger, `logging.getLogger("timm_jackpot")`: what people are told while a run goes on, on stderr."""
+"""The package's logger, `logging.getLogger("timm_jackpot")`: messages during a run, on stderr."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 class _Stderr(logging.Handler):
-    """Writes plain lines to what `sys.stderr` is at the moment."""
+    """Writes plain lines to the current `sys.stderr`."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if sys.stderr is not None:

@@ -1,4 +1,4 @@
-"""Where results go: a target is found unusable before the work, and a file is written as a whole."""
+"""Output folders and files: a folder is checked before the work starts, and files are written atomically."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _LONGEST_NAME, _INSIDE = 230, "x" * 200
 
 
 def check_output(folder: str | Path) -> Path:
-    """Refuse a folder in which nothing can be written; nothing is created.
+    """Check that a folder can be written to; nothing is created.
 
     Raises:
-        ConfigError: if it is no name of a folder, is something else, or neither exists nor can be made.
+        ConfigError: if it is not a folder name, is not a folder, or neither exists nor can be created.
     """
     path = Path(folder)
     if path.name in ("", "..") or "\0" in str(folder):
-        raise ConfigError(f"--output {str(folder)!r} names no folder: name one, as --output runs/first")
+        raise ConfigError(f"--output {str(folder)!r} is not a folder name: give one, such as --output runs/first")
     if max(len(os.fsencode(part)) for part in path.parts) > _LONGEST_NAME:
         raise ConfigError(f"--output {str(folder)[:40]}… is too long: a name may have {_LONGEST_NAME} bytes")
     try:
@@ -39,31 +39,31 @@ def check_output(folder: str | Path) -> Path:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file, and the folders it is in: a reader, or a kill, finds the old content or the new.
+    """Write a file and create its parent folders; readers see the old or the new content, even after a kill.
 
     Raises:
         ConfigError: if it cannot be written.
     """
-    aside = path.with_name(partial_name(path.name))
+    partial = path.with_name(partial_name(path.name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_synced(aside, content)
-        aside.replace(path)
+        write_synced(partial, content)
+        partial.replace(path)
         sync(path.parent)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:  # after Ctrl-C too
         with suppress(OSError):
-            aside.unlink()
+            partial.unlink()
 
 
 def partial_name(name: str) -> str:
-    """What a file is called while `write_atomically` writes it."""
+    """The name of a file while `write_atomically` is writing it."""
     return f".{name}.part"
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write a file that is on the disk when this returns."""
+    """Write a file and flush it to disk."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -71,8 +71,8 @@ def write_synced(path: Path, content: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Let what was written to a file, or renamed in a folder, be on the disk when this returns."""
-    if os.name == "nt":  # which opens no folder, and syncs no file that is open for reading
+    """Flush a file, or the renames in a folder, to disk."""
+    if os.name == "nt":  # cannot open folders, or sync files opened for reading
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""Accelerate: one process or many, and what of it we cannot use yet."""
+"""Accelerate: one process or many, and which of its features are refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Shard:
-    """This process among all: rank r of n reads its own part of every global batch."""
+    """This process among all: each rank reads its own part of every global batch."""
 
     rank: int = 0
     count: int = 1
@@ -46,14 +46,14 @@ _SUPPORTED = {
     DistributedType.MULTI_CPU,
     DistributedType.MULTI_GPU,
 }
-# What the launcher sets; asked before Accelerate is, which wants their packages first.
+# Set by the launcher; checked before Accelerate is created, which would require their packages.
 _REFUSED = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
 }
-# Words of gloo's and NCCL's errors, which have no class of their own on every backend.
+# Words in errors of gloo and NCCL, which do not have their own exception class on every backend.
 _LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "Timed out", "timed out", "timeout")
 
 
@@ -65,15 +65,15 @@ def make_accelerator(
     logs: Path | None = None,
     timeout: float = 1800.0,
 ) -> Accelerator:
-    """The accelerator of a run, as the launcher's environment describes it; everything random is seeded.
+    """The accelerator of a run, as set by the launcher's environment; seeds all random generators.
 
     Norm statistics are each rank's own while training (`average_norm_statistics` joins them), so DDP need
     not broadcast buffers in every forward.
 
     Args:
-        report_to: name of a tracker of Accelerate's.
+        report_to: name of one of Accelerate's trackers.
         logs: folder for a tracker that writes files.
-        timeout: seconds that a process waits for the others; kept by the first accelerator of a process.
+        timeout: seconds that a process waits for the others; set by the first accelerator of a process.
 
     Raises:
         ConfigError: for a kind of parallelism that would break scores or masks, or a tracker that is not installed.
@@ -87,7 +87,7 @@ def make_accelerator(
             f"--report-to {report_to}: Accelerate knows no such tracker, or it is not installed; there are "
             f"{', '.join(sorted(trackers)) or 'none here'}"
         )
-    # The fastest convolutions differ from run to run in their last bits.
+    # The fastest convolutions are not deterministic in their last bits.
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     accelerator = Accelerator(
         log_with=report_to,
@@ -118,7 +118,7 @@ def _unsupported(name: str) -> str:
 
 
 def launched_as_main() -> bool:
-    """Whether the launcher started this process as the main one; asked where there is no accelerator (yet)."""
+    """Whether the launcher started this process as the main one; for use without an accelerator."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -127,14 +127,14 @@ def _many() -> bool:
 
 
 def leave_process_group() -> None:
-    """Say goodbye to the other processes, at the very end: no accelerator of this process works afterwards."""
+    """Leave the process group at the very end; no accelerator of this process works afterwards."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 @contextmanager
 def explain_lost_process(when: str = "") -> Iterator[None]:
-    """Turn what torch says about a peer that has gone, or does not answer, into a sentence.
+    """Turn torch's error about a lost or unresponsive process into one sentence.
 
     Raises:
         TrainingError: if another process of this run was lost.
@@ -145,19 +145,19 @@ def explain_lost_process(when: str = "") -> Iterator[None]:
         if _many() and any(word in str(error) for word in _LOST):
             why = "did not answer within --timeout" if "imed out" in str(error) else "was lost"
             raise TrainingError(
-                f"another process of this run {why}{when}: see its own last words, then go on with --resume auto"
+                f"another process of this run {why}{when}: see its last messages, then continue with --resume auto"
             ) from error
         raise
 
 
 def say(text: str | None, accelerator: Accelerator) -> None:
-    """Log a line for people, on the main process; None says nothing."""
+    """Log a message on the main process; None logs nothing."""
     if text is not None and accelerator.is_main_process:
         log.info(text)
 
 
 def described(accelerator: Accelerator) -> dict[str, Any]:
-    """What results depend on besides settings and data: processes, which read batches of their own, and arithmetic."""
+    """What results depend on besides settings and data: the number of processes, device and precision."""
     return {
         "processes": accelerator.num_processes,
         "device": accelerator.device.type,
@@ -166,7 +166,7 @@ def described(accelerator: Accelerator) -> dict[str, Any]:
 
 
 def same_everywhere(value: str, accelerator: Accelerator, what: str) -> list[str]:
-    """Check that every rank holds the same value (a mask hash); returns what each holds.
+    """Check that every rank holds the same value (such as a mask hash); returns the values by rank.
 
     Raises:
         TrainingError: naming the ranks that differ from rank 0.
@@ -181,7 +181,7 @@ def same_everywhere(value: str, accelerator: Accelerator, what: str) -> list[str
 
 
 def from_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
-    """What `action` returns on the main process, which alone runs it; every process gets it.
+    """Run `action` on the main process only; every process gets its result.
 
     Raises:
         JackpotError: on every process, if `action` raised it.

@@ -16,16 +16,16 @@ _FIRST, _BETWEEN = 10.0, 60.0  # seconds until the first line, and between two
 
 
 class Progress:
-    """Counts steps, says how long the rest will take, and shows the latest figures.
+    """Counts steps and shows the remaining time and the latest figures.
 
-    Off a terminal, a line for every tenth of the steps; the first one within ten seconds, and one a minute at least,
-    as far as steps are shorter than that.
+    If stderr is not a terminal, it prints a line after every tenth of the steps: the first within ten seconds, then at
+    least one a minute, unless a single step takes longer.
 
     Args:
-        done: steps of an earlier life of the run.
-        figures: the latest ones of that life.
-        unit: what a step is called.
-        only_if_long: say nothing in the first ten seconds, and leave no bar.
+        done: steps done before the run was resumed.
+        figures: the latest ones before the run was resumed.
+        unit: the word for a step.
+        only_if_long: show nothing in the first ten seconds, and remove the bar at the end.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Progress:
 
 
 def with_progress(batches: Iterable[T], count: int, title: str, accelerator: Accelerator) -> Iterator[T]:
-    """`batches`, `count` of them, with a display where they take long."""
+    """Iterate over `count` batches, showing progress if they take long."""
     with Progress(count, title, enabled=accelerator.is_main_process, unit="batch", only_if_long=True) as progress:
         for batch in batches:
             yield batch

@@ -1,4 +1,4 @@
-"""stdout and stderr that cannot end a run: whoever read them may have gone."""
+"""stdout and stderr that cannot end a run, even if their readers have exited."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, TextIO
 
 @contextmanager
 def harmless_streams() -> Iterator[None]:
-    """Within, what cannot be written to stdout or stderr is dropped, and raises nothing.
+    """Within this context, output that cannot be written to stdout or stderr is dropped without an error.
 
-    Ctrl-C in `2>&1 | tee log` ends `tee` first; `| head -3` reads three lines and goes; `2>&-` has no stderr at all.
+    Ctrl-C in `2>&1 | tee log` ends `tee` first; `| head -3` reads three lines and exits; `2>&-` has no stderr at all.
 
     Raises:
-        SystemExit: at the end, where stdout was lost otherwise than by a reader that went (a full disk).
+        SystemExit: at the end, if stdout failed for a reason other than a closed pipe (such as a full disk).
     """
     before = sys.stdout, sys.stderr
     out, err = _SafeStream(sys.stdout, 1), _SafeStream(sys.stderr, 2)
@@ -34,11 +34,11 @@ def harmless_streams() -> Iterator[None]:
 
 
 class _SafeStream:
-    """A stream that goes nowhere from its first fault on.
+    """A stream that discards output after its first error.
 
     Args:
-        stream: None where the process was started without it.
-        descriptor: its number, which the next file to be opened would get if it were left free.
+        stream: None if the process was started without it.
+        descriptor: its number; if left free, the next file opened would get it.
     """
 
     def __init__(self, stream: TextIO | None, descriptor: int) -> None:
@@ -67,8 +67,8 @@ class _SafeStream:
         except OSError as error:
             self.fault = self.fault or error
             with suppress(OSError):
-                _redirect_to_null(self._stream.fileno())  # what is still in its buffer too
-        except (ValueError, RuntimeError):  # closed; or a signal's handler interrupted the writing of a line
+                _redirect_to_null(self._stream.fileno())  # also what is still buffered
+        except (ValueError, RuntimeError):  # closed, or a signal handler interrupted a write
             pass
 
 

@@ -1,4 +1,4 @@
-"""Serving: many jackpots on one backbone, of which one at a time answers."""
+"""Serving: many jackpots on one backbone, one of them active at a time."""
 
 from timm_jackpot.serving.model import JackpotModel
 

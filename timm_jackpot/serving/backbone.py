@@ -1,4 +1,4 @@
-"""`Backbone`: the base as it came, the working copy that adapters are written into, and which adapters fit."""
+"""`Backbone`: the unchanged base, a working copy that adapters are written into, and checks that adapters fit."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from timm_jackpot.masks import pack, unpack
 
 @dataclass(frozen=True)
 class StoredAdapter:
-    """A jackpot in memory, on the CPU: one bit per masked weight, and the other tensors that moved."""
+    """A jackpot in CPU memory: one bit per masked weight, and the other tensors that changed."""
 
     packed: dict[str, Tensor]  # U8 [ceil(n/8)], by weight name
     extras: dict[str, Tensor]  # F32, by state-dict name
     num_classes: int
-    described: dict[str, Any]  # what differs in `pretrained_cfg`: data config, class names
+    described: dict[str, Any]  # changes to `pretrained_cfg`: data config, class names
 
 
 class Backbone:
-    """The base, which nothing writes to, and a working copy, which adapters are written into.
+    """The base, which is never written to, and a working copy that adapters are written into.
 
     Args:
-        base: taken over; its model must not be changed any more.
-        built: whether it was built from what an artifact says, not handed over by its author.
+        base: the backbone takes ownership; do not change its model afterwards.
+        built: whether it was built from an artifact's config rather than passed in by the caller.
     """
 
     def __init__(self, base: Base, *, built: bool) -> None:
@@ -39,16 +39,16 @@ class Backbone:
         self._model = base.model.eval().requires_grad_(False)
         self._dense = StoredAdapter({}, {}, int(getattr(base.model, "num_classes", base.ref.num_classes)), {})
         self._working = copy.deepcopy(self._model)
-        # By number of classes: the base, and what users see and may put hooks on. They share all tensors but the heads.
+        # By number of classes: the base, and the model that users see and may hook. All but the heads share tensors.
         self._models = {self._dense.num_classes: (self._model, shared_copy(self._working))}
 
     @torch.no_grad()
     @torch.inference_mode(False)
     def write(self, adapter: StoredAdapter | None) -> nn.Module:
-        """The working copy with an adapter in it, whatever was in it before; None: as the base.
+        """Write an adapter into the working copy, whatever it held before; None restores the base.
 
-        Weights are w_base ⊙ mask, multiplied as `merge` does it: removed negative ones are −0.0. What takes memory
-        comes first, so that a lack of it leaves everything as it was.
+        Weights are w_base ⊙ mask, multiplied as in `merge`: removed negative weights become −0.0. Memory is
+        allocated first, so that running out of it leaves everything as it was.
         """
         adapter = adapter or self._dense
         n = adapter.num_classes
@@ -60,7 +60,7 @@ class Backbone:
         masks = {name: unpack(bits, base[name].shape).to(base[name].device) for name, bits in adapter.packed.items()}
         for name in state.keys() - masks.keys():
             state[name].copy_(base[name])
-        for name, mask in masks.items():  # after the copies: one of them may be of the same weight by another name
+        for name, mask in masks.items():  # after the copies: one of them may be the same weight under another name
             torch.mul(base[name], mask, out=state[name])
         for name, tensor in adapter.extras.items():
             state[name].copy_(tensor)
@@ -69,23 +69,23 @@ class Backbone:
         return model
 
     def keep_heads(self, of: Collection[int]) -> None:
-        """Drop the heads of other numbers of classes than these."""
+        """Drop the heads whose number of classes is not in `of`."""
         self._models = {n: m for n, m in self._models.items() if n in of or n == self._dense.num_classes}
 
     @torch.no_grad()
     @torch.inference_mode(False)
     def convert(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Move or convert base and working copy; where that fails, nothing has changed."""
+        """Move or convert the base and the working copy; a failure changes nothing."""
         models = [model for pair in self._models.values() for model in pair]
         tensors = {id(t): t for model in models for t in (*model.parameters(), *model.buffers())}.values()
         for tensor, converted in [(tensor, fn(tensor)) for tensor in tensors]:
             tensor.data = converted
 
     def store(self, artifact: Artifact) -> StoredAdapter:
-        """An artifact that was checked, as it is kept in memory.
+        """Convert a checked artifact to the form kept in memory.
 
         Raises:
-            ServingError: if its masks are compact, and the base was converted: they are coded on the weights as loaded.
+            ServingError: if its masks are compact and the base was converted: decoding needs the weights as loaded.
         """
         config = artifact.config
         if config.encoding == "compact":
@@ -98,11 +98,11 @@ class Backbone:
         return StoredAdapter(packed, dict(artifact.extras), config.base.num_classes, described_by(config))
 
     def check(self, config: Config) -> None:
-        """Refuse an artifact that was not made on this base.
+        """Check that an artifact was made on this base.
 
         Raises:
-            BaseMismatchError: another architecture, other arguments, or other weights; names the first difference.
-            ArtifactError: its tensors do not fit.
+            BaseMismatchError: if architecture, arguments or weights differ; names the first difference.
+            ArtifactError: if its tensors do not fit.
         """
         ours, theirs = self._base.ref, config.base
         for what in ("architecture", "in_chans", "model_kwargs", "img_size"):
@@ -118,11 +118,11 @@ class Backbone:
         requested: dict[str, Any] = {"img_size": ref.img_size or config["input_size"][-1]}
         with torch.random.fork_rng(devices=[]), torch.device("meta"), SkipInit():
             create_timm_model(ref.architecture, requested, pretrained=False, **ref.model_kwargs)
-        return "img_size" in requested  # where the architecture takes none, it was taken out
+        return "img_size" in requested  # removed if the architecture takes no img_size
 
 
 def _acting(value: Any) -> Any:
-    """Of model arguments those that act outside training too; anything else as it is."""
+    """Drop the model arguments that only matter in training; return anything else unchanged."""
     if not isinstance(value, dict):
         return value
     return {key: scalar for key, scalar in value.items() if not key.endswith("_rate") and key != "bn_momentum"}

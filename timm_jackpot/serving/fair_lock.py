@@ -1,4 +1,4 @@
-"""`FairLock`: forwards hold it together, a switch alone, in the order in which they came."""
+"""`FairLock`: shared by forwards, exclusive for switches, in order of arrival."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from timm_jackpot.errors import ServingError
 
 
 class FairLock:
-    """First come, first served: a switch waits for the forwards under way, and later forwards wait for the switch.
+    """First come, first served: a switch waits for running forwards, and later forwards wait for the switch.
 
-    A thread that holds it may share it again without waiting: a forward within a forward never stands still.
+    A thread that holds it may share it again without waiting: a forward within a forward never deadlocks.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._queue: list[int] = []  # threads that wait
-        self._holders: Counter[int] = Counter()  # by thread, how often
+        self._queue: list[int] = []  # waiting threads
+        self._holders: Counter[int] = Counter()  # number of holds, by thread
         self._exclusive = False
 
     def __reduce__(self) -> tuple[type[FairLock], tuple[()]]:
-        return FairLock, ()  # a copy of the model is in nobody's use
+        return FairLock, ()  # a copy of the model starts with a free lock
 
     @contextmanager
     def hold(self, exclusive: str = "") -> Iterator[None]:
-        """Share it; or hold it alone, for the call of this name.
+        """Share the lock, or hold it exclusively for the call named by `exclusive`.
 
         Raises:
-            ServingError: if this thread wants it alone, but holds it already: it would wait for itself.
+            ServingError: if this thread already holds it and asks for exclusive use: it would wait for itself.
         """
         me = threading.get_ident()
         with self._changed:

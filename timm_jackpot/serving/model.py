@@ -1,4 +1,4 @@
-"""`JackpotModel`: one backbone in memory, any number of jackpots on it, by PEFT's verbs."""
+"""`JackpotModel`: one backbone in memory, any number of jackpots on it, with PEFT's verbs."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from timm_jackpot.serving.fair_lock import FairLock
 
 
 class JackpotModel(nn.Module):
-    """One base in memory, a working copy of it, and jackpots (adapters) by name, of which one at a time is active.
+    """One base in memory, a working copy of it, and named jackpots (adapters), one of them active at a time.
 
-    Logits are those of `from_pretrained` for the active adapter, bit for bit; of the dense base while none is active. A
-    switch writes weights, norm statistics, head and data config into the working copy; one that fails changes nothing.
-    Each further adapter takes one bit per masked weight, and the tensors that moved.
+    Logits equal those of `from_pretrained` for the active adapter, bit for bit, or those of the dense base if none is
+    active. A switch writes weights, norm statistics, head and data config into the working copy; a failed switch
+    changes nothing. Each additional adapter takes one bit per masked weight, plus the tensors that changed.
 
-    What the active model has, this one has too (`num_classes`, `pretrained_cfg`, `forward_features`, …). The plain timm
-    module is `.model`: one object for each number of classes, on the same weights. It serves and does not train.
+    Attributes of the active model are available here too (`num_classes`, `pretrained_cfg`, `forward_features`, …).
+    `.model` is the plain timm module: one object per number of classes, on the same weights. It cannot be trained.
 
-    Forwards run together, in any thread; what changes the model waits for those under way, and later ones wait for it.
-    Forwards of `.model` itself, and of its parts, are not seen. A name that is taken or not loaded, and a change from
-    within a forward (by a hook), are a `ServingError`.
+    Forwards may run concurrently in any threads; calls that change the model wait for running forwards, and later
+    forwards wait for them. Forwards called on `.model` or its parts are not tracked. Using a name that is taken or not
+    loaded, or changing the model from within a forward (in a hook), raises a `ServingError`.
 
     Args:
-        base: as from `load_base`; it is taken over, and must not be changed any more.
+        base: as returned by `load_base`; do not change it afterwards.
         built: False for a module of your own.
     """
 
@@ -73,9 +73,9 @@ class JackpotModel(nn.Module):
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
     ) -> JackpotModel:
-        """A first adapter on its base, active. Arguments and errors: as `timm_jackpot.from_pretrained`.
+        """Load an artifact with its base and make it active. Arguments and errors: as `timm_jackpot.from_pretrained`.
 
-        A `base` that is handed over must not be changed any more.
+        Do not change a `base` that you pass in afterwards.
         """
         hub: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         trust: dict[str, Any] = {"base_checkpoint": base_checkpoint, "trust_base": trust_base}
@@ -92,12 +92,12 @@ class JackpotModel(nn.Module):
 
     @property
     def adapter_names(self) -> list[str]:
-        """The adapters in memory, in the order in which they were loaded."""
+        """Names of the adapters in memory, in loading order."""
         return list(self._adapters)
 
     @property
     def active_adapter(self) -> str | None:
-        """The adapter that answers; None: the dense base does."""
+        """Name of the active adapter; None: the dense base is active."""
         return self._active
 
     def load_adapter(
@@ -110,7 +110,7 @@ class JackpotModel(nn.Module):
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
     ) -> None:
-        """Add a jackpot of the same base (None: as "default"); the active one stays active, forwards may run meanwhile.
+        """Add a jackpot of the same base (None: named "default"). The active adapter does not change; forwards may run.
 
         Arguments and errors: as `timm_jackpot.from_pretrained`.
         """
@@ -136,7 +136,7 @@ class JackpotModel(nn.Module):
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
-        """`with model.disable_adapter():` the dense base answers, to all threads; then the same adapter as before."""
+        """`with model.disable_adapter():` the dense base is active in all threads, then the same adapter as before."""
         with self._lock.hold(exclusive="disable_adapter()"):
             before = self._active
             self._switch(None)
@@ -147,7 +147,7 @@ class JackpotModel(nn.Module):
                 self._switch(before if before in self._adapters else None)
 
     def delete_adapter(self, adapter_name: str) -> None:
-        """Forget an adapter. Where it was the active one, the dense base answers (PEFT would choose another)."""
+        """Remove an adapter. If it was active, the dense base becomes active (PEFT would choose another adapter)."""
         with self._lock.hold(exclusive="delete_adapter()"):
             self._check_known(adapter_name)
             if adapter_name == self._active:
@@ -162,21 +162,23 @@ class JackpotModel(nn.Module):
 
     @torch.inference_mode()
     def predict(self, x: Tensor, adapter_names: Sequence[str | None]) -> Tensor | list[Tensor]:
-        """Each image through its own adapter: one forward per adapter; the active one is the same afterwards.
+        """Run each image through its own adapter, with one forward per adapter; the active adapter does not change.
 
         Args:
             x: images [b, c, h, w] on the model's device.
             adapter_names: one for each image; None for the dense base.
 
         Returns:
-            Logits [b, classes]; where heads of different widths were asked, a list of b tensors [classes].
+            Logits [b, classes]; if the heads differ in width, a list of b tensors [classes].
 
         Raises:
-            ServingError: also for another number of names than b, or no image at all.
+            ServingError: also if the number of names is not b, or if there are no images.
         """
         if len(adapter_names) != len(x) or not len(x):
             n = len(adapter_names)
-            raise ServingError(f"predict takes one name for each image, and at least one: {len(x)} images, {n} names")
+            raise ServingError(
+                f"predict needs at least one image and one name per image, but got {len(x)} images and {n} names"
+            )
         with self._lock.hold():
             self._check_known(*(name for name in adapter_names if name is not None))
             if set(adapter_names) == {self._active}:
@@ -196,7 +198,7 @@ class JackpotModel(nn.Module):
     def train(self, mode: bool = True) -> JackpotModel:
         if mode:
             raise ServingError(
-                "a JackpotModel serves: to train, load the one jackpot with timm_jackpot.from_pretrained"
+                "a JackpotModel cannot be trained: load a single jackpot with timm_jackpot.from_pretrained"
             )
         return super().train(False)
 
@@ -204,7 +206,7 @@ class JackpotModel(nn.Module):
         return f"adapter_names={self.adapter_names}, active_adapter={self._active!r}"
 
     def __getattr__(self, name: str) -> Any:
-        """The active model's own, where this one has none; its other forwards count as forwards."""
+        """Attributes of the active model; calls of its `forward_…` methods are tracked as forwards."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -227,13 +229,15 @@ class JackpotModel(nn.Module):
             return self
 
     def _load_from_state_dict(self, *_: Any, **__: Any) -> NoReturn:
-        raise ServingError("a JackpotModel takes no state dict: load_adapter(folder, name) adds a jackpot")
+        raise ServingError("a JackpotModel cannot load a state dict: use load_adapter(folder, name) to add a jackpot")
 
     def _check_free(self, name: str) -> None:
         if not isinstance(name, str) or not name:
-            raise ServingError(f"an adapter's name is a string that is not empty, not {name!r}")
+            raise ServingError(f"an adapter's name must be a non-empty string, not {name!r}")
         if name in self._adapters:
-            raise ServingError(f"there is an adapter {name!r} already: take another name, or delete_adapter it first")
+            raise ServingError(
+                f"an adapter {name!r} is already loaded: choose another name, or call delete_adapter first"
+            )
 
     def _check_known(self, *names: str) -> None:
         for name in names:
