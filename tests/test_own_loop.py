@@ -95,21 +95,69 @@ def test_a_new_head_of_a_timm_model_is_found_trained_and_stored(tmp_path: Path) 
     assert torch.equal(loaded(images), plain(images))
 
 
-@pytest.mark.parametrize("new_head", [False, True])
-def test_a_torchvision_model_brings_itself(tmp_path: Path, new_head: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    net = resnet18(num_classes=10)
-    if not new_head:
-        nn.init.normal_(net.fc.weight)
+@pytest.mark.parametrize("width", [3, 10])
+def test_a_new_head_is_trained_whatever_its_width_and_its_values(tmp_path: Path, width: int) -> None:
+    net = digits()
+    net.fc = nn.Linear(net.num_features, width)  # pyright: ignore
+    nn.init.zeros_(net.fc.weight)
+    model = get_jackpot_model(net, JackpotConfig(sparsity=0.5))
+    train(model, 3, batch(classes=width))
+    assert net.fc.weight.count_nonzero()
+    folder = model.save_pretrained(tmp_path / "jackpot")
+    images, _ = batch()
+    assert torch.equal(from_pretrained(folder)(images), model.merge_and_unload().eval()(images))
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_torchvision_model_brings_itself_and_its_head_is_trained(
+    tmp_path: Path, hidden: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = resnet18()
+    net.fc = nn.Sequential(nn.Linear(512, 16), nn.ReLU(), nn.Linear(16, 10)) if hidden else nn.Linear(512, 10)  # pyright: ignore
+    if not hidden:
+        nn.init.trunc_normal_(net.fc.weight, std=0.02)
     module = copy.deepcopy(net)
     model = get_jackpot_model(net, JackpotConfig(sparsity=0.5))
-    assert ("which is new" in capsys.readouterr().err) is new_head
+    assert (
+        f"Its classifier {'fc.0 and fc.2' if hidden else 'fc'} (10 classes) will be trained" in capsys.readouterr().err
+    )
     train(model, 2, batch(size=32))
     folder = model.save_pretrained(tmp_path / "jackpot")
-    roles = {extra.role for extra in read_artifact(folder).config.extras}
-    assert roles == ({"norm_statistics", "head"} if new_head else {"norm_statistics"})
+    config = read_artifact(folder).config
+    assert {extra.role for extra in config.extras} == {"norm_statistics", "head"}
+    assert not any(layer.name.startswith("fc") for layer in config.layers)
     loaded, plain = from_pretrained(folder, base=module), model.merge_and_unload().eval()
     images, _ = batch(size=32)
     assert torch.equal(loaded(images), plain(images))
+
+
+def test_what_is_evaluated_is_what_is_saved(tmp_path: Path) -> None:
+    model = get_jackpot_model(digits(), JackpotConfig(sparsity=0.8))
+    train(model, 7, batch())  # thresholds were not due since the start
+    images, _ = batch()
+    live = model.eval()(images)
+    torch.testing.assert_close(live, from_pretrained(model.save_pretrained(tmp_path / "jackpot"))(images))
+
+
+def test_a_copy_trains_by_itself() -> None:
+    model = get_jackpot_model(digits(), JackpotConfig(sparsity=0.8, steps=20))
+    twin = copy.deepcopy(model)
+    train(twin, 4, batch())
+    assert twin.masks() != model.masks()
+    assert model._training.sparsity == get_jackpot_model(digits(), JackpotConfig(steps=20))._training.sparsity
+
+
+def test_nan_scores_and_merged_models_are_named(tmp_path: Path) -> None:
+    model = get_jackpot_model(digits())
+    with torch.no_grad():
+        model.scores()[0].fill_(torch.nan)
+    with pytest.raises(TrainingError, match="scores have become NaN: lower the learning rate"):
+        model.save_pretrained(tmp_path / "jackpot")
+    model = get_jackpot_model(digits())
+    model.merge_and_unload()
+    for call in (model.step, model.masks, model.merge_and_unload, lambda: model.save_pretrained(tmp_path / "jackpot")):
+        with pytest.raises(BaseError, match="were merged into the model"):
+            call()
 
 
 def test_weights_that_are_not_the_published_ones_are_a_base_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:

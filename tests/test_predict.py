@@ -72,7 +72,7 @@ def test_merged_it_opens_in_timm_with_its_class_names(named_jackpot: Path, tmp_p
 def test_what_is_no_image_is_one_sentence(named_jackpot: Path, tmp_path: Path) -> None:
     model = from_pretrained(named_jackpot)
     (tmp_path / "broken.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"broken\.png cannot be classified: it is no readable image"):
+    with pytest.raises(DataError, match=r"broken\.png cannot be classified: it is not a readable image"):
         predict(model, [tmp_path / "broken.png"])
     with pytest.raises(DataError, match="there is no such file"):
         predict(model, ["nowhere.png"])

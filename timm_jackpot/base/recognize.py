@@ -20,7 +20,7 @@ def recognize_base(model: nn.Module) -> Base:
     """Identify a model as a base. A timm model is recognized by its published weights, even with a new head.
 
     Any other model becomes a base with source "module": loading the artifact takes the same module. Its last linear
-    layer counts as the classifier, and as new if it still has torch's initial values.
+    layer, with untrained ones beside it, counts as a new classifier: no look at trained weights tells what they know.
 
     Raises:
         BaseError: if the model has no linear layer to be its classifier.
@@ -87,26 +87,32 @@ def _as_module(model: nn.Module, reason: str | None) -> Base:
     if not linear:
         raise BaseError(
             f"{type(model).__name__} has no linear layer to be its classifier: name the classifier with "
-            "base_from_module(model, …, classifier='head.conv')"
+            "base_from_module(model, 'my_net', num_classes=10, classifier='head.conv')"
         )
-    classifier, layer = list(linear.items())[-1]
-    new = _looks_new(layer)
+    last, layer = list(linear.items())[-1]
+    parent = last.rpartition(".")[0]
+    # A head of several layers: those that nobody trained yet, beside the last one.
+    head = [
+        name
+        for name in linear
+        if name == last or (parent and name.rpartition(".")[0] == parent and _looks_new(linear[name]))
+    ]
     size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))
     base = base_from_module(
         model,
         type(model).__name__.lower(),
         num_classes=layer.out_features,
         input_size=size,
-        classifier=classifier,
-        new_head=new,
+        classifier=head,
+        new_head=True,
     )
     log.warning(
-        "note: %s is a custom base%s: loading the artifact takes base=module. Its classifier is %s (%d classes)%s",
+        "note: %s is a custom base%s: loading the artifact takes base=module. Its classifier %s (%d classes) will be "
+        "trained and stored; to keep it frozen, pass base_from_module(…) instead of the model",
         base.ref.name,
         f" ({reason})" if reason else "",
-        classifier,
+        " and ".join(head),
         layer.out_features,
-        ", which is new: it will be trained and stored" if new else "",
     )
     return base
 

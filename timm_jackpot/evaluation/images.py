@@ -114,5 +114,5 @@ def _open(image: str | Path | Image.Image) -> Image.Image:
         with Image.open(image) as opened:
             return opened.convert("RGB")
     except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else "it is no readable image"
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else "it is not a readable image"
         raise DataError(f"{image} cannot be classified: {reason}") from error

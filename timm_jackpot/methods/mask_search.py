@@ -39,7 +39,9 @@ def search(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
     trained = [parameters[name] for name, role in roles.items() if role != "head"]
     for parameter in (*head, *trained):
         parameter.requires_grad_(True)
-    head_steps = settings.head_steps if task.base.new_head else 0
+    head_steps = settings.head_steps
+    if head_steps and not task.base.new_head:
+        raise ConfigError("--head-steps trains a new head first, and this base keeps its own: leave it out")
     if head_steps > budget.steps:
         raise ConfigError(f"--head-steps {head_steps} are more than the run's {budget.steps} steps: lower them")
     if head_steps and not (task.state and task.state.resumed):

@@ -3,4 +3,6 @@
 
 from timm_jackpot.networks import cifar, digits
 
-__all__ = ["cifar", "digits"]
+OUR_MODULES = ("cifar", "digits")  # as timm's registry names them
+
+__all__ = ["OUR_MODULES", "cifar", "digits"]

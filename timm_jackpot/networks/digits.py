@@ -28,6 +28,7 @@ default_cfgs = generate_default_cfgs(
             "std": (0.5, 0.5, 0.5),
             "first_conv": "conv1.0",
             "classifier": "fc",
+            "label_names": tuple("0123456789"),
             "license": "apache-2.0",
         }
     }

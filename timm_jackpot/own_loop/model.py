@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import replace
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ class TrainableJackpot(nn.Module):
         self.model = base.model.requires_grad_(False)
         data = resolve_model_data_config(self.model)
         self._maskable = find_maskable(config, base, data["input_size"], allocation=config.allocation)
+        if _head_was_replaced(base):
+            config = config.model_copy(update={"train_head": True})
         trained = trained_parameters(base, self._maskable, config)
         if len(config.class_names) not in (0, base.ref.num_classes):
             raise ConfigError(
@@ -79,9 +82,10 @@ class TrainableJackpot(nn.Module):
         budget = Budget.of(config, steps=config.steps, seed=config.seed)
         start = Start(scores, budget.counts(scores), budget.n_of_m)
         self._training = ScoreTraining(self.model, start, config, steps=config.steps)
+        self._merged = False
         self.register_buffer("step_count", torch.zeros((), dtype=torch.int64))
-        self._after_load()
-        self.register_load_state_dict_post_hook(lambda module, _: module._after_load())
+        _resume(self)
+        self.register_load_state_dict_post_hook(_resume)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's forward under the present masks.
@@ -89,19 +93,30 @@ class TrainableJackpot(nn.Module):
         Raises:
             TrainingError: in training mode, if the optimizer changed the scores and `step()` was not called after it.
         """
-        if self.training and not torch.compiler.is_compiling() and self._score_version() != self._version:
-            raise TrainingError("the scores changed without model.step(): call it once after each optimizer.step()")
+        if self.training and not self._merged and not torch.compiler.is_compiling():
+            tensor, changes = self._seen
+            now = self._score_changes()
+            if now[0] == tensor and now[1] != changes:  # another tensor: of a copy, or moved to another device
+                raise TrainingError("the scores changed without model.step(): call it once after each optimizer.step()")
         return self.model(*args, **kwargs)
 
     def step(self) -> None:
-        """Advance the sparsity schedule by one step, and recompute the thresholds when they are due."""
+        """Advance the sparsity schedule by one step, and recompute the thresholds when they are due.
+
+        Raises:
+            BaseError: after `merge_and_unload`.
+        """
+        self._check_not_merged()
         self._steps += 1
         self.step_count.fill_(self._steps)
         self._training.before_step(self._steps)
-        self._version = self._score_version()
+        self._seen = self._score_changes()
 
     def train(self, mode: bool = True) -> TrainableJackpot:
+        """As any module's; going into eval mode recomputes the thresholds, so that what is evaluated is exact."""
         super().train(mode)
+        if not mode and not self._merged:
+            self._training.resume_after(self._steps)
         if self._config.freeze_norm_statistics:
             for _, layer in norm_layers(self.model):
                 layer.eval()
@@ -112,7 +127,15 @@ class TrainableJackpot(nn.Module):
         return self._training.adapter.scores()
 
     def masks(self) -> MaskSet:
-        """The masks that the present scores give at the final sparsity."""
+        """The masks that the present scores give at the final sparsity.
+
+        Raises:
+            BaseError: after `merge_and_unload`.
+            TrainingError: if a score is NaN.
+        """
+        self._check_not_merged()
+        if any(map(isnan, self._training.adapter.score_sums())):
+            raise TrainingError("the scores have become NaN: lower the learning rate")
         return self._training.final_masks()
 
     def print_trainable_parameters(self) -> None:
@@ -130,6 +153,7 @@ class TrainableJackpot(nn.Module):
         Raises:
             BaseError: if another tensor of the base changed, which no artifact can hold.
         """
+        masks = self.masks()
         plain = shared_copy(self.model)
         detach(plain)
         state = plain.state_dict()
@@ -146,7 +170,7 @@ class TrainableJackpot(nn.Module):
         return Jackpot(
             base=replace(self._base, model=plain),
             maskable=self._maskable,
-            masks=self.masks(),
+            masks=masks,
             extras={name: Extra(roles[name], state[name].detach().cpu().clone()) for name in stored},  # pyright: ignore
             sparsity=str(self._config.sparsity),
             allocation=self._config.allocation,
@@ -170,15 +194,34 @@ class TrainableJackpot(nn.Module):
             return push_to_hub(self.save_pretrained(Path(scratch) / "jackpot"), repo_id, **kwargs)
 
     def merge_and_unload(self) -> nn.Module:
-        """The plain model, removed weights zero; the adapters are gone, and this wrapper is of no more use."""
+        """The plain model, removed weights zero. Save before: this wrapper has no scores any more.
+
+        Raises:
+            BaseError, TrainingError: as `masks`.
+        """
         masks = self.masks()
+        self._merged = True
         detach(self.model)
         return merge(self.model, masks)
 
-    def _score_version(self) -> int:
-        return self._training.adapter.scores()[0]._version  # counts the changes of a tensor in place
+    def _score_changes(self) -> tuple[int, int]:
+        """Which tensor the first scores are, and how often it was changed in place."""
+        first = self._training.adapter.scores()[0]
+        return id(first), first._version
 
-    def _after_load(self) -> None:
-        self._steps = int(self.step_count)
-        self._training.resume_after(self._steps)
-        self._version = self._score_version()
+    def _check_not_merged(self) -> None:
+        if self._merged:
+            raise BaseError("the masks were merged into the model: save and train before merge_and_unload()")
+
+
+def _resume(model: TrainableJackpot, *_: object) -> None:
+    """Continue after the steps that a state dict counts."""
+    model._steps = int(model.step_count)
+    model._training.resume_after(model._steps)
+    model._seen = model._score_changes()
+
+
+def _head_was_replaced(base: Base) -> bool:
+    """Whether the classifier has other values than the base's checkpoint."""
+    head = {name: parameter.detach() for name, parameter in classifier_parameters(base.model).items()}
+    return any(identity != base.tensors.get(name) for name, identity in state_ids(head).items())
