@@ -551,12 +551,14 @@ def agreement(score: Callable[..., dict[str, Tensor]], trained: Trained, batches
     return float(spearmanr(one.numpy(), two.numpy()).statistic)
 
 
+@pytest.mark.slow
 def test_two_draws_of_images_or_signs_agree_about_obd(trained: Trained) -> None:
     assert agreement(obd, trained, 1) > 0.9
     one, other = (flat(obd(trained.model, trained.weights, trained.draws[0][:1], seed=seed)) for seed in (0, 1))
     assert spearmanr(one.numpy(), other.numpy()).statistic > 0.95
 
 
+@pytest.mark.slow
 def test_two_draws_of_images_do_not_agree_about_snip_and_grasp(trained: Trained) -> None:
     """What their docstrings say; were it otherwise, these should be mended."""
     assert 0.5 < agreement(snip, trained, 1) < 0.8

@@ -25,7 +25,13 @@ def shell(line: str, folder: Path, steps: int = 20) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize(
     "line",
-    ["SEARCH 2>&1 | head -1", "SEARCH 2>&-", "SEARCH >&- 2>&-", "SEARCH | true", "SEARCH 2>/dev/full"],
+    [
+        "SEARCH 2>&1 | head -1",
+        *(
+            pytest.param(line, marks=pytest.mark.slow)
+            for line in ("SEARCH 2>&-", "SEARCH >&- 2>&-", "SEARCH | true", "SEARCH 2>/dev/full")
+        ),
+    ],
 )
 def test_a_run_whose_words_nobody_reads_comes_to_its_end(line: str, tmp_path: Path) -> None:
     process = shell(line, tmp_path / "j")
@@ -46,7 +52,7 @@ def test_a_result_that_could_not_be_printed_is_no_success(tmp_path: Path) -> Non
     read_artifact(tmp_path / "j")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_that_comes_when_the_reader_has_gone_loses_no_step(number: int, tmp_path: Path) -> None:
     """As Ctrl-C in `2>&1 | tee log`, which ends `tee` first."""
     words = [sys.executable, "-m", "timm_jackpot.search", "--steps", "5000", "--output", str(tmp_path / "j")]
