@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from timm_jackpot.artifact import read_artifact
+from timm_jackpot.artifact import read_artifact, save
 from timm_jackpot.audit import AuditConfig, audit_jackpot
 from timm_jackpot.errors import ConfigError, JackpotError
 from timm_jackpot.experiments.comparison import CompareConfig, compare_masks
@@ -233,25 +233,27 @@ def test_neither_destroys_a_jackpot(jackpot: Path) -> None:
 def test_neither_writes_over_a_model_or_what_is_not_theirs(tmp_path: Path) -> None:
     pretrain(tmp_path / "base")
     before = content(tmp_path)
-    with pytest.raises(ConfigError, match=r"already contains config\.json"):
-        pretrain(tmp_path / "base")
+    for again in ({}, {"resume": "auto", "lr": 0.3}):
+        with pytest.raises(ConfigError, match=r"already contains config\.json: choose a new folder, or replace it"):
+            pretrain(tmp_path / "base", **again)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"already contains notes\.txt"):
-        pretrain(tmp_path / "mine")
+        pretrain(tmp_path / "mine", overwrite=True)
     assert content(tmp_path) == {**before, "mine/notes.txt": b"mine"}
 
 
-def test_what_an_unfinished_one_left_is_not_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unfinished_one_is_kept_until_it_is_discarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("timm_jackpot.training.dense.evaluate_accuracy", stop)
     with pytest.raises(KeyboardInterrupt):
         pretrain(tmp_path / "base")
-    assert list(content(tmp_path)) == ["base/record.partial.jsonl"]
     monkeypatch.undo()
-    pretrain(tmp_path / "base")
+    with pytest.raises(ConfigError, match="holds an unfinished run: continue with --resume auto, or discard it with"):
+        pretrain(tmp_path / "base")
+    pretrain(tmp_path / "base", overwrite=True)
     assert list(content(tmp_path)) == [
         f"base/{name}" for name in ("config.json", "model.safetensors", "recipe.yaml", "record.jsonl")
     ]
@@ -265,7 +267,10 @@ def test_a_full_disk_leaves_no_half_model(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("timm_jackpot.artifact.save.write_synced", full)
     with pytest.raises(JackpotError, match="could not be written: No space left on device"):
         pretrain(tmp_path / "base")
-    assert list(content(tmp_path)) == ["base/record.partial.jsonl"]
+    assert {path.name for path in (tmp_path / "base").iterdir()} == {"checkpoints", "record.partial.jsonl"}
+    monkeypatch.undo()
+    monkeypatch.setattr("timm_jackpot.training.dense.fit", full)
+    assert pretrain(tmp_path / "base", resume="auto")["steps"] == 1, "no step was done again"
 
 
 def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:
@@ -281,14 +286,28 @@ def test_two_do_not_share_a_folder(jackpot: Path, tmp_path: Path) -> None:
                 run()
 
 
-def test_everybody_may_read_what_they_write_as_the_umask_says(tmp_path: Path) -> None:
-    before = os.umask(0o022)
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o755), (0o027, 0o750), (0o077, 0o700)])
+def test_others_may_read_what_a_run_writes_as_the_umask_says(
+    umask: int, mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: dict[str, int] = {}
+    swap = save._swap
+
+    def look(new: Path, folder: Path) -> None:
+        modes.update({path.name: stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.rglob("*")]})
+        swap(new, folder)
+
+    monkeypatch.setattr(save, "_swap", look)  # while the checkpoints are still there
+    before = os.umask(umask)
     try:
         pretrain(tmp_path / "base")
     finally:
         os.umask(before)
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "base").iterdir()}
-    assert set(modes.values()) == {0o644}, modes
+    folder = tmp_path / "base"
+    modes |= {path.name: stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.iterdir()]}
+    folders = {"base", "checkpoints", "step-00000001"}
+    assert modes.keys() > {*folders, "rank0.safetensors", "model.safetensors", "config.json"}
+    assert modes == {name: mode if name in folders else mode & 0o666 for name in modes}
 
 
 def test_they_follow_the_tracker_that_is_named_or_refuse_it(jackpot: Path, tmp_path: Path) -> None:

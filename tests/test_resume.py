@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -20,13 +21,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
+from torch import nn
 
 from timm_jackpot.artifact import read_artifact
 from timm_jackpot.errors import ArtifactError, ConfigError, RunInterrupted, TrainingError
-from timm_jackpot.methods.search_state import SearchState
 from timm_jackpot.runtime.lock import locked
 from timm_jackpot.search import SearchConfig, SearchResult, search_jackpot
-from timm_jackpot.training import Checkpoints, RunState, State, checkpoint, read_record
+from timm_jackpot.training import Checkpoints, RunState, RunTensors, State, checkpoint, read_record
+from timm_jackpot.training.finetune import FinetuneConfig, finetune_jackpot
+from timm_jackpot.training.pretrain import PretrainConfig, pretrain_base
 
 STEPS = 20
 SETTINGS = {"steps": STEPS, "batch_size": 128, "recalibrate_batches": 2}  # two epochs and a bit
@@ -201,13 +204,25 @@ def test_digests_are_those_that_coreutils_check(accelerator: Accelerator, tmp_pa
 
 
 def test_a_state_of_another_search_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tensors, lost = SearchState.tensors, "threshold.conv1.0.weight"
-    monkeypatch.setattr(SearchState, "tensors", lambda self: {n: t for n, t in tensors(self).items() if n != lost})
+    tensors, lost = RunTensors.current, "threshold.conv1.0.weight"
+    monkeypatch.setattr(RunTensors, "current", lambda self: {n: t for n, t in tensors(self).items() if n != lost})
     stop_after(monkeypatch, 1)
     with pytest.raises(RunInterrupted):
         search(tmp_path / "j", steps=2)
-    with pytest.raises(ConfigError, match=f"the checkpoint lacks {lost}: it comes from another search or"):
+    with pytest.raises(ConfigError, match=f"the checkpoint lacks {lost}: it comes from another run or"):
         search(tmp_path / "j", steps=2, resume="auto")
+
+
+def test_a_state_holds_the_buffers_of_the_moment(accelerator: Accelerator) -> None:
+    """On several CPU processes Accelerate moves a model from cpu to cpu:0, which replaces its buffers."""
+    model = nn.BatchNorm1d(2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    tensors = RunTensors(lambda: {"trained.0": model.weight}, model, optimizer, accelerator)
+    model._buffers["running_mean"] = torch.full((2,), 7.0)
+    assert tensors.current()["buffer.running_mean"].tolist() == [7.0, 7.0]
+    tensors.restore({**tensors.current(), "buffer.running_mean": torch.zeros(2)})
+    assert model.running_mean is not None
+    assert model.running_mean.tolist() == [0.0, 0.0]
 
 
 def test_an_unfinished_run_is_neither_lost_nor_mistaken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,3 +446,66 @@ def test_a_signal_ends_the_verb_with_one_line(tmp_path: Path) -> None:
     assert out == ""
     assert err[-2].startswith("stopped: by SIGINT after step 5 of 20; continue with --resume auto")
     assert not any("Traceback" in line for line in err)
+
+
+# -- pretrain and finetune --------------------------------------------------------------------------
+
+
+def test_a_stopped_pretrain_goes_on_as_if_it_had_not_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pretrain(name: str, **settings: object) -> dict[str, object]:
+        flags = {"model": "digits_resnet", "steps": 30, "batch_size": 64, "opt": "adam", "lr": 0.001, "mixup": 0.2}
+        flags |= {"lr_schedule": "step", "output": str(tmp_path / name), **settings}
+        return pretrain_base(PretrainConfig(**flags))  # pyright: ignore
+
+    whole = pretrain("whole")
+    said = capsys.readouterr().err.splitlines()[0]
+    assert re.fullmatch(
+        r"pretrain: digits_resnet, on cpu \(.*\); digits, [\d,]+ training and \d+ test images; 30 steps of 64 images; "
+        rf"into {tmp_path}/whole",
+        said,
+    )
+    stop_after(monkeypatch, 25)  # in the second epoch, after the first milestone
+    with pytest.raises(RunInterrupted, match=r"by SIGTERM after step 25 of 30; continue with --resume auto --output"):
+        pretrain("part")
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match=r"made with other settings \(lr_decay 0\.1, not 0\.5\)"):
+        pretrain("part", resume="auto", lr_decay=0.5)
+    resumed = pretrain("part", resume="auto")
+    assert weights_of(tmp_path / "part") == weights_of(tmp_path / "whole")
+    assert {**resumed, "seconds": 0, "checkpoint": ""} == {**whole, "seconds": 0, "checkpoint": ""}
+    rates = [event["lr"] for event in read_record(tmp_path / "part" / "record.jsonl").of("step")]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5])
+    assert pretrain("part", resume="auto") == resumed, "a finished run has nothing left to do"
+    assert pretrain("part", overwrite=True, steps=1)["steps"] == 1
+
+
+def test_a_killed_finetune_goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search(tmp_path / "j", steps=1)
+
+    def finetune(name: str, **settings: object) -> dict[str, object]:
+        flags = {"artifact": str(tmp_path / "j"), "steps": 6, "output": str(tmp_path / name), **settings}
+        return finetune_jackpot(FinetuneConfig(**flags))  # pyright: ignore
+
+    finetune("whole")
+    after_step = RunState.after_step
+
+    def killed(self: RunState, done: int, *others: object) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+        after_step(self, done, *others)  # pyright: ignore
+
+    monkeypatch.setattr(RunState, "after_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        finetune("part", checkpoint_steps=2)
+    monkeypatch.undo()
+    finetune("part", resume="auto")
+    assert "resuming after step 4" in capsys.readouterr().err
+    assert weights_of(tmp_path / "part") == weights_of(tmp_path / "whole")
+
+
+def weights_of(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()

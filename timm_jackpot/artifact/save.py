@@ -125,12 +125,13 @@ def replace_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = _temporary_folder(folder, "new")
-        temporary.chmod(0o755)
+        new = temporary / folder.name  # which others may read as the umask says; `temporary` is the owner's alone
+        new.mkdir()
         for name, content in files.items():
-            (temporary / name).parent.mkdir(exist_ok=True)
-            write_synced(temporary / name, content)
-        sync(temporary)
-        _swap(temporary, folder)
+            (new / name).parent.mkdir(exist_ok=True)
+            write_synced(new / name, content)
+        sync(new)
+        _swap(new, folder)
         sync(folder.parent)
     except OSError as error:
         raise ArtifactError(f"{folder} could not be written: {error.strerror or error}") from error

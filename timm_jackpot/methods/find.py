@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isnan
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from timm_jackpot.adapter import ScoreAdapter, attach, detach
 from timm_jackpot.base import norm_layers
@@ -15,12 +15,12 @@ from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods.equalise import equalise_gradients
 from timm_jackpot.methods.score_training import ScoreTraining
 from timm_jackpot.methods.search_settings import SearchSettings
-from timm_jackpot.methods.search_state import SearchState
 from timm_jackpot.methods.start import Start
 from timm_jackpot.methods.task import Task
 from timm_jackpot.runtime.processes import same_everywhere
 from timm_jackpot.training import (
     Objective,
+    RunTensors,
     average_norm_statistics,
     fit,
     learning_rate,
@@ -75,9 +75,9 @@ def find_masks(
     optimizer = make_optimizer(settings, groups)
     if settings.equalise_layers:
         equalise_gradients(optimizer, adapter.scores())
-    state = SearchState(model, adapter, [*trained, *head], optimizer, accelerator)
+    tensors = RunTensors(lambda: _changing(adapter, [*trained, *head]), model, optimizer, accelerator)
     if resumed is not None:
-        state.restore(resumed.tensors)
+        tensors.restore(resumed.tensors)
     if steps > first_step:
         fit(
             accelerator=accelerator,
@@ -92,7 +92,7 @@ def find_masks(
             record=record,
             title="search",
             before_step=before_step,
-            after_step=lambda step: task.state.after_step(step, steps, state.tensors) if task.state else None,
+            after_step=lambda step: task.state.after_step(step, steps, tensors.current) if task.state else None,
             first_step=first_step,
             figures=figures,
             mix=make_mixer(settings, task.data.num_classes, task.batch_size, seed),
@@ -116,6 +116,13 @@ def find_masks(
     record.write("mask_hashes", by_rank=same_everywhere(masks.hash(), accelerator, "the mask"))
     detach(model)
     return masks
+
+
+def _changing(adapter: ScoreAdapter, trained: list[nn.Parameter]) -> dict[str, Tensor]:
+    """The tensors that a search changes, besides buffers, by their names in a checkpoint."""
+    scores: dict[str, Tensor] = {f"scores.{name}": layer.scores for name, layer in adapter.items()}
+    thresholds = {f"threshold.{name}": layer.threshold for name, layer in adapter.items()}
+    return {**scores, **thresholds, **{f"trained.{i}": parameter for i, parameter in enumerate(trained)}}
 
 
 def _check_scores(adapter: ScoreAdapter, task: Task, settings: SearchSettings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -115,6 +116,10 @@ def _unsupported(name: str) -> str:
         f"{name} is not supported: scores would be sharded; use plain multi-GPU (DDP) with "
         "`accelerate launch --multi_gpu`"
     )
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
 
 
 def launched_as_main() -> bool:

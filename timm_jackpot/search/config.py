@@ -8,7 +8,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, create_model, model_validator
+from pydantic import create_model, model_validator
 from typing_extensions import Self
 
 from timm_jackpot.artifact import Encoding
@@ -16,32 +16,23 @@ from timm_jackpot.base import BaseFlags
 from timm_jackpot.data import DataFlags
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.methods import PAPER, BudgetFlags, CoverFlags, SearchSettings, method, method_names
-from timm_jackpot.schema import Command, OneOf, Settings
-from timm_jackpot.training import RunFlags
+from timm_jackpot.schema import Command, OneOf
+from timm_jackpot.training import OutputFlags, RunFlags
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"paper": PAPER})
 
 
-class OutputFlags(Settings):
-    """Where a run keeps its result, and how it goes on when it was stopped."""
+class ArtifactOutputFlags(OutputFlags):
+    """Where a run keeps its artifact, and how it goes on when it was stopped."""
 
     group: ClassVar[str] = "Output"
 
-    output: str | None = None
-    """Folder for the artifact. Default: a new folder in runs/."""
     encoding: Encoding = "packed"
     """How to store the masks: packed (one bit per weight), or compact (about a quarter of that; reading it needs the
     base)."""
-    overwrite: bool = False
-    """Replace an artifact that is already in --output."""
-    checkpoint_steps: int = Field(default=0, ge=0, le=10**9)
-    """Save a checkpoint to the output folder every so many steps; 0: only after the last step or when a signal stops
-    the run."""
-    resume: str | None = None
-    """Resume a stopped run: auto (from the newest checkpoint in --output, if any) or the path of a checkpoint."""
 
 
-class RunConfig(BaseFlags, DataFlags, BudgetFlags, CoverFlags, RunFlags, OutputFlags):
+class RunConfig(BaseFlags, DataFlags, BudgetFlags, CoverFlags, RunFlags, ArtifactOutputFlags):
     """Settings of one run: base, data, budget, method, and where the result goes."""
 
     group: ClassVar[str] = "Search"

@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from timm_jackpot.artifact import (
-    Extra,
-    Jackpot,
-    check_target,
-    recover_folder,
-)
+from timm_jackpot.artifact import Extra, Jackpot, artifact_digest, check_target
 from timm_jackpot.base import Base, BaseFlags
-from timm_jackpot.errors import BaseError, ConfigError, RunInterrupted
+from timm_jackpot.errors import ConfigError
 from timm_jackpot.methods import Budget, Outcome, Task, build_network, method
-from timm_jackpot.runtime.lock import locked
 from timm_jackpot.runtime.outputs import check_output, write_atomically
-from timm_jackpot.runtime.processes import make_accelerator, say
+from timm_jackpot.runtime.processes import make_accelerator
 from timm_jackpot.search.config import RunConfig
 from timm_jackpot.search.measure import Accuracies, measure_on_test
-from timm_jackpot.search.save import device_name, published_settings, save_run, summary_of
+from timm_jackpot.search.save import published_settings, save_run, summary_of
 from timm_jackpot.search.task import open_task, steps_of
-from timm_jackpot.training import Record, RunState
-
-_RUNNING = "record.partial.jsonl"
-_DETERMINISTIC = "the same seed gives the same mask on this machine, bit for bit"
-_NOT_QUITE = (
-    "cuDNN kernels are deterministic; others (scatter, interpolation, attention backward) may round differently"
-)
+from timm_jackpot.training import RunState, open_run
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,18 +68,7 @@ def search_jackpot(config: RunConfig, base: Base | None = None) -> SearchResult:
         timeout=config.timeout,
     )
     output = _choose_output(config, accelerator)
-    with locked(output) if accelerator.is_main_process else nullcontext():
-        if accelerator.is_main_process:
-            recover_folder(output)
-        accelerator.wait_for_everyone()
-        state = RunState(
-            output,
-            accelerator,
-            resume=config.resume,
-            every=config.checkpoint_steps,
-            overwrite=config.overwrite,
-            settings=published_settings(config),
-        )
+    with open_run(output, accelerator, config, settings=published_settings(config), digest=artifact_digest) as state:
         config = config.model_copy(update={"overwrite": state.overwrite})
         _check_output(config, resumed=state.resumed is not None)
         return _search(config, base, output, state, accelerator)
@@ -105,21 +79,10 @@ def _search(
 ) -> SearchResult:
     task, random_weights = open_task(config, base, accelerator)
     steps = steps_of(config, len(task.data.train), accelerator)
-    say(_header(config, task, steps, output), accelerator)
     budget = Budget.of(config, steps=steps, seed=config.seed)
-    state.identify(
-        {
-            "base": task.base.ref.digest,
-            "data": task.data.name,
-            "data_dir": config.data_dir,
-            "images": [len(task.data.train), len(task.data.test)],
-            "steps": steps,
-            "mixed_precision": accelerator.mixed_precision,
-            "device": accelerator.device.type,
-        }
-    )
-    record = _open_record(output, state, config, accelerator, steps)
-    with state.interruption, _ended(record, output, state, accelerator):
+    subject = f"{config.method}: {task.base.ref.name}, sparsity {config.sparsity}"
+    state.begin(subject, task.data, config, steps, base=task.base.ref.digest)
+    with state.recorded() as record:
         outcome = method(config.method).run(replace(task, record=record, state=state), budget, config)
         state.after_all_steps()  # a signal need not wait from here on, whatever the method made of it
         jackpot = _jackpot_of(outcome, task, config)
@@ -136,15 +99,6 @@ def _search(
     return SearchResult(jackpot, network, comparison, summary)
 
 
-def _header(config: RunConfig, task: Task, steps: int, output: Path) -> str:
-    device, data = device_name(task.accelerator.device), task.data
-    return (
-        f"{config.method}: {task.base.ref.name} on {device}, sparsity {config.sparsity}; {data.name}, "
-        f"{len(data.train):,} training and {len(data.test):,} test images; {steps:,} steps of {task.batch_size} "
-        f"images; into {output}"
-    )
-
-
 def _jackpot_of(outcome: Outcome, task: Task, config: RunConfig) -> Jackpot:
     assert outcome.masks is not None
     assert all(changed.role != "weights" for changed in outcome.changed.values())
@@ -158,35 +112,6 @@ def _jackpot_of(outcome: Outcome, task: Task, config: RunConfig) -> Jackpot:
         data=task.data.config,
         labels=task.data.labels if task.base.new_head else None,
     )
-
-
-@contextmanager
-def _ended(record: Record, output: Path, state: RunState, accelerator: Accelerator) -> Iterator[None]:
-    """Close the record and the trackers however the run ends; after a failure, say what can be resumed."""
-    try:
-        yield
-    except RunInterrupted:  # its message says how to resume
-        raise
-    except Exception as error:
-        notice = state.kept_notice()
-        say(notice, accelerator)
-        if notice is None and isinstance(error, (BaseError, ConfigError)):  # refused before any training
-            _leave_nothing(record, output, accelerator)
-        raise
-    finally:
-        record.close()
-        for (
-            tracker
-        ) in accelerator.trackers:  # `end_training` would also destroy the process group, which a sweep still needs
-            tracker.finish()
-
-
-def _leave_nothing(record: Record, output: Path, accelerator: Accelerator) -> None:
-    record.close()
-    if accelerator.is_main_process:
-        (output / _RUNNING).unlink(missing_ok=True)
-        with suppress(OSError):  # not empty
-            output.rmdir()
 
 
 def _without_base(config: RunConfig, base: Base) -> RunConfig:
@@ -238,30 +163,3 @@ def _check_output(config: RunConfig, *, resumed: bool = False) -> None:
     beside = random_base_of(Path(config.output))
     if not config.pretrained and beside.exists() and not (config.overwrite or resumed):
         raise ConfigError(f"{beside} exists, and the random weights would be saved there: choose another --output")
-
-
-def _open_record(output: Path, state: RunState, config: RunConfig, accelerator: Accelerator, steps: int) -> Record:
-    tracker = published_settings(config) if config.report_to else None
-    if not accelerator.is_main_process:
-        return state.keep_record(None, tracker)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        record = state.keep_record(output / _RUNNING, tracker)
-    except OSError as error:
-        raise ConfigError(f"--output {output} cannot be written: {error.strerror}") from error
-    if state.resumed is not None:
-        record.write("resume", step=state.resumed.step)
-        return record
-    record.write(
-        "start",
-        config=published_settings(config),
-        steps=steps,
-        processes=accelerator.num_processes,
-        distributed_type=accelerator.distributed_type.value,
-        mixed_precision=accelerator.mixed_precision,
-        device=device_name(accelerator.device),
-        torch=torch.__version__,
-        deterministic=_DETERMINISTIC if accelerator.device.type == "cpu" else _NOT_QUITE,
-        threads=torch.get_num_threads(),
-    )
-    return record

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -19,14 +17,13 @@ from timm_jackpot.masks import chance_overlap, mask_overlap
 from timm_jackpot.methods import Outcome, Task, method
 from timm_jackpot.plots import mask_figure, search_figure
 from timm_jackpot.runtime.outputs import write_atomically
+from timm_jackpot.runtime.processes import device_name
 from timm_jackpot.search.config import PRESETS, RunConfig, SearchConfig
 from timm_jackpot.search.measure import Accuracies
-from timm_jackpot.training import Record
+from timm_jackpot.training import UNPUBLISHED, Record
 
 CARD = "README.md"
 _RECORD = "record.jsonl"
-# Never published: paths on this machine, and settings that do not affect the result.
-_PRIVATE = {"output", "overwrite", "base_checkpoint", "data_dir", "resume", "checkpoint_steps", "report_to", "timeout"}
 
 
 def summary_of(
@@ -63,7 +60,7 @@ def summary_of(
 
 def published_settings(config: RunConfig, *, exclude_defaults: bool = False) -> dict[str, Any]:
     """The settings without paths on this machine, as written to an artifact's recipe.yaml."""
-    settings = config.model_dump(mode="json", exclude=_PRIVATE)
+    settings = config.model_dump(mode="json", exclude=UNPUBLISHED)
     if config.model.startswith("local-dir:"):
         settings["model"] = "local-dir:FOLDER"
     if not exclude_defaults:
@@ -112,7 +109,3 @@ def save_run(
         "artifact_bytes": sum(report["bytes"].values()),
         "mask_bytes": report["bytes"]["masks.safetensors"],
     }
-
-
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"

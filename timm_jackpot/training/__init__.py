@@ -1,15 +1,10 @@
 """The only training loop and its parts: schedules, objective, norm statistics, checkpoints, the run record."""
 
-from timm_jackpot.training.checkpoint import (
-    Checkpoints,
-    State,
-    optimizer_tensors,
-    random_state,
-    restore_optimizer,
-    restore_random_state,
-)
+from timm_jackpot.training.checkpoint import Checkpoints, State
 from timm_jackpot.training.flags import (
+    UNPUBLISHED,
     OptimFlags,
+    OutputFlags,
     RunFlags,
     TrainFlags,
     learning_rate,
@@ -26,20 +21,24 @@ from timm_jackpot.training.norm_statistics import (
     reestimate_norm_statistics,
 )
 from timm_jackpot.training.objective import Objective
-from timm_jackpot.training.record import Record, read_record, start_tracker
-from timm_jackpot.training.run_state import CHECKPOINTS, RunState
+from timm_jackpot.training.record import Record, read_record
+from timm_jackpot.training.run_state import CHECKPOINTS, RunState, open_run
+from timm_jackpot.training.run_tensors import RunTensors
 from timm_jackpot.training.schedule import cosine, cubic_ramp
 
 __all__ = [
     "CALIBRATION_IMAGES",
     "CHECKPOINTS",
+    "UNPUBLISHED",
     "Checkpoints",
     "Mixer",
     "Objective",
     "OptimFlags",
+    "OutputFlags",
     "Record",
     "RunFlags",
     "RunState",
+    "RunTensors",
     "State",
     "TrainFlags",
     "average_norm_statistics",
@@ -49,14 +48,10 @@ __all__ = [
     "learning_rate",
     "make_mixer",
     "make_optimizer",
-    "optimizer_tensors",
+    "open_run",
     "prepare_model",
-    "random_state",
     "read_record",
     "recalibrate",
     "reestimate_norm_statistics",
-    "restore_optimizer",
-    "restore_random_state",
-    "start_tracker",
     "total_steps",
 ]

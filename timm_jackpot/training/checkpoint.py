@@ -64,6 +64,7 @@ class Checkpoints:
                 if self._accelerator.is_main_process or name.startswith(_PER_RANK)
             }
             save_file(written, file)
+            file.chmod(temporary.stat().st_mode & 0o666)  # as the umask says; safetensors lets only the owner read it
             sync(file)
             digest = _sha256(file)
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -171,39 +172,6 @@ class Checkpoints:
 
 def _file_of(rank: int) -> str:
     return f"rank{rank}.safetensors"
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """The states of torch's random generators on this rank."""
-    states = {"random.cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["random.cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def restore_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states["random.cpu"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states["random.cuda"], device)
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state tensors, such as momenta, by parameter index."""
-    return {
-        f"optimizer.{index}.{key}": value if isinstance(value, Tensor) else torch.tensor(value)
-        for index, entries in optimizer.state_dict()["state"].items()
-        for key, value in entries.items()
-        if value is not None
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _intact(file: Path, digests: Mapping[str, str]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,25 +17,30 @@ from timm_jackpot.artifact import recover_folder, replace_folder, timm_checkpoin
 from timm_jackpot.data import Data, DataFlags
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.evaluation import evaluate_accuracy
+from timm_jackpot.recipes import read_yaml
 from timm_jackpot.runtime.lock import locked
+from timm_jackpot.runtime.log import log
 from timm_jackpot.runtime.outputs import check_output
-from timm_jackpot.runtime.processes import launched_as_main
-from timm_jackpot.training.flags import TrainFlags, learning_rate, make_optimizer
+from timm_jackpot.runtime.processes import launched_as_main, make_accelerator
+from timm_jackpot.training.flags import UNPUBLISHED, OutputFlags, TrainFlags, learning_rate, make_optimizer
 from timm_jackpot.training.loop import fit
 from timm_jackpot.training.mixing import make_mixer
 from timm_jackpot.training.norm_statistics import average_norm_statistics
 from timm_jackpot.training.objective import Objective
-from timm_jackpot.training.record import Record, start_tracker
+from timm_jackpot.training.record import Record, read_record
+from timm_jackpot.training.run_state import CHECKPOINTS, RECORDING, RunState, open_run
+from timm_jackpot.training.run_tensors import RunTensors
 
-_RUNNING = "record.partial.jsonl"
+_WEIGHTS, _RECORD, _RECIPE = "model.safetensors", "record.jsonl", "recipe.yaml"
+_RESULT = {_WEIGHTS, "config.json", _RECORD, _RECIPE}
 
 
-class DenseFlags(DataFlags, TrainFlags):
+class DenseFlags(DataFlags, TrainFlags, OutputFlags):
     """Settings shared by dense training and fine-tuning."""
 
     group: ClassVar[str] = "Output"
 
-    output: str
+    output: str  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
     """Folder for model.safetensors, config.json (load it with local-dir:FOLDER) and the record."""
 
 
@@ -47,6 +53,7 @@ class DenseRun:
     data: Data
     config: DenseFlags
     steps: int
+    state: RunState
     accelerator: Accelerator
 
     def train_and_save(self, summarize: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
@@ -57,48 +64,62 @@ class DenseRun:
 
         Raises:
             ConfigError, ArtifactError: if the folder cannot be written.
+            RunInterrupted: if a signal stopped the run.
             TrainingError: as in `fit`.
         """
-        folder, config, accelerator = Path(self.config.output), self.config, self.accelerator
-        mix = make_mixer(config, self.data.num_classes, config.batch_size, config.seed)
-        track = start_tracker(accelerator, _settings(config)) if config.report_to else None
-        record = Record(_fresh_record(folder) if accelerator.is_main_process else None, track)
-        try:
-            fit(
-                accelerator=accelerator,
-                model=self.model,
-                optimizer=make_optimizer(config, (p for p in self.model.parameters() if p.requires_grad)),
-                objective=Objective(config.label_smoothing),
-                train=self.data.train,
-                batch_size=config.batch_size,
-                seed=config.seed,
-                steps=self.steps,
-                lr_at=lambda step: learning_rate(config, step, self.steps),
-                record=record,
-                title=self.title,
-                mix=mix,
-                torchcompile=config.torchcompile,
-                channels_last=config.channels_last,
-            )
-            average_norm_statistics(self.model, accelerator)
+        folder = Path(self.config.output)
+        with self.state.recorded() as record:
+            self._train(record)
+            self.state.after_all_steps()
+            average_norm_statistics(self.model, self.accelerator)
             figures = {
                 "dataset": self.data.name,
                 "top1": self._accuracy("test"),
                 "validation_top1": self._accuracy("val"),
                 "test_images": len(self.data.test),
                 "steps": self.steps,
-                "seed": config.seed,
-                "checkpoint": str(folder / "model.safetensors"),
+                "seed": self.config.seed,
+                "checkpoint": str(folder / _WEIGHTS),
             }
-            summary = summarize(figures)
+            summary = {**summarize(figures), "seconds": round(self.state.seconds, 2)}
             record.write("result", **summary)
-        finally:
             record.close()
-            for tracker in accelerator.trackers:
-                tracker.finish()
-        if accelerator.is_main_process:
-            replace_folder(folder.resolve(), {**timm_checkpoint(self.model), **_record_files(record, config)})
+            if self.accelerator.is_main_process:
+                recipe = yaml.safe_dump(_settings(self.config), sort_keys=False)
+                files = {_RECORD: record.lines().encode(), _RECIPE: recipe.encode()}
+                replace_folder(folder.resolve(), {**timm_checkpoint(self.model), **files})
         return summary
+
+    def _train(self, record: Record) -> None:
+        """Train the model from the first step, or from the checkpoint to resume."""
+        config, state, steps = self.config, self.state, self.steps
+        trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        optimizer = make_optimizer(config, trained.values())
+        named = {f"parameter.{name}": weight for name, weight in trained.items()}
+        tensors = RunTensors(lambda: named, self.model, optimizer, self.accelerator)
+        if state.resumed is not None:
+            tensors.restore(state.resumed.tensors)
+        first_step = state.resumed.step if state.resumed is not None else 0
+        if first_step == steps:
+            return
+        fit(
+            accelerator=self.accelerator,
+            model=self.model,
+            optimizer=optimizer,
+            objective=Objective(config.label_smoothing),
+            train=self.data.train,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            steps=steps,
+            lr_at=lambda step: learning_rate(config, step, steps),
+            record=record,
+            title=self.title,
+            after_step=lambda step: state.after_step(step, steps, tensors.current),
+            first_step=first_step,
+            mix=make_mixer(config, self.data.num_classes, config.batch_size, config.seed),
+            torchcompile=config.torchcompile,
+            channels_last=config.channels_last,
+        )
 
     def _accuracy(self, split: str) -> float | None:
         source = getattr(self.data, split)
@@ -110,37 +131,62 @@ class DenseRun:
 
 
 @contextmanager
-def dense_output(config: DenseFlags) -> Iterator[None]:
-    """Lock the output folder for a run, before anything is loaded.
+def open_dense_run(config: DenseFlags) -> Iterator[tuple[Accelerator, RunState]]:
+    """Start the processes, lock the output folder and find the checkpoint to resume, before anything is loaded.
 
     Raises:
-        ConfigError: if it cannot be written, another run uses it, or it is not empty (except for an unfinished run).
+        ConfigError: if the folder cannot be written, another run uses it, or it holds something else.
     """
     folder = check_output(config.output)
-    with locked(folder) if launched_as_main() else nullcontext():
-        if launched_as_main():
+    accelerator = make_accelerator(
+        seed=config.seed,
+        grad_accum_steps=config.grad_accum_steps,
+        report_to=config.report_to,
+        logs=Path(f"{config.output}-logs") if config.report_to else None,
+        timeout=config.timeout,
+    )
+    with open_run(folder, accelerator, config, settings=_settings(config), digest=_digest) as state:
+        _check_target(folder, overwrite=state.overwrite)
+        yield accelerator, state
+
+
+def finished_summary(config: DenseFlags) -> dict[str, Any] | None:
+    """The summary of a finished run with these settings in the output folder of `--resume auto`; None if there is none.
+
+    Raises:
+        JackpotError: if another run is using the folder.
+    """
+    if config.resume != "auto" or config.overwrite:
+        return None
+    folder, is_main = check_output(config.output), launched_as_main()
+    with locked(folder) if is_main else nullcontext():
+        if is_main:
             recover_folder(folder)
-            existing = (
-                sorted(path.name for path in folder.iterdir() if path.name != _RUNNING) if folder.exists() else []
-            )
-            if existing:
-                raise ConfigError(f"--output {folder} already contains {existing[0]}: choose a new folder")
-        yield
+        recipe = folder / _RECIPE
+        if _digest(folder) is None or (folder / CHECKPOINTS).exists() or not recipe.is_file():
+            return None
+        if read_yaml(recipe.read_text(encoding="utf-8"), str(recipe)) != _settings(config):
+            return None
+        if is_main:
+            log.info(f"note: this run has already finished, its checkpoint is in {folder}")
+        return {key: value for key, value in read_record(folder / _RECORD).last("result").items() if key != "kind"}
 
 
-def _fresh_record(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output {folder} cannot be written: {error.strerror}") from error
-    return folder / _RUNNING
+def _digest(folder: Path) -> str | None:
+    """The sha256 of the record beside the weights that a run saved in `folder`; None if there are none."""
+    if not (folder / _WEIGHTS).is_file() or not (folder / _RECORD).is_file():
+        return None
+    return hashlib.sha256((folder / _RECORD).read_bytes()).hexdigest()
+
+
+def _check_target(folder: Path, *, overwrite: bool) -> None:
+    existing = {path.name for path in folder.iterdir()} - {RECORDING, CHECKPOINTS} if folder.exists() else set()
+    replaceable = existing <= _RESULT and _digest(folder) is not None
+    if existing and not (replaceable and overwrite):
+        instead = "choose a new folder, or replace it with --overwrite" if replaceable else "choose a new folder"
+        raise ConfigError(f"--output {folder} already contains {min(existing)}: {instead}")
 
 
 def _settings(config: DenseFlags) -> dict[str, Any]:
-    """The settings without paths of this machine."""
-    return config.model_dump(mode="json", exclude={"output", "data_dir", "base_checkpoint"})
-
-
-def _record_files(record: Record, config: DenseFlags) -> dict[str, bytes]:
-    recipe = yaml.safe_dump(_settings(config), sort_keys=False)
-    return {"record.jsonl": record.lines().encode(), "recipe.yaml": recipe.encode()}
+    """The settings without paths of this machine, as written to recipe.yaml."""
+    return config.model_dump(mode="json", exclude=UNPUBLISHED)

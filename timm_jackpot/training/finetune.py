@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
 from typing import Any, ClassVar
 
+from accelerate import Accelerator
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -15,10 +14,11 @@ from timm_jackpot.data import default_data_notice, open_data, steps_per_epoch
 from timm_jackpot.errors import BaseError
 from timm_jackpot.evaluation import evaluate_accuracy
 from timm_jackpot.masks import MaskSet
-from timm_jackpot.runtime.processes import make_accelerator, say, shard_of
+from timm_jackpot.runtime.processes import say, shard_of
 from timm_jackpot.schema import Command
-from timm_jackpot.training.dense import DenseFlags, DenseRun, dense_output
+from timm_jackpot.training.dense import DenseFlags, DenseRun, finished_summary, open_dense_run
 from timm_jackpot.training.flags import prepare_model, total_steps
+from timm_jackpot.training.run_state import RunState
 
 
 class FinetuneConfig(ArtifactFlags, DenseFlags):
@@ -33,7 +33,7 @@ class FinetuneConfig(ArtifactFlags, DenseFlags):
         ),
         basic=(
             *("artifact", "base_checkpoint", "dataset", "data_dir", "batch_size"),
-            *("steps", "epochs", "lr", "weight_decay", "seed", "output"),
+            *("steps", "epochs", "lr", "weight_decay", "seed", "output", "overwrite", "resume"),
         ),
         recipes=True,
     )
@@ -49,21 +49,16 @@ def finetune_jackpot(config: FinetuneConfig) -> dict[str, Any]:
         The summary that the verb prints: top-1 before and after tuning, and the remaining sparsity.
 
     Raises:
+        RunInterrupted: if a signal stopped the run; it can be resumed.
         JackpotError: if something is wrong with artifact, data or flags; before any training.
     """
-    with dense_output(config):
-        return _finetune(config)
+    if (summary := finished_summary(config)) is not None:
+        return summary
+    with open_dense_run(config) as (accelerator, state):
+        return _finetune(config, accelerator, state)
 
 
-def _finetune(config: FinetuneConfig) -> dict[str, Any]:
-    started = time.monotonic()
-    accelerator = make_accelerator(
-        seed=config.seed,
-        grad_accum_steps=config.grad_accum_steps,
-        report_to=config.report_to,
-        logs=Path(f"{config.output}-logs") if config.report_to else None,
-        timeout=config.timeout,
-    )
+def _finetune(config: FinetuneConfig, accelerator: Accelerator, state: RunState) -> dict[str, Any]:
     shard = shard_of(accelerator)
 
     def steps_of(images: int) -> int:
@@ -81,6 +76,8 @@ def _finetune(config: FinetuneConfig) -> dict[str, Any]:
         say(default_data_notice(config, model, steps=steps_of), accelerator)
         data = open_data(config, model, device=accelerator.device)
     steps = steps_of(len(data.train))
+    subject = f"finetune: {config.artifact}, a jackpot of {base.ref.name}"
+    state.begin(subject, data, config, steps, base=base.ref.digest, masks=masks.hash())
     prepare_model(config, model.to(accelerator.device))
     keep_zeros(model, masks)
     before = evaluate_accuracy(model, data.test, batch_size=config.batch_size, accelerator=accelerator)
@@ -92,10 +89,9 @@ def _finetune(config: FinetuneConfig) -> dict[str, Any]:
             "jackpot_top1": before.top1,
             **figures,
             "sparsity": sum(fractions[n] * mask.numel() for n, mask in masks.items()) / masks.total,
-            "seconds": round(time.monotonic() - started, 2),
         }
 
-    return DenseRun("finetune", model, data, config, steps, accelerator).train_and_save(summarize)
+    return DenseRun("finetune", model, data, config, steps, state, accelerator).train_and_save(summarize)
 
 
 def keep_zeros(model: nn.Module, masks: MaskSet) -> None:

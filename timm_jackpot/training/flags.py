@@ -13,6 +13,12 @@ from timm_jackpot.errors import ConfigError
 from timm_jackpot.schema import Settings
 from timm_jackpot.training.schedule import cosine, step_decay
 
+# Never published: paths on this machine, and settings that do not affect the result.
+UNPUBLISHED = {
+    *("output", "base_checkpoint", "data_dir"),
+    *("overwrite", "resume", "checkpoint_steps", "report_to", "timeout"),
+}
+
 
 class OptimFlags(Settings):
     """How to train parameters."""
@@ -71,6 +77,22 @@ class RunFlags(LengthFlags):
     """Recompute activations in the backward pass: saves memory, but takes about a third more time."""
     channels_last: bool = False
     """Keep images and weights in channels_last memory format (faster on recent GPUs)."""
+
+
+class OutputFlags(Settings):
+    """Where a run keeps its result, and how it goes on when it was stopped."""
+
+    group: ClassVar[str] = "Output"
+
+    output: str | None = None
+    """Folder for the result. Default: a new folder in runs/."""
+    overwrite: bool = False
+    """Replace the result that is already in --output."""
+    checkpoint_steps: int = Field(default=0, ge=0, le=10**9)
+    """Save a checkpoint to the output folder every so many steps; 0: only after the last step or when a signal stops
+    the run."""
+    resume: str | None = None
+    """Resume a stopped run: auto (from the newest checkpoint in --output, if any) or the path of a checkpoint."""
 
 
 class TrainFlags(OptimFlags, RunFlags):

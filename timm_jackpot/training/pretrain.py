@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
 from typing import Any, ClassVar
 
+from accelerate import Accelerator
 from pydantic import Field
 from timm.models import is_model
 from torch import nn
@@ -13,10 +12,11 @@ from torch import nn
 from timm_jackpot.base import MAX_CLASSES, MAX_PIXELS, create_timm_model, parse_model_kwargs
 from timm_jackpot.data import default_data_notice, open_data, steps_per_epoch
 from timm_jackpot.errors import BaseError
-from timm_jackpot.runtime.processes import make_accelerator, say, shard_of
+from timm_jackpot.runtime.processes import say, shard_of
 from timm_jackpot.schema import Command
-from timm_jackpot.training.dense import DenseFlags, DenseRun, dense_output
+from timm_jackpot.training.dense import DenseFlags, DenseRun, finished_summary, open_dense_run
 from timm_jackpot.training.flags import prepare_model, total_steps
+from timm_jackpot.training.run_state import RunState
 
 
 class PretrainConfig(DenseFlags):
@@ -32,7 +32,7 @@ class PretrainConfig(DenseFlags):
         ),
         basic=(
             *("model", "num_classes", "img_size", "dataset", "data_dir", "batch_size"),
-            *("steps", "epochs", "lr", "weight_decay", "seed", "output"),
+            *("steps", "epochs", "lr", "weight_decay", "seed", "output", "overwrite", "resume"),
         ),
         recipes=True,
     )
@@ -51,21 +51,16 @@ def pretrain_base(config: PretrainConfig) -> dict[str, Any]:
     """Train, evaluate once on the test split, save; return the summary that the verb prints.
 
     Raises:
+        RunInterrupted: if a signal stopped the run; it can be resumed.
         JackpotError: if something is wrong with model, data or flags; before any training.
     """
-    with dense_output(config):
-        return _pretrain(config)
+    if (summary := finished_summary(config)) is not None:
+        return summary
+    with open_dense_run(config) as (accelerator, state):
+        return _pretrain(config, accelerator, state)
 
 
-def _pretrain(config: PretrainConfig) -> dict[str, Any]:
-    started = time.monotonic()
-    accelerator = make_accelerator(
-        seed=config.seed,
-        grad_accum_steps=config.grad_accum_steps,
-        report_to=config.report_to,
-        logs=Path(f"{config.output}-logs") if config.report_to else None,
-        timeout=config.timeout,
-    )
+def _pretrain(config: PretrainConfig, accelerator: Accelerator, state: RunState) -> dict[str, Any]:
     model = _build(config)
     shard = shard_of(accelerator)
 
@@ -76,11 +71,10 @@ def _pretrain(config: PretrainConfig) -> dict[str, Any]:
         say(default_data_notice(config, model, steps=steps_of), accelerator)
         data = open_data(config, model, device=accelerator.device, img_size=config.img_size)
     steps = steps_of(len(data.train))
+    state.begin(f"pretrain: {config.model}", data, config, steps)
     prepare_model(config, model.to(accelerator.device))
-    run = DenseRun("pretrain", model, data, config, steps, accelerator)
-    return run.train_and_save(
-        lambda figures: {"model": config.model, **figures, "seconds": round(time.monotonic() - started, 2)}
-    )
+    run = DenseRun("pretrain", model, data, config, steps, state, accelerator)
+    return run.train_and_save(lambda figures: {"model": config.model, **figures})
 
 
 def _build(config: PretrainConfig) -> nn.Module:

@@ -5,33 +5,66 @@ from __future__ import annotations
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from timm_jackpot.artifact import artifact_digest
-from timm_jackpot.errors import ConfigError, RunInterrupted, TrainingError
+from timm_jackpot.artifact import recover_folder
+from timm_jackpot.data import Data, DataFlags
+from timm_jackpot.errors import BaseError, ConfigError, RunInterrupted, TrainingError
 from timm_jackpot.runtime.interruption import Interruption
-from timm_jackpot.runtime.processes import say
+from timm_jackpot.runtime.lock import locked
+from timm_jackpot.runtime.processes import device_name, say
 from timm_jackpot.training.checkpoint import Checkpoints, State
+from timm_jackpot.training.flags import OutputFlags
 from timm_jackpot.training.record import Record, start_tracker
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, RECORDING = "checkpoints", "record.partial.jsonl"
+_DETERMINISTIC = "the same seed gives the same result on this machine, bit for bit"
+_NOT_QUITE = (
+    "cuDNN kernels are deterministic; others (scatter, interpolation, attention backward) may round differently"
+)
+
+
+@contextmanager
+def open_run(
+    output: Path,
+    accelerator: Accelerator,
+    flags: OutputFlags,
+    *,
+    settings: dict[str, Any],
+    digest: Callable[[Path], str | None],
+) -> Iterator[RunState]:
+    """Lock a run's folder against other runs, clean up after a killed one, and find the checkpoint to resume.
+
+    Args:
+        digest: what tells the result in a folder from any other; None if it holds no result.
+        settings: as in `RunState`.
+
+    Raises:
+        ConfigError: if another run uses the folder, and as in `RunState`.
+    """
+    with locked(output) if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            recover_folder(output)
+        accelerator.wait_for_everyone()
+        yield RunState(output, accelerator, flags, settings=settings, occupant=digest(output))
 
 
 class RunState:
     """Saves the state of one run at regular steps and when a signal stops it, and resumes it.
 
     Args:
-        output: folder of the run; it holds the checkpoints until the artifact replaces them.
-        resume: "auto" (the newest checkpoint in `output`, if any), the path of a checkpoint, or None.
-        every: steps between checkpoints; 0 saves one only on interruption and after the last step.
-        overwrite: discard an unfinished run, and replace an artifact. A checkpoint remembers which artifact it may
-            replace, so a resumed run does not need this flag again (see the attribute `overwrite`).
+        output: folder of the run; it holds the checkpoints until the result replaces them.
+        flags: with `overwrite`, an unfinished run is discarded and a result replaced. A checkpoint remembers which
+            result it may replace, so a resumed run does not need the flag again (see the attribute `overwrite`).
         settings: settings that determine the result; checkpoints with other settings are refused.
+        occupant: digest of the result that `output` holds.
 
     Raises:
         ConfigError: if a checkpoint to resume is unusable or has other settings, or `output` holds an unfinished run.
@@ -41,23 +74,21 @@ class RunState:
         self,
         output: Path,
         accelerator: Accelerator,
+        flags: OutputFlags,
         *,
-        resume: str | None,
-        every: int,
-        overwrite: bool,
         settings: dict[str, Any],
+        occupant: str | None,
     ) -> None:
         self._output, self._accelerator = output, accelerator
-        self.interruption = Interruption(accelerator)  # to be entered from the first step to the end
-        self._every, self._settings = every, settings
+        self.interruption = Interruption(accelerator)
+        self._every, self._settings = flags.checkpoint_steps, settings
         self._identity: dict[str, Any] = {}
         self._started = time.monotonic()
         self._checkpoints = Checkpoints(output / CHECKPOINTS, accelerator)
-        self.resumed = self._find(resume, overwrite=overwrite)
-        occupant = artifact_digest(output)
+        self.resumed = self._find(flags.resume, overwrite=flags.overwrite)
         allowed = self.resumed.info["replaces"] if self.resumed else None
-        # Allowed by the flag, now or when the run began; in the latter case only for the artifact that was there then.
-        self.overwrite = overwrite or (occupant is not None and occupant == allowed)
+        # Allowed by the flag, now or when the run began; in the latter case only for the result that was there then.
+        self.overwrite = flags.overwrite or (occupant is not None and occupant == allowed)
         self._replaces = occupant if self.overwrite else None
         self.record = Record()
         self._last_step_is_saved = False
@@ -67,36 +98,65 @@ class RunState:
         """Wall time of the run, without interruptions."""
         return time.monotonic() - self._started + (self.resumed.info["seconds"] if self.resumed else 0.0)
 
-    def identify(self, identity: dict[str, Any]) -> None:
-        """Record what the run works on: the actual base, data and arithmetic, which its settings only name.
+    def begin(self, subject: str, data: Data, flags: DataFlags, steps: int, **identity: str) -> None:
+        """Say what the run works on: the actual data and arithmetic, which its settings only name.
+
+        Args:
+            subject: for people: what is done to which network.
+            identity: digests of what else the result depends on.
 
         Raises:
             ConfigError: if the checkpoint to resume from worked on something else.
         """
-        self._identity = identity
+        images = [len(data.train), len(data.test)]
+        say(
+            f"{subject}, on {device_name(self._accelerator.device)}; {data.name}, {images[0]:,} training and "
+            f"{images[1]:,} test images; {steps:,} steps of {flags.batch_size} images; into {self._output}",
+            self._accelerator,
+        )
+        self._identity = {
+            **identity,
+            "data": data.name,
+            "data_dir": flags.data_dir,
+            "images": images,
+            "steps": steps,
+            "mixed_precision": self._accelerator.mixed_precision,
+            "device": self._accelerator.device.type,
+        }
         if self.resumed is not None:
-            self._refuse_other("worked on", self.resumed.info["identity"], identity)
-            self._last_step_is_saved = self.resumed.step == identity["steps"]
+            self._refuse_other("worked on", self.resumed.info["identity"], self._identity)
+            self._last_step_is_saved = self.resumed.step == steps
 
-    def keep_record(self, path: Path | None, tracker: dict[str, Any] | None) -> Record:
-        """Open the run's record in `path`, and write the events up to the checkpoint to it.
+    @contextmanager
+    def recorded(self) -> Iterator[Record]:
+        """From the first step to the end of the run: keep its record, and obey signals after a step.
 
-        Args:
-            tracker: settings to start the accelerator's tracker with, if it has one.
+        However it ends, the record and the trackers are closed; after a failure, a notice says what can be resumed.
         """
-        track = start_tracker(self._accelerator, tracker) if tracker is not None else None
-        self.record = Record(path, track)
-        for event in self.resumed.info["events"] if self.resumed else ():
-            self.record.write(**event)
-        return self.record
+        record = self._open_record()
+        with self.interruption:
+            try:
+                yield record
+            except RunInterrupted:  # its message says how to resume
+                raise
+            except Exception as error:
+                notice = self._kept_notice()
+                say(notice, self._accelerator)
+                if notice is None and isinstance(error, (BaseError, ConfigError)):  # refused before any training
+                    self._leave_nothing()
+                raise
+            finally:
+                record.close()
+                for tracker in self._accelerator.trackers:
+                    tracker.finish()  # `end_training` would also destroy the process group, which a sweep still needs
 
     def after_step(self, step: int, steps: int, tensors: Callable[[], dict[str, Tensor]]) -> None:
         """Call with the number of steps done, out of `steps`. The state after the last step is always saved, so that a
-        later failure (in evaluation, or writing the artifact) costs no steps.
+        later failure (in evaluation, or writing the result) costs no steps.
 
         Raises:
             RunInterrupted: after saving the state, if a signal asked to stop.
-            TrainingError: if saving failed, except after the last step: the artifact is much smaller and may still fit.
+            TrainingError: if saving failed, except after the last step: the result is smaller and may still fit.
         """
         number = self.interruption.requested(step, last=step == steps)
         if not (number or step == steps or (self._every and step % self._every == 0)):
@@ -129,11 +189,50 @@ class RunState:
             lambda number: self._stopped("after the last step, before the end of the run", number)
         )
 
-    def kept_notice(self) -> str | None:
+    def _kept_notice(self) -> str | None:
         """A notice for a failure after the last step."""
         if not self._last_step_is_saved:
             return None
         return f"note: no steps are lost: --resume auto --output {self._output} continues after the last one"
+
+    def _open_record(self) -> Record:
+        """Open the record, and write the events up to the checkpoint to it, or how the run starts."""
+        track = start_tracker(self._accelerator, self._settings) if self._accelerator.log_with else None
+        try:
+            self.record = Record(self._recording(), track)
+        except OSError as error:
+            raise ConfigError(f"--output {self._output} cannot be written: {error.strerror}") from error
+        if self.resumed is not None:
+            for event in self.resumed.info["events"]:
+                self.record.write(**event)
+            self.record.write("resume", step=self.resumed.step)
+            return self.record
+        self.record.write(
+            "start",
+            config=self._settings,
+            steps=self._identity["steps"],
+            processes=self._accelerator.num_processes,
+            distributed_type=self._accelerator.distributed_type.value,
+            mixed_precision=self._accelerator.mixed_precision,
+            device=device_name(self._accelerator.device),
+            torch=torch.__version__,
+            deterministic=_DETERMINISTIC if self._accelerator.device.type == "cpu" else _NOT_QUITE,
+            threads=torch.get_num_threads(),
+        )
+        return self.record
+
+    def _recording(self) -> Path | None:
+        if not self._accelerator.is_main_process:
+            return None
+        self._output.mkdir(parents=True, exist_ok=True)
+        return self._output / RECORDING
+
+    def _leave_nothing(self) -> None:
+        self.record.close()
+        if self._accelerator.is_main_process:
+            (self._output / RECORDING).unlink(missing_ok=True)
+            with suppress(OSError):  # not empty
+                self._output.rmdir()
 
     def _stopped(self, when: str, number: int) -> RunInterrupted:
         name = signal.Signals(number).name
