@@ -12,7 +12,8 @@ from accelerate import Accelerator
 from test_processes import started
 
 from timm_jackpot.errors import ConfigError, RunInterrupted, TrainingError
-from timm_jackpot.experiments import Cell, JournalEntry, run_cells
+from timm_jackpot.experiments import Cell, JournalEntry, folder_lock, run_cells
+from timm_jackpot.runtime.lock import locked
 
 
 class Work:
@@ -143,3 +144,15 @@ def test_processes_agree_and_the_main_one_decides(tmp_path: Path) -> None:
     assert [process.returncode for process in processes] == [2, 2]
     entries = json.loads((tmp_path / "j.json").read_text())
     assert {key: entry["result"] for key, entry in entries.items()} == {"a": a, "b": None, "c": c, "d": None}
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path, accelerator: Accelerator) -> None:
+    refused = r"another run \(process \d+\) is writing to .*out: choose another --output"
+    with (
+        locked(tmp_path / "out"),
+        pytest.raises(ConfigError, match=refused),
+        folder_lock(tmp_path / "out", accelerator),
+    ):
+        pass
+    with folder_lock(tmp_path / "out", accelerator):
+        assert not (tmp_path / "out").exists()

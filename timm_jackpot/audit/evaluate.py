@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -37,6 +38,7 @@ class RowResult(NamedTuple):
     predictions: Predictions
     overlap: float | None
     chance: float | None
+    seconds: float
 
 
 def evaluate_rows(
@@ -85,6 +87,7 @@ def agreement(some: list[RowResult], others: list[RowResult]) -> float:
 
 
 def _evaluate(row: AuditRow, task: Task) -> dict[str, Any]:
+    started = time.monotonic()
     outcome, jackpot = row.make(), task.masks_to_control()
     if row.recalibrated:
         kept = {name: changed for name, changed in outcome.changed.items() if changed.role != "norm_statistics"}
@@ -99,6 +102,7 @@ def _evaluate(row: AuditRow, task: Task) -> dict[str, Any]:
         "labels": _pack(found.labels),
         "overlap": None if masks is None else mask_overlap(jackpot, masks),
         "chance": None if masks is None else chance_overlap(jackpot, masks),
+        "seconds": time.monotonic() - started,
     }
 
 
@@ -111,4 +115,4 @@ def _unpack(result: Mapping[str, Any]) -> RowResult:
         return torch.from_numpy(np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i4").astype(np.int64))
 
     predictions = Predictions(classes(result["predicted"]), classes(result["labels"]))
-    return RowResult(predictions, result["overlap"], result["chance"])
+    return RowResult(predictions, result["overlap"], result["chance"], result["seconds"])

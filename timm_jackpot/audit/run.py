@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from statistics import mean, stdev
@@ -34,6 +33,7 @@ from timm_jackpot.evidence import (
     conclusions,
     paired_intervals,
 )
+from timm_jackpot.experiments import folder_lock
 from timm_jackpot.masks import MaskSet, chance_overlap, mask_overlap
 from timm_jackpot.methods import Budget, Task
 from timm_jackpot.methods.start import start_from
@@ -62,7 +62,6 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
     Raises:
         JackpotError: if artifact, base or data cannot be used, before any search; or if a control is broken.
     """
-    started = time.monotonic()
     accelerator = make_accelerator(seed=0)
     target = choose_target(config)
     with accelerator.main_process_first():
@@ -90,7 +89,9 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
         **described(accelerator),
         **published_settings(search),
     }
-    answers = evaluate_rows(audit_rows(artifact, task, budget, search, seeds, config.beside), task, journal, made_from)
+    rows = audit_rows(artifact, task, budget, search, seeds, config.beside)
+    with folder_lock(target.folder.resolve(), accelerator):
+        answers = evaluate_rows(rows, task, journal, made_from)
 
     tested = AuditData(
         dataset=_plain(data.name),
@@ -111,7 +112,7 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
         seeds=seeds,
         second_search=_second_search(answers),
         overlaps=_overlaps(task, budget, search),
-        seconds=round(time.monotonic() - started, 2),
+        seconds=round(sum(row.seconds for rows in answers.values() for row in rows), 2),
         device=_plain(torch.cuda.get_device_name() if accelerator.device.type == "cuda" else "cpu"),
     )
     if accelerator.is_main_process:

@@ -1,6 +1,6 @@
 """Experiments: tables of cells that run one after another; an interrupted experiment resumes where it stopped."""
 
-from timm_jackpot.experiments.cells import Cell, run_cells
+from timm_jackpot.experiments.cells import Cell, folder_lock, run_cells
 from timm_jackpot.experiments.journal import Journal, JournalEntry
 from timm_jackpot.experiments.searches import search_cell
 from timm_jackpot.experiments.settings import key_value, merged, unreplaced
@@ -11,6 +11,7 @@ __all__ = [
     "Journal",
     "JournalEntry",
     "csv_table",
+    "folder_lock",
     "key_value",
     "markdown_table",
     "mean_std",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from timm_jackpot.errors import JackpotError, RunInterrupted
 from timm_jackpot.experiments.journal import Journal, JournalEntry
+from timm_jackpot.runtime.lock import locked
 from timm_jackpot.runtime.processes import from_main, same_everywhere, say
 
 _PATIENCE = timedelta(minutes=5)  # how long a process whose cell failed waits for the others
@@ -39,6 +41,18 @@ class CellResults(NamedTuple):
     results: dict[str, Any]  # by key, in the order of the cells; without failed cells
     skipped: int  # number of results that existed already
     failures: list[str]  # title and reason of each failed cell
+
+
+@contextmanager
+def folder_lock(folder: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Keep other experiments out of a folder; the main process holds the lock.
+
+    Raises:
+        ConfigError: on every process, if another run holds it.
+    """
+    with ExitStack() as stack:
+        from_main(accelerator, lambda: stack.enter_context(locked(folder)))
+        yield
 
 
 def run_cells(

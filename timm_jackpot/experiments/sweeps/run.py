@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm_jackpot.experiments import csv_table, run_cells, search_cell, write_outputs
+from timm_jackpot.experiments import csv_table, folder_lock, run_cells, search_cell, write_outputs
 from timm_jackpot.experiments.sweeps.plan import SweepConfig, plan_grid
 from timm_jackpot.experiments.sweeps.table import sweep_table
 from timm_jackpot.plots import convergence_figure, sweep_figure
@@ -34,7 +34,8 @@ def run_sweep(config: SweepConfig) -> dict[str, Any]:
     ]
     # The first accelerator of a process sets the timeout for all.
     accelerator = make_accelerator(seed=0, timeout=next(iter(cells[0].searches.values())).timeout)
-    ran = run_cells(searches, folder / "runs.json", accelerator, what="sweep: run")
+    with folder_lock(folder, accelerator):
+        ran = run_cells(searches, folder / "runs.json", accelerator, what="sweep: run")
     axes = list(dict.fromkeys(axis for cell in cells for axis in cell.axes))
     rows = [{"cell": cell.name, **cell.axes, "seed": seed, **ran.results[key]} for key, (cell, seed) in runs.items()]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,12 @@ from accelerate import Accelerator
 from timm_jackpot.artifact import read_artifact
 from timm_jackpot.data import DataFlags
 from timm_jackpot.errors import TrainingError
-from timm_jackpot.experiments import Cell, csv_table, run_cells, search_cell, write_outputs
+from timm_jackpot.experiments import Cell, csv_table, folder_lock, run_cells, search_cell, write_outputs
 from timm_jackpot.experiments.transfer.plan import TransferConfig, TransferPlan, plan_transfer
 from timm_jackpot.experiments.transfer.rows import TransferRow, transfer_rows
 from timm_jackpot.experiments.transfer.table import matrix_means, matrix_table
 from timm_jackpot.experiments.transfer.targets import Target, evaluate_mask, open_target
 from timm_jackpot.plots import transfer_figure
-from timm_jackpot.runtime.lock import locked
 from timm_jackpot.runtime.outputs import check_output
 from timm_jackpot.runtime.processes import described, from_main, make_accelerator
 
@@ -47,8 +45,7 @@ def transfer_masks(config: TransferConfig) -> TransferResult:
     # The first accelerator of a process sets the timeout for all.
     timeout = next(iter(plan.targets.values()))[plan.seeds[0]].timeout
     accelerator = make_accelerator(seed=0, timeout=timeout)
-    with ExitStack() as stack:
-        from_main(accelerator, lambda: stack.enter_context(locked(folder)))
+    with folder_lock(folder, accelerator):
         return _transfer(plan, folder, accelerator)
 
 
