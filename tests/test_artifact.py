@@ -155,7 +155,7 @@ def test_a_failed_save_leaves_the_old_artifact_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     def rename(self: Path, target: Path) -> Path:
-        return full() if self.name.startswith(".jackpot") and "old" not in self.name else real_rename(self, target)
+        return full() if self.parent.name.endswith(".new") else real_rename(self, target)
 
     monkeypatch.setattr(os, "fsync", full) if call == "fsync" else monkeypatch.setattr(Path, "rename", rename)
     with pytest.raises(ArtifactError, match="No space left on device"):
