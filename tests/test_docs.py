@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from accelerate.state import AcceleratorState, GradientState
 
-from timm_jackpot import SearchConfig, main, search_jackpot
+from timm_jackpot import SearchConfig, main, search_jackpot, zero_fractions
 from timm_jackpot.cli import parse
 from timm_jackpot.help import SCHEMAS
 from timm_jackpot.search import config_of
@@ -75,10 +75,12 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", pages_with("bash"))
 def test_commands_have_flags_that_exist(page: Path) -> None:
-    for block in blocks(page):
-        if block.language == "bash":
-            for verb, words in verb_lines(block.code):
-                parse(SCHEMAS[verb], argv=words, schema_of=config_of if verb == "search" else None)
+    commands = [one for block in blocks(page) if block.language == "bash" for one in verb_lines(block.code)]
+    assert commands
+    for verb, words in commands:
+        config = parse(SCHEMAS[verb], argv=words, schema_of=config_of if verb == "search" else None)
+        assert type(config) is SCHEMAS[verb]
+        assert bool(config.model_fields_set) == bool(words), "each word of the command is a setting"
 
 
 @pytest.mark.parametrize("page", pages_with("python"))
@@ -89,6 +91,9 @@ def test_python_blocks_run(page: Path, folder: Path) -> None:
             for name in re.findall(r'output="(\w+)"', block.code):
                 (folder / name).unlink(missing_ok=True)
             exec(compile(block.code, str(page), "exec"), names)
+    networks = [value for value in names.values() if type(value).__name__ == "ResNet"]
+    assert all(max(zero_fractions(network).values()) > 0.4 for network in networks), "what they load or merge is sparse"
+    assert networks or len(names["logits"]) == len(names["images"]) == 3, "or, on the page about serving, answers"
 
 
 @pytest.mark.slow

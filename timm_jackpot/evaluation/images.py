@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from timm_jackpot.artifact import ArtifactFlags, from_pretrained, transform_of
 from timm_jackpot.errors import ConfigError, DataError
+from timm_jackpot.evaluation.loop import eval_mode
 from timm_jackpot.schema import Command
 
 _BATCH = 32
@@ -63,7 +64,7 @@ def predict(
     """The k most likely classes of each image, the most likely first.
 
     Args:
-        model: a classifier, from `from_pretrained` or timm; its mode is left as it is.
+        model: a classifier, from `from_pretrained` or timm; each of its modules keeps its mode.
         images: paths or PIL images, to which the model's own evaluation transform is applied, or a transformed batch
             [b, c, h, w].
 
@@ -73,22 +74,19 @@ def predict(
     """
     if k < 1:
         raise ConfigError(f"k is {k}: ask for at least one class")
-    names, device, training = class_names(model), next(model.parameters()).device, model.training
+    names, device = class_names(model), next(model.parameters()).device
     if isinstance(images, Tensor):
         batches = iter(images.split(_BATCH))
     else:
         transform, parts = transform_of(model), range(0, len(images), _BATCH)
         batches = (torch.stack([transform(_open(image)) for image in images[i : i + _BATCH]]) for i in parts)
     answers: list[list[ClassProbability]] = []
-    model.eval()
-    try:
+    with eval_mode(model):
         for batch in batches:
             probabilities = model(batch.to(device)).float().softmax(1)
             values, indices = probabilities.topk(min(k, probabilities.shape[1]))
             for row in zip(indices.tolist(), values.tolist(), strict=True):
                 answers.append([ClassProbability(i, names.get(i, f"class {i}"), p) for i, p in zip(*row, strict=True)])
-    finally:
-        model.train(training)
     return answers
 
 

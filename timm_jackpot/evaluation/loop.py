@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from math import ceil
 
 from accelerate import Accelerator
@@ -20,14 +21,23 @@ def logits_and_labels(
 
     The training mode is restored at the end.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     shard = shard_of(accelerator)
     count = ceil(len(source) / (batch_size * shard.count))
     batches = source.eval_batches(batch_size=batch_size, shard=shard)
-    for images, labels in with_progress(batches, count, "evaluation", accelerator):
-        with accelerator.autocast():
-            logits = model(images)
-        yield logits, labels
-    for module, training in modes:
-        module.training = training
+    with eval_mode(model):
+        for images, labels in with_progress(batches, count, "evaluation", accelerator):
+            with accelerator.autocast():
+                logits = model(images)
+            yield logits, labels
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model in eval mode, and each of its modules back in its own mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

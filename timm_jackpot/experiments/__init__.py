@@ -17,5 +17,7 @@ __all__ = [
     "mean_std",
     "merged",
     "run_cells",
+    "search_cell",
+    "unreplaced",
+    "write_outputs",
 ]
-__all__ += ["search_cell", "unreplaced", "write_outputs"]

@@ -82,9 +82,8 @@ class TrainableJackpot(nn.Module):
         budget = Budget.of(config, steps=config.steps, seed=config.seed)
         start = Start(scores, budget.counts(scores), budget.n_of_m)
         self._training = ScoreTraining(self.model, start, config, steps=config.steps)
-        self._merged = False
+        self._merged, self._steps, self._seen = False, 0, self._score_changes()
         self.register_buffer("step_count", torch.zeros((), dtype=torch.int64))
-        _resume(self)
         self.register_load_state_dict_post_hook(_resume)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

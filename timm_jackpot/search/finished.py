@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from timm_jackpot.hub import render_card
 from timm_jackpot.plots import SEARCH_PICTURES
 from timm_jackpot.recipes import read_yaml
 from timm_jackpot.runtime.lock import locked
+from timm_jackpot.runtime.log import log
 from timm_jackpot.runtime.outputs import check_output, write_atomically
 from timm_jackpot.runtime.processes import launched_as_main
 from timm_jackpot.search.config import RunConfig
@@ -37,7 +37,7 @@ def finished_summary(config: RunConfig) -> dict[str, Any] | None:
             return None
         if is_main:
             write_missing_card(folder)
-            print(f"note: this run has already finished, its artifact is in {folder}", file=sys.stderr)
+            log.info(f"note: this run has already finished, its artifact is in {folder}")
         artifact = read_artifact(folder)
         report = artifact_report(artifact)
         return {
