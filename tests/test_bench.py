@@ -9,10 +9,11 @@ import torch
 
 from timm_jackpot.adapter import adapter_of, detach
 from timm_jackpot.benchmarks import BenchConfig, rows_table, run_benchmarks
+from timm_jackpot.benchmarks.serving import dense_models, predict_each, serving_model
 from timm_jackpot.benchmarks.steps import build, search_step
 from timm_jackpot.errors import BaseError, ConfigError
 
-SMALL = {"models": ["test_resnet"], "batch_size": 2, "img_size": 32, "pairs": 2}
+SMALL = {"models": ["test_resnet"], "batch_size": 2, "img_size": 32, "pairs": 2, "tasks": [3]}
 
 
 def test_every_benchmark_has_a_row_with_its_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,19 +22,27 @@ def test_every_benchmark_has_a_row_with_its_spread(tmp_path: Path, monkeypatch: 
     rows = run_benchmarks(config)
     assert [row["what"] for row in rows] == list(config.what)
     for row in rows:
-        assert {**row, "ratio": 0, "ratio_min": 0, "ratio_max": 0} == {
+        serving, memory = row["what"].startswith("serve_"), row["what"].endswith("_memory")
+        on_device = row["what"] != "serve_memory" and not row["what"].startswith(("load", "encode", "decode"))
+        assert {**row, "ratio": 0, "ratio_min": 0, "ratio_max": 0, "ms": 0} == {
             "what": row["what"],
             "model": "test_resnet",
-            "device": config.device.type if row["what"].endswith(("_step", "_memory", "_path")) else "cpu",
+            "device": config.device.type if on_device else "cpu",
             "dtype": "float32",
             "ratio": 0,
             "ratio_min": 0,
             "ratio_max": 0,
             "n": 2,
+            "ms": 0,
+            **({"tasks": 3} if serving else {}),
         }
+        assert row["ms"] is None if memory else row["ms"] > 0
         assert row["ratio_min"] <= row["ratio"] <= row["ratio_max"]
         assert row["what"] == "search_memory" or row["ratio_min"] > 0
         assert f"{row['what']} " in rows_table(rows)
+    per_task = next(row for row in rows if row["what"] == "serve_memory")
+    assert per_task["ratio_min"] > 1 / 32, "one bit for each weight, and more"
+    assert per_task["ratio_max"] < 0.5, "no dense copy"
     assert not list(tmp_path.iterdir())
 
 
@@ -59,6 +68,18 @@ def test_a_search_step_trains_scores_alone_and_renews_masks_of_exact_counts() ->
     assert all(not torch.equal(now, then) for now, then in zip(adapter.scores(), scores, strict=True))
     detach(model)
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_both_ways_to_serve_a_mixed_batch_give_the_same_logits() -> None:
+    config = BenchConfig.model_validate(SMALL)
+    model = serving_model("test_resnet", config, tasks=3)
+    names = [model.adapter_names[i] for i in (1, 0, 2, 1, 1)]
+    images = torch.randn(5, 3, 32, 32, device=config.device)
+    routed = model.predict(images, names)
+    assert isinstance(routed, torch.Tensor)
+    assert routed.shape == (5, 102)
+    assert torch.equal(routed, predict_each(dense_models(model), images, names))
+    assert not torch.equal(routed, model.predict(images, names[1:] + names[:1]))
 
 
 @pytest.mark.parametrize(

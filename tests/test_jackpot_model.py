@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from timm_jackpot import JackpotModel, base_from_module, from_pretrained, save_pretrained, transform_of
 from timm_jackpot.artifact import Extra, Jackpot, read_artifact
@@ -240,6 +241,30 @@ def test_the_base_copy_is_never_written_to(model: JackpotModel, alone: dict[str 
         assert_same_bits(model._backbone._model, alone[None])
     theirs = {t.data_ptr() for t in model._backbone._model.state_dict().values()}
     assert not theirs & {t.data_ptr() for t in model.model.state_dict().values()}
+
+
+def test_a_switch_writes_every_tensor_once_and_multiplies_floats_alone(
+    model: JackpotModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied, dtypes, mul = [], set(), torch.mul
+
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Callable[..., Tensor], _: object, args: tuple = (), kwargs: object = None):
+            if func is torch.ops.aten.copy_.default:
+                copied.append(args[0].data_ptr())
+            return func(*args, **(kwargs or {}))  # pyright: ignore
+
+    def multiply(one: Tensor, other: Tensor, **out: Tensor) -> Tensor:
+        dtypes.update((one.dtype, other.dtype))
+        return mul(one, other, **out)
+
+    monkeypatch.setattr(torch, "mul", multiply)
+    for name in ("affine", "seven", None, "five"):
+        copied.clear()
+        with Copies():
+            model.set_adapter(name)
+        assert sorted(copied) == sorted(tensor.data_ptr() for tensor in model.model.state_dict().values())
+    assert dtypes == {torch.float32}  # a mask beside it would be converted into a new tensor
 
 
 def test_there_is_one_module_for_each_number_of_classes_all_on_the_same_weights(

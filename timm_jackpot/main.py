@@ -26,7 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "pretrain": ("pretrain", "train a dense base from random weights"),
     "finetune": ("finetune", "train the weights that a jackpot keeps"),
     "methods": ("methods", "list all methods that find a sparse network"),
-    "bench": ("bench", "what a step of the search costs"),
+    "bench": ("bench", "what a step of the search, a file or a served task costs"),
 }
 HELP = Path(__file__).parent / "help"  # texts that `python -m timm_jackpot.help` writes
 # What changes the flags of a verb: the verb itself prints its help then.

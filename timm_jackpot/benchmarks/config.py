@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -18,8 +18,8 @@ class BenchConfig(Settings):
         "bench",
         (
             "--what search_step --models resnet50 vit_base_patch16_224",
-            "--what search_step --batch-size 64 --img-size 224 --bf16",
             "--what load encode decode    # files, on the CPU",
+            "--what serve_switch serve_routed --models mobilenetv2_100 --tasks 100",
         ),
     )
 
@@ -34,25 +34,34 @@ class BenchConfig(Settings):
         "decode",
         "encode_compact",
         "decode_compact",
+        "serve_memory",
+        "serve_switch",
+        "serve_routed",
+        "serve_routed_8",
     )
     """Which benchmarks: search_step, distill_step, reference_step (every layer's scores sorted in every forward), each
     over a dense training step of the same model, batch and precision; search_memory (peak bytes above dense training,
     for each maskable weight); data_path (reading a batch of in-memory images over a search step); load
     (from_pretrained over timm.create_model, same local weights); encode, decode (packing and unpacking the masks over
     writing and reading the dense weights); encode_compact, decode_compact (the same with the masks coded on the
-    ranks of the weights)."""
+    ranks of the weights); serve_memory (bytes that each further task adds to a JackpotModel over those of a dense
+    model), serve_switch (set_adapter over the forward pass of one image), serve_routed, serve_routed_8 (predict of a
+    shuffled batch with one image per task, or eight, over the same batch through one dense model per task)."""
     models: tuple[str, ...] = ("resnet50",)
     """timm architectures, with random weights."""
     batch_size: int = Field(default=16, ge=2, le=2**16, json_schema_extra={"flags": ["-b"]})
     """Images per step."""
     img_size: int = Field(default=96, ge=32, le=MAX_PIXELS)
-    """Image size of the steps, in pixels."""
+    """Image size of steps and served images, in pixels."""
     bf16: bool = False
     """Steps under bf16 autocast."""
     channels_last: bool = False
     """Steps in channels_last memory format."""
     pairs: int = Field(default=7, ge=1, le=10**4)
     """Counted pairs of each benchmark."""
+    tasks: tuple[Annotated[int, Field(ge=2, le=10**4)], ...] = (10,)
+    """Numbers of tasks on one JackpotModel in the serve_… benchmarks, a row for each; a task has a mask at 50 % and a
+    new head of 102 classes."""
 
     @property
     def device(self) -> torch.device:

@@ -1,4 +1,4 @@
-"""Peak memory of a search step above that of a dense one."""
+"""Memory: what a process holds, and the peak of a search step above that of a dense one."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 import torch
 from torch import nn
 
 from timm_jackpot.base import maskable_weights
 from timm_jackpot.benchmarks.config import BenchConfig
-from timm_jackpot.benchmarks.paired import Ratio
+from timm_jackpot.benchmarks.paired import Ratio, spread
 from timm_jackpot.benchmarks.steps import Step, build, dense_step, search_step
 from timm_jackpot.errors import ConfigError
 
 _M_MMAP_THRESHOLD, _MAPPED = -3, 1 << 16  # glibc's mallopt
-_UNKNOWN = "search_memory on a CPU needs Linux with glibc: leave it out of --what"
+_UNKNOWN = "{} on a CPU needs Linux with glibc: leave it out of --what"
 
 
 def search_memory(name: str, config: BenchConfig) -> Ratio:
@@ -36,11 +36,19 @@ def search_memory(name: str, config: BenchConfig) -> Ratio:
     """
     if config.device.type == "cuda":
         return _measured(name, config)
+    return in_own_process("search_memory", _measured, name, config)
+
+
+def in_own_process(what: str, measure: Callable[..., Ratio], *args: Any) -> Ratio:
+    """Measure in a process whose way to allocate no other benchmark should have.
+
+    Raises:
+        ConfigError: without Linux and glibc; names the benchmark `what`.
+    """
     if platform.libc_ver()[0] != "glibc":
-        raise ConfigError(_UNKNOWN)
-    # A process of its own, whose way to allocate no other benchmark should have.
+        raise ConfigError(_UNKNOWN.format(what))
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_leave_no_holes) as process:
-        return process.submit(_measured, name, config).result()
+        return process.submit(measure, *args).result()
 
 
 def _leave_no_holes() -> None:
@@ -56,28 +64,29 @@ def _measured(name: str, config: BenchConfig) -> Ratio:
     for _ in range(config.pairs):
         search = _peak(name, config, search_step)
         extra.append((search - _peak(name, config, dense_step)) / weights)
-    return Ratio(median(extra), min(extra), max(extra), len(extra))
+    return spread(extra)
 
 
 def _peak(name: str, config: BenchConfig, make: Callable[[nn.Module, BenchConfig], Step]) -> int:
-    _forget(config)
-    before = _resident(config)
+    forget(config.device)
+    before = resident(config.device)
     step = make(build(name, config), config)
     for _ in range(2):
         step()
     _reset_peak(config)
     step()
-    peak = _resident(config, peak=True)
+    peak = resident(config.device, peak=True)
     del step
     return peak - before
 
 
-def _forget(config: BenchConfig) -> None:
+def forget(device: torch.device) -> None:
+    """Give back to the system what was freed, so that `resident` does not count it."""
     gc.collect()
-    if config.device.type == "cuda":
+    if device.type == "cuda":
         torch.cuda.empty_cache()
     else:
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system, and out of the count
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reset_peak(config: BenchConfig) -> None:
@@ -87,11 +96,12 @@ def _reset_peak(config: BenchConfig) -> None:
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError as error:
-        raise ConfigError(_UNKNOWN) from error
+        raise ConfigError(_UNKNOWN.format("search_memory")) from error
 
 
-def _resident(config: BenchConfig, *, peak: bool = False) -> int:
-    if config.device.type == "cuda":
+def resident(device: torch.device, *, peak: bool = False) -> int:
+    """Bytes that this process holds on a device, or its peak."""
+    if device.type == "cuda":
         return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
     status = Path("/proc/self/status").read_text()
     found = re.search(rf"{'VmHWM' if peak else 'VmRSS'}:\s+(\d+) kB", status)

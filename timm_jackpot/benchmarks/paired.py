@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import NamedTuple
 
@@ -11,21 +11,23 @@ import torch
 
 
 class Ratio(NamedTuple):
-    """Time of the first over time of the second, pair by pair."""
+    """The first over the second: seconds pair by pair, or bytes."""
 
     median: float
     smallest: float
     largest: float
     n: int
+    ms: float | None = None  # median of the first, if it is a time
 
 
 def paired_ratio(ours: Callable[[], object], theirs: Callable[[], object], *, pairs: int, warmup: int = 1) -> Ratio:
     """Time `ours` and `theirs` in turn, `pairs` times after `warmup` uncounted pairs."""
-    ratios = []
-    for i in range(warmup + pairs):
-        first, second = _seconds(ours), _seconds(theirs)
-        if i >= warmup:
-            ratios.append(first / second)
+    timed = [(_seconds(ours), _seconds(theirs)) for _ in range(warmup + pairs)][warmup:]
+    ratios = spread([first / second for first, second in timed])
+    return ratios._replace(ms=1e3 * median(first for first, _ in timed))
+
+
+def spread(ratios: Sequence[float]) -> Ratio:
     return Ratio(median(ratios), min(ratios), max(ratios), len(ratios))
 
 

@@ -58,10 +58,11 @@ class Backbone:
         dense, model = self._models[n]
         base, state = dense.state_dict(), model.state_dict()
         masks = {name: unpack(bits, base[name].shape).to(base[name].device) for name, bits in adapter.packed.items()}
-        for name in state.keys() - masks.keys():
+        for name in state.keys() - masks.keys() - adapter.extras.keys():
             state[name].copy_(base[name])
         for name, mask in masks.items():  # after the copies: one of them may be the same weight under another name
-            torch.mul(base[name], mask, out=state[name])
+            # The mask is converted in place: a product of two dtypes would convert it into a new tensor.
+            torch.mul(state[name].copy_(mask), base[name], out=state[name])
         for name, tensor in adapter.extras.items():
             state[name].copy_(tensor)
         described: Mapping[str, Any] = getattr(dense, "pretrained_cfg", None) or {}
