@@ -103,7 +103,8 @@ def resident(device: torch.device, *, peak: bool = False) -> int:
     """Bytes that this process holds on a device, or its peak."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
-    status = Path("/proc/self/status").read_text()
-    found = re.search(rf"{'VmHWM' if peak else 'VmRSS'}:\s+(\d+) kB", status)
+    # The sum over all mappings is exact, where status has a counter that is up to some hundred kB behind.
+    file, field = ("status", "VmHWM") if peak else ("smaps_rollup", "Rss")
+    found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self", file).read_text(), re.MULTILINE)
     assert found, "Linux has both"
     return 1024 * int(found[1])
