@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from timm_jackpot.artifact import from_pretrained, read_artifact
 from timm_jackpot.cli import parse
 from timm_jackpot.errors import ConfigError
+from timm_jackpot.experiments.rivals import RivalsConfig, compare_rivals, plan_rivals
 from timm_jackpot.experiments.sweeps import SweepConfig, plan_grid, run_sweep
 from timm_jackpot.experiments.transfer import TransferConfig, plan_transfer, transfer_masks
 from timm_jackpot.recipes import package_folder, read_recipe, recipe_names
@@ -27,7 +28,8 @@ SWEEPS = [name for name in NAMES if {"grid", "cells"} & read_recipe(name).keys()
 PRETRAINS = [name for name in NAMES if name.endswith("_pretrain")]
 FINETUNES = [name for name in NAMES if name.endswith("_finetune")]
 TRANSFERS = [name for name in NAMES if "targets" in read_recipe(name)]
-SEARCHES = [name for name in NAMES if name not in {*SWEEPS, *PRETRAINS, *FINETUNES, *TRANSFERS}]
+RIVALS = ["adapters_small"]
+SEARCHES = [name for name in NAMES if name not in {*SWEEPS, *PRETRAINS, *FINETUNES, *TRANSFERS, *RIVALS}]
 
 
 @pytest.fixture(scope="module")
@@ -290,3 +292,24 @@ def test_a_key_of_any_name_is_no_setting_unless_it_is_one(key: str, tmp_path: Pa
 def test_yaml_that_no_settings_are_like_is_refused(text: str, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=sentence):
         read_recipe(recipe(tmp_path, text))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_rivals_recipe_runs_on_made_up_data(name: str, images: Path, tmp_path: Path) -> None:
+    plan = plan_rivals(RivalsConfig(rivals=name, output=str(tmp_path)))
+    sizes = {"steps": 1, "tune_steps": 1, "batch_size": 4, "workers": 0, "val_fraction": 0.5, "model_kwargs": "[]"}
+    data = {"model": "test_resnet", "img_size": 32, "dataset": "folder", "num_classes": 5}
+    task = next(task for task in plan.tasks if task != "digits")
+    config = RivalsConfig(
+        rivals=name,
+        tasks=(task,),
+        base_checkpoint=(f"{task}={random_weights('test_resnet', tmp_path / 'base.safetensors')}",),
+        data_dir=(f"{task}={images}",),
+        settings=tuple(f"{key}={value}" for key, value in {**sizes, **data}.items()),
+        seeds=(0,),
+        output=str(tmp_path / "out"),
+    )
+    result = compare_rivals(config)
+    assert [row["rival"] for row in result.rows] == [rival.name for rival in plan.tasks[task]]
+    assert (tmp_path / "out" / "adapters.png").read_bytes().startswith(b"\x89PNG")

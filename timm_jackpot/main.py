@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "audit": ("audit", "a jackpot beside its controls, and a verdict"),
     "compare": ("compare", "artifacts and methods side by side"),
     "sweep": ("sweep", "many searches, over a grid of settings and seeds"),
+    "rivals": ("rivals", "methods side by side on real tasks, each tuned"),
     "transfer": ("transfer", "masks of one data set, judged on others"),
     "pretrain": ("pretrain", "train a dense base from random weights"),
     "finetune": ("finetune", "train the weights that a jackpot keeps"),

@@ -14,7 +14,6 @@ from pydantic import Field
 
 from timm_jackpot.artifact import read_artifact
 from timm_jackpot.audit import AuditConfig, audit_jackpot
-from timm_jackpot.base import base_from_module, load_base
 from timm_jackpot.cli import parse
 from timm_jackpot.criteria import criterion, criterion_names
 from timm_jackpot.errors import ConfigError
@@ -25,13 +24,14 @@ from timm_jackpot.experiments.transfer import TransferConfig, transfer_masks
 from timm_jackpot.masks import MaskSet, keep_largest
 from timm_jackpot.methods import (
     Budget,
+    FixedMaskSettings,
     Outcome,
     Task,
     all_methods,
     method,
     register_method,
+    under_masks,
     unregister_method,
-    without_training,
 )
 from timm_jackpot.methods.__main__ import main as list_methods
 from timm_jackpot.schema import Settings
@@ -42,7 +42,7 @@ from timm_jackpot.search.save import published_settings
 SMALL = {"dataset": "digits", "batch_size": 64, "val_fraction": 0.7}
 
 
-class ToySettings(Settings):
+class ToySettings(FixedMaskSettings):
     """Settings of the toy."""
 
     noise: float = Field(default=0.1, ge=0, le=1)
@@ -62,7 +62,7 @@ def toy() -> Iterator[str]:
         }
         kept = budget.counts(scores)
         masks = MaskSet({name: keep_largest(values, kept[name]) for name, values in scores.items()})
-        return without_training(task, masks, recalibrated=True)
+        return under_masks(task, masks, budget, settings)
 
     yield "toy"
     unregister_method("toy")
@@ -88,7 +88,7 @@ def test_search_runs_a_new_method_and_its_help_lists_it(
     assert "allocation: uniform" in recipe
     assert read_artifact(tmp_path / "j").config.allocation.label == "uniform"
     capsys.readouterr()
-    for words, told in (([], "shuffled_labels, dense, toy."), (["--method", toy], "--noise X")):
+    for words, told in (([], "full_adamw, toy."), (["--method", toy], "--noise X")):
         with pytest.raises(SystemExit):
             parse(SearchConfig, argv=[*words, "--help"], schema_of=config_of)
         assert told in " ".join(capsys.readouterr().out.split())
@@ -138,12 +138,13 @@ def test_methods_are_listed_with_family_paper_and_settings(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["methods"])
     listed = {one["name"]: one for one in list_methods()["methods"]}
+    settings = listed["toy"].pop("settings")
+    assert settings["noise"] == 0.1
     assert listed["toy"] == {
         "name": "toy",
         "family": "one-shot",
         "paper": "none",
         "summary": "Keep the largest weights, give or take.",
-        "settings": {"noise": 0.1},
     }
     assert listed["paper"]["settings"]["lr"] == 0.1
     assert set(criterion_names()) < listed.keys()
@@ -169,8 +170,8 @@ def test_settings_of_another_method_are_refused() -> None:
         SearchConfig(method="snip")
     with pytest.raises(ConfigError, match=r"there is no method 'serach': did you mean search\?"):
         config_from({"method": "serach"})
-    with pytest.raises(ConfigError, match="unknown setting lr"):
-        config_from({"method": "snip", "lr": 0.1})
+    with pytest.raises(ConfigError, match="unknown setting temperature"):
+        config_from({"method": "snip", "temperature": 2})
     with pytest.raises(ConfigError, match="there is no criterion 'magnitud'"):
         criterion("magnitud")
     assert isinstance(config_from({}), RunConfig)
@@ -199,14 +200,6 @@ def test_settings_that_are_stored_lead_back_to_the_same_run(tmp_path: Path) -> N
     ):
         assert config_from(published_settings(config, exclude_defaults=True)) == config
         assert len(published_settings(config, exclude_defaults=True)) < 20
-
-
-def test_what_is_not_trained_takes_no_new_head(tmp_path: Path) -> None:
-    told = {"num_classes": 10, "input_size": (3, 32, 32), "classifier": "fc", "new_head": True}
-    base = base_from_module(load_base("digits_resnet").model, "own", **told)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ConfigError, match="the new head has to be trained"):
-        search_jackpot(config_of("magnitude")(output=str(tmp_path / "j"), **SMALL), base)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("names", [("random",), ("dense",), ("obd", "obd")])

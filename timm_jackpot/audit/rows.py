@@ -12,16 +12,17 @@ from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods import (
     Budget,
     ChangedTensor,
+    FixedMaskSettings,
     OneShotSettings,
     Outcome,
     Role,
     SearchSettings,
-    StatisticsSettings,
     Task,
     check_control,
     method,
-    without_training,
+    trained_parameters,
 )
+from timm_jackpot.methods.dense import DenseSettings
 from timm_jackpot.search import RunConfig
 
 
@@ -36,31 +37,33 @@ def audit_rows(
         beside: other methods, with their default settings.
     """
     masks = task.masks_to_control()
-    unchanged = StatisticsSettings(recalibrated=False)  # evaluation re-estimates them for all rows
     settings = search if isinstance(search, SearchSettings) else None
+    # Evaluation re-estimates statistics for all rows; a head is trained on re-estimated ones.
+    trains = bool(trained_parameters(task.base, masks, settings)) if settings else task.base.new_head
+    one_shot = OneShotSettings.like(search, recalibrated=trains)
 
     def at(seed: int) -> Budget:
         return replace(budget, seed=seed)
 
     def magnitude() -> Outcome:
-        return method("magnitude").run(task, budget, OneShotSettings(recalibrated=False))
+        return method("magnitude").run(task, budget, one_shot)
 
     def random(seed: int) -> Outcome:
         same_counts = replace(at(seed), kept=masks.kept_per_layer())
-        outcome = method("random").run(task, same_counts, OneShotSettings(recalibrated=False))
+        outcome = method("random").run(task, same_counts, one_shot)
         assert outcome.masks is not None
         check_control("random", outcome.masks, masks)
         return outcome
 
-    def dense() -> Outcome:
-        return without_training(task, None, recalibrated=False)
+    def dense(*, recalibrated: bool) -> Outcome:
+        return method("dense").run(task, budget, DenseSettings.like(search, recalibrated=recalibrated))
 
     def control(name: str, seed: int) -> Outcome:
-        return method(name).run(task, at(seed), unchanged)
+        return method(name).run(task, at(seed), FixedMaskSettings.like(search, recalibrated=trains))
 
     rows = [
-        AuditRow("dense", dense, recalibrated=False),
-        AuditRow("dense_recalibrated", dense),
+        AuditRow("dense", partial(dense, recalibrated=False), recalibrated=False),
+        AuditRow("dense_recalibrated", partial(dense, recalibrated=trains)),
         AuditRow("jackpot", partial(_as_published, artifact, masks), recalibrated=False),
         AuditRow("jackpot_recalibrated", partial(_as_published, artifact, masks)),
         AuditRow("magnitude", magnitude, recalibrated=False),

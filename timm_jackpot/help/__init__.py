@@ -15,6 +15,7 @@ from timm_jackpot.benchmarks import BenchConfig
 from timm_jackpot.evaluation.images import PredictConfig
 from timm_jackpot.evaluation.run import EvaluateConfig
 from timm_jackpot.experiments.comparison import CompareConfig
+from timm_jackpot.experiments.rivals import RivalsConfig
 from timm_jackpot.experiments.sweeps import SweepConfig
 from timm_jackpot.experiments.transfer import TransferConfig
 from timm_jackpot.flags import parser_of
@@ -35,6 +36,7 @@ _SCHEMAS: tuple[type[Settings], ...] = (
     PushConfig,
     AuditConfig,
     CompareConfig,
+    RivalsConfig,
     SweepConfig,
     TransferConfig,
     PretrainConfig,

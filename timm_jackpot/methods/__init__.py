@@ -4,25 +4,37 @@
 def rigl(task: Task, budget: Budget, settings: RigLSettings) -> Outcome: ...
 """
 
-from timm_jackpot.methods import controls, dense, mask_search, one_shot  # importing registers them
+from timm_jackpot.methods import (  # importing registers them
+    controls,
+    dense,
+    lora,
+    mask_search,
+    one_shot,
+    piggyback,
+    references,
+)
 from timm_jackpot.methods.budget import Budget, BudgetFlags
 from timm_jackpot.methods.controls import check_control
 from timm_jackpot.methods.cover import CoverFlags, coverage_notice, find_maskable
 from timm_jackpot.methods.equalise import equalise_gradients
-from timm_jackpot.methods.mask_search import trained_parameters
-from timm_jackpot.methods.one_shot import OneShotSettings, StatisticsSettings
+from timm_jackpot.methods.fixed import FixedMaskSettings, under_masks
+from timm_jackpot.methods.one_shot import OneShotSettings
 from timm_jackpot.methods.registry import Method, all_methods, method, method_names, register_method, unregister_method
 from timm_jackpot.methods.score_training import ScoreTraining
 from timm_jackpot.methods.search_settings import PAPER, ScoreSettings, SearchSettings
 from timm_jackpot.methods.start import Start, proportional_scores
-from timm_jackpot.methods.task import ChangedTensor, Outcome, Role, Task, build_network, without_training
+from timm_jackpot.methods.task import ChangedTensor, Outcome, Role, Task, build_network
+from timm_jackpot.methods.train import AlongFlags, HeadFlags, trained_parameters
 
 __all__ = [
     "PAPER",
+    "AlongFlags",
     "Budget",
     "BudgetFlags",
     "ChangedTensor",
     "CoverFlags",
+    "FixedMaskSettings",
+    "HeadFlags",
     "Method",
     "OneShotSettings",
     "Outcome",
@@ -31,7 +43,6 @@ __all__ = [
     "ScoreTraining",
     "SearchSettings",
     "Start",
-    "StatisticsSettings",
     "Task",
     "all_methods",
     "build_network",
@@ -41,13 +52,16 @@ __all__ = [
     "dense",
     "equalise_gradients",
     "find_maskable",
+    "lora",
     "mask_search",
     "method",
     "method_names",
     "one_shot",
+    "piggyback",
     "proportional_scores",
+    "references",
     "register_method",
     "trained_parameters",
+    "under_masks",
     "unregister_method",
-    "without_training",
 ]

@@ -17,11 +17,11 @@ from timm_jackpot.data.memory import MemoryImages
 from timm_jackpot.errors import ConfigError, TrainingError
 from timm_jackpot.masks import MaskSet, chance_overlap, keep_largest, mask_overlap
 from timm_jackpot.methods.budget import Budget
+from timm_jackpot.methods.fixed import FixedMaskSettings, under_masks
 from timm_jackpot.methods.mask_search import search
-from timm_jackpot.methods.one_shot import StatisticsSettings
 from timm_jackpot.methods.registry import register_method
 from timm_jackpot.methods.search_settings import SearchSettings
-from timm_jackpot.methods.task import Outcome, Task, without_training
+from timm_jackpot.methods.task import Outcome, Task
 from timm_jackpot.runtime.processes import Shard
 
 _SANITY = "arXiv:2009.11094"
@@ -29,36 +29,36 @@ _MISSING_THE_MARK = "arXiv:2009.08576"
 
 
 @register_method("permuted_within", family="control", paper=_SANITY, finds_jackpots=False)
-def permuted_within(task: Task, budget: Budget, settings: StatisticsSettings) -> Outcome:
+def permuted_within(task: Task, budget: Budget, settings: FixedMaskSettings) -> Outcome:
     """The jackpot's mask, shuffled within each layer: layer counts stay, positions change."""
     masks = task.masks_to_control()
     control = check_control("permuted_within", permute_within(masks, seed=budget.seed), masks)
-    return without_training(task, control, recalibrated=settings.recalibrated)
+    return under_masks(task, control, budget, settings)
 
 
 @register_method("permuted_across", family="control", paper=_MISSING_THE_MARK, finds_jackpots=False)
-def permuted_across(task: Task, budget: Budget, settings: StatisticsSettings) -> Outcome:
+def permuted_across(task: Task, budget: Budget, settings: FixedMaskSettings) -> Outcome:
     """The jackpot's mask, shuffled across all layers: the total stays, layer counts and positions change."""
     masks = task.masks_to_control()
     control = check_control("permuted_across", permute_across(masks, seed=budget.seed), masks, by_layer=False)
-    return without_training(task, control, recalibrated=settings.recalibrated)
+    return under_masks(task, control, budget, settings)
 
 
 @register_method("smallest", family="control", paper=_MISSING_THE_MARK, finds_jackpots=False)
-def smallest(task: Task, budget: Budget, settings: StatisticsSettings) -> Outcome:
+def smallest(task: Task, budget: Budget, settings: FixedMaskSettings) -> Outcome:
     """The smallest weights in magnitude, at the jackpot's layer counts."""
     masks = task.masks_to_control()
     control = check_control("smallest", smallest_weights(masks, task.maskable.weights), masks)
-    return without_training(task, control, recalibrated=settings.recalibrated)
+    return under_masks(task, control, budget, settings)
 
 
 @register_method("reinitialised", family="control", paper=_MISSING_THE_MARK, finds_jackpots=False)
-def reinitialised(task: Task, budget: Budget, settings: StatisticsSettings) -> Outcome:
+def reinitialised(task: Task, budget: Budget, settings: FixedMaskSettings) -> Outcome:
     """The jackpot's mask on newly drawn weights."""
     masks = task.masks_to_control()
     weights = {name: task.maskable.weights[name].detach() for name in masks}
     fresh = check_fresh_weights("reinitialised", draw_weights(weights, seed=budget.seed), weights)
-    return without_training(task, masks, weights=fresh, recalibrated=settings.recalibrated)
+    return under_masks(task, masks, budget, settings, weights=fresh)
 
 
 @register_method("shuffled_labels", family="control", paper=_SANITY)

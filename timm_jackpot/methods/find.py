@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from math import isnan
-from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from timm_jackpot.adapter import ScoreAdapter, attach, detach
-from timm_jackpot.base import norm_layers
 from timm_jackpot.errors import TrainingError
 from timm_jackpot.evaluation import evaluate_accuracy
 from timm_jackpot.masks import MaskSet
@@ -17,17 +16,9 @@ from timm_jackpot.methods.score_training import ScoreTraining
 from timm_jackpot.methods.search_settings import SearchSettings
 from timm_jackpot.methods.start import Start
 from timm_jackpot.methods.task import Task
+from timm_jackpot.methods.train import train_network
 from timm_jackpot.runtime.processes import same_everywhere
-from timm_jackpot.training import (
-    Objective,
-    RunTensors,
-    average_norm_statistics,
-    fit,
-    learning_rate,
-    make_mixer,
-    make_optimizer,
-    recalibrate,
-)
+from timm_jackpot.training import Objective, average_norm_statistics, recalibrate
 
 
 def find_masks(
@@ -69,39 +60,25 @@ def find_masks(
         _check_scores(adapter, task, settings)
         return {"sparsity": training.sparsity}
 
-    groups: list[dict[str, Any]] = [{"params": [*adapter.scores(), *trained]}]
-    if head:
-        groups.append({"params": head, "lr_scale": (settings.head_lr or settings.lr) / settings.lr})
-    optimizer = make_optimizer(settings, groups)
-    if settings.equalise_layers:
+    def equalise(optimizer: torch.optim.Optimizer) -> None:
         equalise_gradients(optimizer, adapter.scores())
-    tensors = RunTensors(lambda: _changing(adapter, [*trained, *head]), model, optimizer, accelerator)
-    if resumed is not None:
-        tensors.restore(resumed.tensors)
-    if steps > first_step:
-        fit(
-            accelerator=accelerator,
-            model=model,
-            optimizer=optimizer,
-            objective=Objective(settings.label_smoothing, teacher, settings.distill_weight, settings.temperature),
-            train=task.data.train,
-            batch_size=task.batch_size,
-            seed=seed,
-            steps=steps,
-            lr_at=lambda step: learning_rate(settings, step, steps),
-            record=record,
-            title="search",
-            before_step=before_step,
-            after_step=lambda step: task.state.after_step(step, steps, tensors.current) if task.state else None,
-            first_step=first_step,
-            figures=figures,
-            mix=make_mixer(settings, task.data.num_classes, task.batch_size, seed),
-            keep_in_eval=[layer for _, layer in norm_layers(model)] if settings.freeze_norm_statistics else (),
-            torchcompile=task.run.torchcompile,
-            channels_last=task.run.channels_last,
-        )
-    if task.state is not None:
-        task.state.after_all_steps()
+
+    train_network(
+        model,
+        task,
+        settings,
+        rest=[*adapter.scores(), *trained],
+        head=head,
+        steps=steps,
+        seed=seed,
+        title="search",
+        named=lambda: _changing(adapter, [*trained, *head]),
+        objective=Objective(settings.label_smoothing, teacher, settings.distill_weight, settings.temperature),
+        frozen_statistics=settings.freeze_norm_statistics,
+        prepare=equalise if settings.equalise_layers else lambda optimizer: None,
+        before_step=before_step,
+        figures=figures,
+    )
     _check_scores(adapter, task, settings)
     masks = training.final_masks()
     detach(model)

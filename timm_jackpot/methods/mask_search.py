@@ -4,24 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from timm_jackpot.base import (
-    Base,
-    Maskable,
-    classifier_parameters,
-    copy_tensors,
-    norm_affine,
-    norm_statistics,
-    working_copy,
-)
+from timm_jackpot.base import copy_tensors, norm_statistics, working_copy
 from timm_jackpot.base import random_weights as random_weights_of
-from timm_jackpot.errors import BaseError, ConfigError
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.find import find_masks
 from timm_jackpot.methods.registry import register_method
-from timm_jackpot.methods.search_settings import PAPER, ScoreSettings, SearchSettings
+from timm_jackpot.methods.search_settings import PAPER, SearchSettings
 from timm_jackpot.methods.start import start_from, starved_notice
 from timm_jackpot.methods.task import ChangedTensor, Outcome, Role, Stopwatch, Task
-from timm_jackpot.methods.warm_head import warm_head
+from timm_jackpot.methods.train import trained_parameters, warm_head
 from timm_jackpot.runtime.processes import say
 
 
@@ -32,27 +23,21 @@ def search(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
     start = start_from(settings.criterion, task, budget, batches=settings.criterion_batches)
     if budget.allocation == "global":
         say(starved_notice(start), task.accelerator)
-    roles = trained_parameters(task.base, task.maskable, settings)
+    roles = trained_parameters(task.base, task.maskable.weights, settings)
     model = working_copy(task.base.model, own=roles.keys())
     parameters = dict(model.named_parameters())
     head = [parameters[name] for name, role in roles.items() if role == "head"]
     trained = [parameters[name] for name, role in roles.items() if role != "head"]
     for parameter in (*head, *trained):
         parameter.requires_grad_(True)
-    head_steps = settings.head_steps
-    if head_steps and not task.base.new_head:
-        raise ConfigError("--head-steps trains a new head first, and this base keeps its own: leave it out")
-    if head_steps > budget.steps:
-        raise ConfigError(f"--head-steps {head_steps} are more than the run's {budget.steps} steps: lower them")
-    if head_steps and not (task.state and task.state.resumed):
-        warm_head(model, head, task, settings, seed=budget.seed)
+    steps = warm_head(model, head, task, budget, settings)
     distill = settings.distill_weight > 0 and task.can_teach
     masks = find_masks(
         model,
         start,
         task,
         settings,
-        steps=budget.steps - head_steps,
+        steps=steps,
         seed=budget.seed,
         trained=trained,
         head=head,
@@ -68,6 +53,12 @@ def search(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
 @register_method("paper", family="mask search", paper="arXiv:2104.08700", defaults=PAPER)
 def paper(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
     """The search of the Lottery Jackpots paper: two-level start, one global threshold, cross-entropy only."""
+    return search(task, budget, settings)
+
+
+@register_method("low_flip", family="mask search", paper="arXiv:2004.14129", defaults={"sparsity": "0.01"})
+def low_flip(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
+    """The search at very low sparsity: a mask as an adapter that removes few weights, of few bytes when compact."""
     return search(task, budget, settings)
 
 
@@ -88,23 +79,3 @@ def random_weights(task: Task, budget: Budget, settings: SearchSettings) -> Outc
     outcome = search(random_task, budget, settings)
     random_tensors = {name: ChangedTensor("weights", tensor.detach().cpu()) for name, tensor in fresh.items()}
     return replace(outcome, changed={**random_tensors, **outcome.changed})
-
-
-def trained_parameters(base: Base, maskable: Maskable, settings: ScoreSettings) -> dict[str, Role]:
-    """The parameters that are trained along with the scores, and their roles.
-
-    Raises:
-        BaseError: if the settings ask to train parameters that the base does not have.
-    """
-    name, classifier = base.ref.name, classifier_parameters(base.model)
-    trained: dict[str, Role] = {}
-    if base.new_head or settings.train_head:
-        trained |= dict.fromkeys((layer for layer in classifier if layer not in maskable.weights), "head")
-        if not trained:
-            raise BaseError(f"{name} has no classifier to train: leave --train-head out")
-    if settings.train_norm:
-        affine = [layer for layer in norm_affine(base.model) if layer not in trained]
-        if not affine:
-            raise BaseError(f"{name} has no norm scales and shifts to train: leave --train-norm out")
-        trained |= dict.fromkeys(affine, "norm_affine")
-    return trained

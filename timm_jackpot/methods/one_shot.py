@@ -1,4 +1,4 @@
-"""One-shot pruning: a criterion picks the weights, norm statistics are re-estimated, nothing is trained."""
+"""One-shot pruning: a criterion picks the weights, norm statistics are re-estimated, no weight is trained."""
 
 from __future__ import annotations
 
@@ -8,22 +8,13 @@ from pydantic import Field
 
 from timm_jackpot.criteria import criterion, criterion_names
 from timm_jackpot.methods.budget import Budget
+from timm_jackpot.methods.fixed import FixedMaskSettings, under_masks
 from timm_jackpot.methods.registry import register_method
 from timm_jackpot.methods.start import start_from
-from timm_jackpot.methods.task import Outcome, Task, without_training
-from timm_jackpot.schema import Settings
+from timm_jackpot.methods.task import Outcome, Task
 
 
-class StatisticsSettings(Settings):
-    """Settings of methods that do not train."""
-
-    group: ClassVar[str] = "Search"
-
-    recalibrated: bool = True
-    """Re-estimate the running statistics of batch norm under the mask on 10,000 training images."""
-
-
-class OneShotSettings(StatisticsSettings):
+class OneShotSettings(FixedMaskSettings):
     """Settings of one-shot pruning."""
 
     group: ClassVar[str] = "Search"
@@ -35,9 +26,9 @@ class OneShotSettings(StatisticsSettings):
 def _register_one_shot(name: str) -> None:
     def one_shot(task: Task, budget: Budget, settings: OneShotSettings) -> Outcome:
         masks = start_from(name, task, budget, batches=settings.criterion_batches).masks
-        return without_training(task, masks, recalibrated=settings.recalibrated, start=masks)
+        return under_masks(task, masks, budget, settings, start=masks)
 
-    one_shot.__doc__ = f"""Keep the weights with the highest {name} scores; nothing is trained."""
+    one_shot.__doc__ = f"""Keep the weights with the highest {name} scores; only a new head is trained."""
     register_method(name, family="one-shot", paper=criterion(name).paper)(one_shot)
 
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from timm_jackpot.criteria import criterion_names
-from timm_jackpot.schema import OneOf, Settings
-from timm_jackpot.training import OptimFlags
+from timm_jackpot.methods.train import AlongFlags, WarmHeadFlags
+from timm_jackpot.schema import OneOf
 
 # Lottery Jackpots (arXiv:2104.08700), Sec. 4.1 and the authors' code: two-level start, constant sparsity, thresholds
 # recomputed at every step, plain cross-entropy.
@@ -30,7 +30,7 @@ PAPER: Mapping[str, Any] = MappingProxyType(
 )
 
 
-class ScoreSettings(Settings):
+class ScoreSettings(AlongFlags):
     """The initial scores, the sparsity schedule, and what is trained along with the scores."""
 
     group: ClassVar[str] = "Search"
@@ -51,15 +51,11 @@ class ScoreSettings(Settings):
     """Fraction of the run after which the cubic ramp reaches the final sparsity."""
     refresh_interval: int = Field(default=10, ge=1, le=10**9)
     """Steps between recomputations of the thresholds that decide, at every step, which weights are kept."""
-    train_norm: bool = False
-    """Also train the scales and shifts of normalization layers."""
-    train_head: bool = False
-    """Also train the classifier; a new one is always trained."""
     freeze_norm_statistics: bool = False
     """Keep the running statistics of batch norm from the base."""
 
 
-class SearchSettings(ScoreSettings, OptimFlags):
+class SearchSettings(ScoreSettings, WarmHeadFlags):
     """Settings of a mask search: scores are trained, weights are not."""
 
     criterion_batches: int = Field(default=1, ge=1, le=10**6)
@@ -68,10 +64,6 @@ class SearchSettings(ScoreSettings, OptimFlags):
     grasp (−0.04; 0.20): the mean gradient of a trained network is noise."""
     lr: float = Field(default=0.05, ge=1e-12, le=1e6)
     """Peak learning rate."""
-    head_lr: float | None = Field(default=None, ge=1e-12, le=1e6)
-    """Peak learning rate of a new or trained head. Default: that of the scores."""
-    head_steps: int = Field(default=0, ge=0, le=10**9)
-    """Steps at the start, out of the run's steps, in which only a new head is trained."""
     equalise_layers: bool = True
     """Scale the score gradients of all layers to the same root mean square, so that all layers change at one pace."""
     distill_weight: float = Field(default=0.7, ge=0, le=1)

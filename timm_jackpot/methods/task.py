@@ -13,11 +13,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from timm_jackpot.adapter import merge
-from timm_jackpot.base import Base, Maskable, copy_tensors, norm_statistics
+from timm_jackpot.base import Base, Maskable
 from timm_jackpot.data import Data
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.masks import MaskSet
-from timm_jackpot.training import CALIBRATION_IMAGES, Record, RunFlags, RunState, recalibrate
+from timm_jackpot.training import Record, RunFlags, RunState
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class Outcome:
     steps: int  # optimizer steps taken
     seconds: float
     start: MaskSet | None = None  # the masks that the criterion alone would give, at the same counts
+    factors: Mapping[str, Tensor] = field(default_factory=dict)  # stored instead of the changed weights they make up
+    extra_flops: float = 0.0  # of a forward pass whose updates are not merged, as a fraction of the base's
 
 
 class Stopwatch:
@@ -87,34 +89,3 @@ def build_network(task: Task, outcome: Outcome) -> nn.Module:
     for name, changed in outcome.changed.items():
         state[name].copy_(changed.tensor)
     return merge(model, outcome.masks or MaskSet({})).eval()
-
-
-def without_training(
-    task: Task,
-    masks: MaskSet | None,
-    *,
-    weights: Mapping[str, Tensor] | None = None,
-    recalibrated: bool,
-    start: MaskSet | None = None,
-) -> Outcome:
-    """The base under `masks`, without any training.
-
-    Args:
-        weights: weights that replace those of the base.
-        recalibrated: whether to re-estimate norm statistics.
-
-    Raises:
-        ConfigError: for a base with a new head.
-    """
-    if task.base.new_head:
-        raise ConfigError("the new head has to be trained, but this method does not train: use --method search")
-    watch = Stopwatch()
-    changed = {name: ChangedTensor("weights", tensor.detach().cpu()) for name, tensor in (weights or {}).items()}
-    names = norm_statistics(task.base.model) if recalibrated else []
-    if names:
-        model = build_network(task, Outcome(masks, changed, 0, 0.0))
-        recalibrate(model, task.data, task.batch_size, task.accelerator, images=CALIBRATION_IMAGES)
-        changed |= {
-            name: ChangedTensor("norm_statistics", tensor) for name, tensor in copy_tensors(model, names).items()
-        }
-    return Outcome(masks, changed, 0, watch.seconds, start)

@@ -68,7 +68,7 @@ class TrainableJackpot(nn.Module):
         self._maskable = find_maskable(config, base, data["input_size"], allocation=config.allocation)
         if _head_was_replaced(base):
             config = config.model_copy(update={"train_head": True})
-        trained = trained_parameters(base, self._maskable, config)
+        trained = trained_parameters(base, self._maskable.weights, config)
         if len(config.class_names) not in (0, base.ref.num_classes):
             raise ConfigError(
                 f"class_names has {len(config.class_names)} names, but the model has {base.ref.num_classes} classes"

@@ -1,5 +1,6 @@
 """Pictures of run records, reports and masks."""
 
+from timm_jackpot.plots.adapter_figure import adapter_figure
 from timm_jackpot.plots.audit_figures import AUDIT_PICTURES, audit_figures
 from timm_jackpot.plots.mask_figure import mask_figure
 from timm_jackpot.plots.overlap_figure import overlap_figure
@@ -10,6 +11,7 @@ from timm_jackpot.plots.transfer_figure import transfer_figure
 __all__ = [
     "AUDIT_PICTURES",
     "SEARCH_PICTURES",
+    "adapter_figure",
     "audit_figures",
     "convergence_figure",
     "mask_figure",

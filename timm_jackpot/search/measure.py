@@ -7,31 +7,34 @@ from dataclasses import dataclass
 from torch import nn
 
 from timm_jackpot.evaluation import Accuracy, evaluate_accuracy
-from timm_jackpot.methods import Budget, OneShotSettings, Task, build_network, method
-from timm_jackpot.training import CALIBRATION_IMAGES, recalibrate
+from timm_jackpot.methods import Budget, FixedMaskSettings, OneShotSettings, Task, build_network, method
+from timm_jackpot.methods.dense import DenseSettings
+from timm_jackpot.search.config import RunConfig
 
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Accuracy on the test split; None where a new head leaves nothing to compare with."""
+    """Accuracy on the test split. Where the search trains a head, so do the others, for as many steps."""
 
     jackpot: Accuracy
-    dense: Accuracy | None
-    magnitude: Accuracy | None
-    magnitude_recalibrated: Accuracy | None
+    dense: Accuracy
+    magnitude: Accuracy | None  # None where a head is trained: no one would train it on statistics of other weights
+    magnitude_recalibrated: Accuracy
 
 
-def measure_on_test(network: nn.Module, task: Task, budget: Budget) -> Accuracies:
+def measure_on_test(network: nn.Module, task: Task, budget: Budget, config: RunConfig) -> Accuracies:
     """Evaluate the jackpot's `network`, the dense base and magnitude pruning on the test split, once each."""
 
     def accuracy(candidate: nn.Module) -> Accuracy:
         return evaluate_accuracy(candidate, task.data.test, batch_size=task.batch_size, accelerator=task.accelerator)
 
-    jackpot = accuracy(network)
-    if task.base.new_head:
-        return Accuracies(jackpot, None, None, None)
-    outcome = method("magnitude").run(task, budget, OneShotSettings(recalibrated=False))
-    one_shot = build_network(task, outcome)
-    magnitude = accuracy(one_shot)
-    recalibrate(one_shot, task.data, task.batch_size, task.accelerator, images=CALIBRATION_IMAGES)
-    return Accuracies(jackpot, accuracy(task.base.model), magnitude, accuracy(one_shot))
+    def control(name: str, settings: FixedMaskSettings) -> Accuracy:
+        return accuracy(build_network(task, method(name).run(task, budget, settings)))
+
+    trains_head = task.base.new_head or getattr(config, "train_head", False)
+    return Accuracies(
+        jackpot=accuracy(network),
+        dense=control("dense", DenseSettings.like(config, recalibrated=False)),
+        magnitude=None if trains_head else control("magnitude", OneShotSettings.like(config, recalibrated=False)),
+        magnitude_recalibrated=control("magnitude", OneShotSettings.like(config, recalibrated=True)),
+    )

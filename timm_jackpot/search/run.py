@@ -90,7 +90,7 @@ def _search(
         total = [mask.numel() for mask in jackpot.masks.values()]
         record.write("layers", names=list(kept), kept=list(kept.values()), total=total)
         network = build_network(task, outcome)
-        comparison = measure_on_test(network, task, budget)
+        comparison = measure_on_test(network, task, budget, config)
         summary = summary_of(jackpot, outcome, comparison, task, config, state.seconds)
         record.write("result", **summary)
         if random_weights is not None and accelerator.is_main_process:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from timm_jackpot.evaluation import Accuracy
 from timm_jackpot.search.config import RunConfig
 from timm_jackpot.search.run import SearchResult, random_base_of
 
@@ -13,10 +12,11 @@ def comparison_table(result: SearchResult, config: RunConfig) -> str:
     """Test accuracy of the dense base, the controls and the jackpot; the artifact's size; the code that loads it."""
     summary, comparison = result.summary, result.comparison
     dense_bytes = 4 * result.jackpot.kept_of_all[1]
+    head = " + head" if comparison.magnitude is None else ""
     rows = {
-        "dense": comparison.dense,
+        f"dense{head}": comparison.dense,
         "magnitude one-shot": comparison.magnitude,
-        "magnitude, norm statistics re-estimated": comparison.magnitude_recalibrated,
+        f"magnitude, norm statistics re-estimated{head}": comparison.magnitude_recalibrated,
         "jackpot": comparison.jackpot,
     }
     width = max(map(len, rows))
@@ -26,7 +26,7 @@ def comparison_table(result: SearchResult, config: RunConfig) -> str:
         f"{100 * summary['sparsity_all_parameters']:.2f} % of all parameters",
         "",
         f"{'':<{width}}   top-1",
-        *(f"{name:<{width}}  {_cell(accuracy)}" for name, accuracy in rows.items()),
+        *(f"{name:<{width}}  {accuracy.top1:6.2f}" for name, accuracy in rows.items() if accuracy is not None),
         "",
         f"artifact {summary['artifact']}: {summary['artifact_bytes']} bytes, masks {summary['mask_bytes']} bytes "
         f"(dense float32 parameters: {dense_bytes} bytes)",
@@ -35,10 +35,6 @@ def comparison_table(result: SearchResult, config: RunConfig) -> str:
         f"model = from_pretrained({summary['artifact']!r}{_base_argument(result, config)})",
     ]
     return "\n".join(lines)
-
-
-def _cell(accuracy: Accuracy | None) -> str:
-    return "    –" if accuracy is None else f"{accuracy.top1:6.2f}"
 
 
 def _base_argument(result: SearchResult, config: RunConfig) -> str:

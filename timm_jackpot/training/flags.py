@@ -25,8 +25,8 @@ class OptimFlags(Settings):
 
     group: ClassVar[str] = "Training"
 
-    opt: Literal["sgd", "adam"] = "sgd"
-    """Optimizer: SGD with momentum, or Adam."""
+    opt: Literal["sgd", "adam", "adamw"] = "sgd"
+    """Optimizer: SGD with momentum, Adam, or AdamW."""
     lr: float = Field(default=0.1, ge=1e-12, le=1e6)
     """Peak learning rate."""
     lr_schedule: Literal["cosine", "step", "constant"] = "cosine"
@@ -38,7 +38,7 @@ class OptimFlags(Settings):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD, β₁ of Adam."""
     weight_decay: float = Field(default=5e-4, ge=0, le=1e3)
-    """L2 penalty on the trained parameters."""
+    """L2 penalty on the trained parameters; with AdamW, their decoupled decay."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Label smoothing: the fraction of the target spread over all classes."""
     mixup: float = Field(default=0.0, ge=0, le=100)
@@ -137,8 +137,9 @@ def make_optimizer(
     flags: OptimFlags, parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 ) -> torch.optim.Optimizer:
     """Make the optimizer that the flags choose, of parameters or of parameter groups."""
-    if flags.opt == "adam":
-        return torch.optim.Adam(parameters, flags.lr, betas=(flags.momentum, 0.999), weight_decay=flags.weight_decay)
+    if flags.opt in ("adam", "adamw"):
+        kind = torch.optim.Adam if flags.opt == "adam" else torch.optim.AdamW
+        return kind(parameters, flags.lr, betas=(flags.momentum, 0.999), weight_decay=flags.weight_decay)
     return torch.optim.SGD(parameters, flags.lr, momentum=flags.momentum, weight_decay=flags.weight_decay)
 
 

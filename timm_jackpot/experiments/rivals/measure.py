@@ -1,0 +1,115 @@
+"""Train one rival and measure it: accuracy, bytes per task, trained parameters, time to switch to it."""
+
+from __future__ import annotations
+
+import copy
+import time
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from timm_jackpot.data import ImageSource
+from timm_jackpot.errors import TrainingError
+from timm_jackpot.evaluation import evaluate_accuracy
+from timm_jackpot.masks import encode_compact
+from timm_jackpot.methods import Budget, Outcome, Task, build_network, method
+from timm_jackpot.search import RunConfig
+from timm_jackpot.search.task import steps_of
+
+_SWITCHES = 5
+_BYTES = 4  # float32
+
+
+def validation_accuracy(task: Task, config: RunConfig) -> dict[str, Any]:
+    """Top-1 on the held-out images after training; 0 if training failed at these settings."""
+    assert task.data.val is not None
+    try:
+        outcome = _train(task, config)
+    except TrainingError as error:
+        return {"top1": 0.0, "failed": str(error)}
+    return {"top1": _accuracy(task, outcome, task.data.val), "steps": outcome.steps, "seconds": outcome.seconds}
+
+
+def judge(task: Task, config: RunConfig) -> dict[str, Any]:
+    """Top-1 on the test split after training, and what the result costs."""
+    outcome = _train(task, config)
+    return {
+        "top1": _accuracy(task, outcome, task.data.test),
+        "test_images": len(task.data.test),
+        "sparsity": outcome.masks.sparsity if outcome.masks is not None else 0.0,
+        **{f"{kind}_bytes": size for kind, size in stored_bytes(task, outcome).items()},
+        "trained_parameters": _trained(task, outcome, config),
+        "steps": outcome.steps,
+        "seconds": outcome.seconds,
+        "extra_flops": outcome.extra_flops,
+        "switch_seconds": switch_seconds(task, outcome),
+    }
+
+
+def stored_bytes(task: Task, outcome: Outcome) -> dict[str, int]:
+    """Bytes that one task takes beside the base, by kind: compact masks, everything else in float32."""
+    found: dict[str, int] = dict.fromkeys(("mask", "norm_statistics", "norm_affine", "head", "weights"), 0)
+    if outcome.masks is not None:
+        weights = {name: task.maskable.weights[name].detach().cpu() for name in outcome.masks}
+        found["mask"] = encode_compact(outcome.masks, weights).numel()
+    for role, tensor in outcome.changed.values():
+        if role != "weights" or not outcome.factors:
+            found[role] += tensor.numel() * _BYTES
+    found["weights"] += sum(factor.numel() for factor in outcome.factors.values()) * _BYTES
+    return found
+
+
+@torch.no_grad()
+def switch_seconds(task: Task, outcome: Outcome) -> float:
+    """Median time to write this task's tensors into a network in memory that holds another task's."""
+    model, base = copy.deepcopy(task.base.model), task.base.model.state_dict()
+    state = model.state_dict()
+    masks = {name: mask.to(base[name].device) for name, mask in (outcome.masks or {}).items()}
+    pairs = _factor_pairs(outcome)
+    times = []
+    for _ in range(_SWITCHES):
+        started = time.perf_counter()
+        for name, mask in masks.items():
+            torch.mul(base[name], mask, out=state[name])
+        for name, (_, tensor) in outcome.changed.items():
+            if name in pairs:
+                a, b = pairs[name]
+                product = (b.flatten(1) @ a.flatten(1)).reshape(state[name].shape)
+                torch.add(base[name], product, out=state[name])
+            else:
+                state[name].copy_(tensor)
+        times.append(time.perf_counter() - started)
+    return median(times)
+
+
+def _factor_pairs(outcome: Outcome) -> dict[str, tuple[Tensor, Tensor]]:
+    """Weight → its low-rank factors A [r, …] and B [out, r]."""
+    return {
+        name: (outcome.factors[f"{layer}.lora_A.default.weight"], outcome.factors[f"{layer}.lora_B.default.weight"])
+        for name in outcome.changed
+        if f"{(layer := name.removesuffix('.weight'))}.lora_A.default.weight" in outcome.factors
+    }
+
+
+def _train(task: Task, config: RunConfig) -> Outcome:
+    steps = steps_of(config, len(task.data.train), task.accelerator)
+    return method(config.method).run(task, Budget.of(config, steps=steps, seed=config.seed), config)
+
+
+def _accuracy(task: Task, outcome: Outcome, images: ImageSource) -> float:
+    network = build_network(task, outcome)
+    return evaluate_accuracy(network, images, batch_size=task.batch_size, accelerator=task.accelerator).top1
+
+
+def _trained(task: Task, outcome: Outcome, config: RunConfig) -> int:
+    """Trained parameters: scores, factors, and every changed tensor but statistics and merged weights."""
+    scores = outcome.masks.total if outcome.masks is not None and method(config.method).family == "mask search" else 0
+    factors = sum(factor.numel() for factor in outcome.factors.values())
+    others = sum(
+        tensor.numel()
+        for role, tensor in outcome.changed.values()
+        if role != "norm_statistics" and not (role == "weights" and outcome.factors)
+    )
+    return scores + factors + others

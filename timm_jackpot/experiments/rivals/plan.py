@@ -1,0 +1,159 @@
+"""Expand a recipe into tasks, methods, the grid that each method is tuned over, and seeds."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from timm_jackpot.errors import ConfigError
+from timm_jackpot.experiments.settings import key_value, merged
+from timm_jackpot.methods import method
+from timm_jackpot.recipes import read_recipe, read_seeds, read_yaml
+from timm_jackpot.schema import Command, Settings
+from timm_jackpot.search import RunConfig, config_from, config_of
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,%=_+-]{0,39}")
+_SET_HERE = {"seed", "output", "overwrite", "resume"}
+
+
+class RivalsConfig(Settings):
+    """Run methods side by side on several tasks: each is tuned on held-out training images, then trained with every
+    seed and judged once on the test split. Finished runs are not repeated."""
+
+    command: ClassVar[Command | None] = Command(
+        "rivals",
+        (
+            "--recipe adapters_small --data-dir clothing=data/clothing --output adapters",
+            "--recipe adapters_small --tasks digits --seeds 0 --output quick",
+            "--recipe mine.yaml --set steps=100 --output rivals",
+        ),
+    )
+
+    rivals: str = Field(json_schema_extra={"flags": ["--recipe"]})
+    """A bundled recipe by name, or a YAML file: settings for all runs, plus tasks (name: settings), rivals (name: a
+    method, its settings, and tune: the values to try of some), seeds, and tune_steps (the steps of a run that tunes;
+    default: those of the task). A rival ignores settings of a task that its method does not have."""
+    tasks: tuple[str, ...] = ()
+    """Only these tasks of the recipe. Processes may work on different tasks of one output folder at a time."""
+    base_checkpoint: tuple[str, ...] = ()
+    """Files with a base's weights, by task: digits=resnet20.safetensors."""
+    data_dir: tuple[str, ...] = ()
+    """Image folders, by task: clothing=data/clothing."""
+    settings: tuple[str, ...] = Field(default=(), json_schema_extra={"flags": ["--set"]})
+    """Settings that override the recipe's everywhere, as key=value: steps=100 channels_last=true."""
+    seeds: tuple[int, ...] | None = None
+    """Seeds of the runs that are judged; the first also tunes. Default: those of the recipe, or 0 1 2."""
+    output: str
+    """Folder for results, table.md, table.csv and adapters.png."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One row of a task's table: a method with fixed settings, and settings to choose from."""
+
+    name: str
+    settings: Mapping[str, Any]  # of the runs that are judged
+    candidates: tuple[dict[str, Any], ...]  # what tuning chooses from; one empty candidate: nothing to choose
+    tune_steps: int | None
+
+    def run(self, candidate: Mapping[str, Any], seed: int) -> RunConfig:
+        """The settings of a run that is judged."""
+        return config_from({**self.settings, **candidate, "seed": seed})
+
+    def tuning_run(self, candidate: Mapping[str, Any], seed: int) -> RunConfig:
+        """The settings of a run that tunes."""
+        steps = {} if self.tune_steps is None else {"steps": self.tune_steps}
+        return config_from({**merged(self.settings, steps), **candidate, "seed": seed})
+
+
+@dataclass(frozen=True)
+class RivalsPlan:
+    tasks: dict[str, tuple[Rival, ...]]
+    seeds: tuple[int, ...]
+
+
+def plan_rivals(config: RivalsConfig) -> RivalsPlan:
+    """All rivals on all tasks. Precedence: the recipe's settings for all < a task's < a rival's < flags.
+
+    Raises:
+        ConfigError: for a recipe without tasks or rivals, or settings that a method does not accept.
+    """
+    recipe = read_recipe(config.rivals)
+    tasks, rivals = (_mappings(recipe.pop(key, None), key, config.rivals) for key in ("tasks", "rivals"))
+    seeds = read_seeds(config.seeds or recipe.pop("seeds", (0, 1, 2)))
+    recipe.pop("seeds", None)
+    _known(config.tasks, tasks, "--tasks")
+    given = (key_value(text, "--set") for text in config.settings)
+    flags = {key.replace("-", "_"): read_yaml(value, f"--set {key}={value}") for key, value in given}
+    tune_steps = {**recipe, **flags}.get("tune_steps")
+    files = {
+        key: dict(key_value(text, flag) for text in getattr(config, key))
+        for key, flag in (("base_checkpoint", "--base-checkpoint"), ("data_dir", "--data-dir"))
+    }
+    for key, by_task in files.items():
+        _known(by_task, tasks, f"--{key.replace('_', '-')}")
+    found: dict[str, tuple[Rival, ...]] = {}
+    for layer in (recipe, flags):
+        layer.pop("tune_steps", None)
+    for task in config.tasks or tasks:
+        own = {key: by_task[task] for key, by_task in files.items() if task in by_task}
+        common = merged(recipe, tasks[task], flags, own)
+        found[task] = tuple(
+            _rival(task, name, settings, common, flags, tune_steps, seeds) for name, settings in rivals.items()
+        )
+    return RivalsPlan(found, seeds)
+
+
+def _rival(
+    task: str,
+    name: str,
+    settings: Mapping[str, Any],
+    common: Mapping[str, Any],
+    flags: Mapping[str, Any],
+    tune_steps: int | None,
+    seeds: Sequence[int],
+) -> Rival:
+    own = dict(settings)
+    grid = {str(key).replace("-", "_"): values for key, values in (own.pop("tune", None) or {}).items()}
+    what = f"{name} on {task}"
+    if not all(isinstance(values, list) and values for values in grid.values()):
+        raise ConfigError(f"{what}: tune must map settings to lists of values")
+    chosen = str(own.get("method", "search"))
+    method(chosen)
+    fields = config_of(chosen).model_fields
+    fitting = {key: value for key, value in common.items() if key in fields}
+    merged_settings = merged(fitting, own, {key: value for key, value in flags.items() if key in fields})
+    clash = sorted(_SET_HERE & merged_settings.keys())
+    if clash:
+        raise ConfigError(f"{what} sets {clash[0]}: leave it out, it is set here")
+    candidates = tuple(dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))
+    rival = Rival(name, merged_settings, candidates, tune_steps)
+    try:
+        for candidate in candidates:
+            rival.run(candidate, seeds[0])
+            rival.tuning_run(candidate, seeds[0])
+    except ConfigError as error:
+        raise ConfigError(f"{what}: {error}") from error
+    return rival
+
+
+def _mappings(value: object, key: str, recipe: str) -> dict[str, dict[str, Any]]:
+    """Names and their settings."""
+    if (
+        not isinstance(value, dict)
+        or not value
+        or not all(_NAME.fullmatch(str(name)) and isinstance(settings, dict) for name, settings in value.items())
+    ):
+        raise ConfigError(f"the recipe {recipe} must have {key}, which map names of at most 40 characters to settings")
+    return {str(name): {str(k).replace("-", "_"): v for k, v in found.items()} for name, found in value.items()}
+
+
+def _known(names: Sequence[str] | Mapping[str, Any], tasks: Mapping[str, Any], flag: str) -> None:
+    unknown = sorted(set(names) - tasks.keys())
+    if unknown:
+        raise ConfigError(f"{flag} names the task {unknown[0]}, which the recipe does not have: {', '.join(tasks)}")

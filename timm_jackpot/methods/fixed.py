@@ -1,0 +1,67 @@
+"""Networks under masks that no training chose: what is re-estimated and trained for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import Self
+
+from timm_jackpot.base import copy_tensors, norm_statistics
+from timm_jackpot.masks import MaskSet
+from timm_jackpot.methods.budget import Budget
+from timm_jackpot.methods.task import ChangedTensor, Outcome, Role, Stopwatch, Task, build_network
+from timm_jackpot.methods.train import AlongFlags, HeadFlags, train_along, trained_parameters
+from timm_jackpot.schema import Settings
+from timm_jackpot.training import CALIBRATION_IMAGES, recalibrate
+
+
+class FixedMaskSettings(HeadFlags, AlongFlags):
+    """Settings of methods that do not train masks. A new head is trained for the run's steps, as in a search."""
+
+    group: ClassVar[str] = "Search"
+
+    lr: float = Field(default=0.05, ge=1e-12, le=1e6)
+    """Peak learning rate of a new head, or of norms."""
+    recalibrated: bool = True
+    """Re-estimate the running statistics of batch norm under the mask on 10,000 training images."""
+
+    @classmethod
+    def like(cls, search: Settings, *, recalibrated: bool) -> Self:
+        """Settings that train a head and norms exactly as another method's settings do."""
+        return cls(**{**search.model_dump(include=set(cls.model_fields)), "recalibrated": recalibrated})
+
+
+def under_masks(
+    task: Task,
+    masks: MaskSet | None,
+    budget: Budget,
+    settings: FixedMaskSettings,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+    start: MaskSet | None = None,
+) -> Outcome:
+    """The base under `masks` (None: dense): statistics are re-estimated, then head and norms are trained as asked.
+
+    Args:
+        weights: weights that replace those of the base.
+
+    Raises:
+        BaseError: if the settings ask to train parameters that the base does not have.
+    """
+    watch = Stopwatch()
+    trained = trained_parameters(task.base, task.maskable.weights, settings)
+    statistics = norm_statistics(task.base.model) if settings.recalibrated else []
+    changed = {name: ChangedTensor("weights", tensor.detach().cpu()) for name, tensor in (weights or {}).items()}
+    if not trained and not statistics:
+        return Outcome(masks, changed, 0, watch.seconds, start)
+    model = build_network(task, Outcome(masks, changed, 0, 0.0))
+    if statistics:
+        recalibrate(model, task.data, task.batch_size, task.accelerator, images=CALIBRATION_IMAGES)
+    if trained:
+        train_along(model, trained, task, budget, settings)
+    changes: dict[str, Role] = {**dict.fromkeys(statistics, "norm_statistics"), **trained}
+    changed |= {name: ChangedTensor(changes[name], tensor) for name, tensor in copy_tensors(model, changes).items()}
+    return Outcome(masks, changed, budget.steps if trained else 0, watch.seconds, start)

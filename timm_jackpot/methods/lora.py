@@ -1,0 +1,115 @@
+"""LoRA, by the package peft."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from timm_jackpot.base import copy_tensors, norm_statistics, working_copy
+from timm_jackpot.errors import BaseError, ConfigError
+from timm_jackpot.methods.budget import Budget
+from timm_jackpot.methods.registry import register_method
+from timm_jackpot.methods.task import ChangedTensor, Outcome, Role, Stopwatch, Task
+from timm_jackpot.methods.train import WarmHeadFlags, head_of, train_network, warm_head
+from timm_jackpot.training import average_norm_statistics
+
+
+class LoraSettings(WarmHeadFlags):
+    """Settings of LoRA."""
+
+    group: ClassVar[str] = "Search"
+
+    opt: Literal["sgd", "adam", "adamw"] = "adamw"
+    """Optimizer."""
+    lr: float = Field(default=1e-3, ge=1e-12, le=1e6)
+    """Peak learning rate."""
+    weight_decay: float = Field(default=0.0, ge=0, le=1e3)
+    """Decay of the trained parameters."""
+    rank: int = Field(default=8, ge=1, le=4096)
+    """Rank of each update (r)."""
+    alpha: float | None = Field(default=None, gt=0, le=1e6)
+    """The update is scaled by alpha / rank. Default: twice the rank, a scale of 2."""
+
+
+@register_method("lora", family="reference", paper="arXiv:2106.09685", finds_jackpots=False)
+def lora(task: Task, budget: Budget, settings: LoraSettings) -> Outcome:
+    """Low-rank updates of linear and conv weights, with the head; norm statistics move. Needs the package peft.
+
+    The weights are those that a mask covers, but for grouped convs: a rank below the number of groups has no place
+    in them.
+    """
+    if find_spec("peft") is None:
+        raise ConfigError("the method lora needs the package peft: pip install 'timm-jackpot[lora]'")
+    watch = Stopwatch()
+    head_roles = head_of(task.base)
+    model = working_copy(task.base.model, own=head_roles.keys())
+    layers = _add_updates(model, task, settings)
+    parameters = dict(model.named_parameters())
+    head = [parameters[name] for name in head_roles]
+    for parameter in head:
+        parameter.requires_grad_(True)
+    factors = {name: p for name, p in parameters.items() if ".lora_A." in name or ".lora_B." in name}
+    train_network(
+        model,
+        task,
+        settings,
+        rest=list(factors.values()),
+        head=head,
+        steps=warm_head(model, head, task, budget, settings),
+        seed=budget.seed,
+        title="train",
+    )
+    average_norm_statistics(model, task.accelerator)
+    changes: dict[str, Role] = {**dict.fromkeys(norm_statistics(model), "norm_statistics"), **head_roles}
+    changed = {name: ChangedTensor(changes[name], tensor) for name, tensor in copy_tensors(model, changes).items()}
+    for name, layer in layers.items():
+        merged = layer.get_base_layer().weight + layer.get_delta_weight("default")
+        changed[f"{name}.weight"] = ChangedTensor("weights", merged.detach().cpu())
+    return Outcome(
+        None,
+        changed,
+        budget.steps,
+        watch.seconds,
+        factors={name: factor.detach().cpu() for name, factor in factors.items()},
+        extra_flops=_forward_flops(model, task) / _forward_flops(task.base.model, task) - 1,
+    )
+
+
+def _add_updates(model: nn.Module, task: Task, settings: LoraSettings) -> dict[str, Any]:
+    """Wrap the layers of `model`, in place; returns the wrapped layers by name."""
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora import LoraLayer
+
+    owners = (name.removesuffix(".weight") for name in task.maskable.weights if name.endswith(".weight"))
+    names = [name for name in owners if _takes_update(model.get_submodule(name))]
+    if not names:
+        raise BaseError(f"{task.base.ref.name} has no linear or conv layers for LoRA to update")
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=cast(int, settings.alpha or 2 * settings.rank),
+        target_modules="|".join(map(re.escape, names)),
+    )
+    inject_adapter_in_model(config, model)
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+
+
+def _takes_update(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+
+
+@torch.no_grad()
+def _forward_flops(model: nn.Module, task: Task) -> int:
+    """FLOPs of one image's forward pass."""
+    image = torch.zeros(1, *task.data.config["input_size"], device=task.accelerator.device)
+    training = [module for module in model.modules() if module.training]
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(image)
+    for module in training:
+        module.training = True
+    return counter.get_total_flops()

@@ -1,0 +1,103 @@
+"""What users do without masks: a linear probe, norms alone, and fine-tuning of all weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from timm_jackpot.base import copy_tensors, norm_statistics, working_copy
+from timm_jackpot.methods.budget import Budget
+from timm_jackpot.methods.registry import register_method
+from timm_jackpot.methods.task import ChangedTensor, Outcome, Role, Stopwatch, Task
+from timm_jackpot.methods.train import WarmHeadFlags, head_of, norms_of, train_network, warm_head
+from timm_jackpot.training import average_norm_statistics
+
+
+class ReferenceSettings(WarmHeadFlags):
+    """Settings of methods that train a dense network."""
+
+    group: ClassVar[str] = "Search"
+
+    lr: float = Field(default=0.05, ge=1e-12, le=1e6)
+    """Peak learning rate."""
+
+
+class AdamWSettings(ReferenceSettings):
+    """Settings of fine-tuning with AdamW."""
+
+    opt: Literal["sgd", "adam", "adamw"] = "adamw"
+    """Optimizer."""
+    lr: float = Field(default=1e-3, ge=1e-12, le=1e6)
+    """Peak learning rate."""
+    weight_decay: float = Field(default=0.01, ge=0, le=1e3)
+    """Decay of the trained parameters, decoupled from the gradient."""
+
+
+@register_method("probe", family="reference", finds_jackpots=False)
+def probe(task: Task, budget: Budget, settings: ReferenceSettings) -> Outcome:
+    """Linear probe: the head is trained on the frozen network."""
+    return _train_dense(task, budget, settings, head_of(task.base), frozen_statistics=True)
+
+
+@register_method("probe_statistics", family="reference", finds_jackpots=False)
+def probe_statistics(task: Task, budget: Budget, settings: ReferenceSettings) -> Outcome:
+    """Linear probe whose norm statistics move to the new images."""
+    return _train_dense(task, budget, settings, head_of(task.base))
+
+
+@register_method("norm_only", family="reference", paper="arXiv:2003.00152", finds_jackpots=False)
+def norm_only(task: Task, budget: Budget, settings: ReferenceSettings) -> Outcome:
+    """Scales and shifts of norms are trained with the head, and norm statistics move."""
+    return _train_dense(task, budget, settings, {**head_of(task.base), **norms_of(task.base)})
+
+
+@register_method("full_sgd", family="reference", finds_jackpots=False)
+def full_sgd(task: Task, budget: Budget, settings: ReferenceSettings) -> Outcome:
+    """Fine-tuning of all parameters with SGD."""
+    return _train_dense(task, budget, settings, _all_of(task))
+
+
+@register_method("full_adamw", family="reference", paper="arXiv:1711.05101", finds_jackpots=False)
+def full_adamw(task: Task, budget: Budget, settings: AdamWSettings) -> Outcome:
+    """Fine-tuning of all parameters with AdamW."""
+    return _train_dense(task, budget, settings, _all_of(task))
+
+
+def _all_of(task: Task) -> dict[str, Role]:
+    roles: dict[str, Role] = dict.fromkeys((name for name, _ in task.base.model.named_parameters()), "weights")
+    return roles | norms_of(task.base) | head_of(task.base)
+
+
+def _train_dense(
+    task: Task,
+    budget: Budget,
+    settings: ReferenceSettings,
+    roles: Mapping[str, Role],
+    *,
+    frozen_statistics: bool = False,
+) -> Outcome:
+    """Train the parameters in `roles`, at `lr` or `head_lr` by their role."""
+    watch = Stopwatch()
+    model = working_copy(task.base.model, own=roles.keys())
+    parameters = dict(model.named_parameters())
+    for name in roles:
+        parameters[name].requires_grad_(True)
+    head = [parameters[name] for name, role in roles.items() if role == "head"]
+    train_network(
+        model,
+        task,
+        settings,
+        rest=[parameters[name] for name, role in roles.items() if role != "head"],
+        head=head,
+        steps=warm_head(model, head, task, budget, settings),
+        seed=budget.seed,
+        title="train",
+        frozen_statistics=frozen_statistics,
+    )
+    average_norm_statistics(model, task.accelerator)
+    statistics = [] if frozen_statistics else norm_statistics(model)
+    changes: dict[str, Role] = {**dict.fromkeys(statistics, "norm_statistics"), **roles}
+    changed = {name: ChangedTensor(changes[name], tensor) for name, tensor in copy_tensors(model, changes).items()}
+    return Outcome(None, changed, budget.steps, watch.seconds)
