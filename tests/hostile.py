@@ -30,7 +30,7 @@ BAIT = "jackpot_bait"  # a module on the path; whoever imports it has followed a
 SECRET = "secret"  # a folder beside the artifacts that nothing may open
 FIRST = "conv1.0.weight"  # the first layer of the bundled base
 GIANT = 50 * 10**9
-GOOD = ("digits", "compact", "head", "grey", "vit", "odd")  # the artifacts that all others are made from
+GOOD = ("digits", "compact", "head", "int8", "grey", "vit", "odd")  # the artifacts that all others are made from
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,9 @@ class Forged:
         repeated = {"format": config["format"], "digest": config["base"]["digest"]}
         repeated |= {"mask_hash": config["mask_hash"], "encoding": config["encoding"]}
         masks = {name: ("U8", [len(data)], data) for name, data in self.masks.items()}
-        shapes = {extra["name"]: extra["shape"] for extra in config["extras"]}
-        extras = {name: ("F32", shapes[name], data) for name, data in self.extras.items() if name in shapes}
+        specs = {e["name"]: (e.get("dtype", "F32"), e["shape"]) for e in config["extras"]}
+        specs |= {f"{name}::scale": ("F32", shape[:1]) for name, (dtype, shape) in specs.items() if dtype == "I8"}
+        extras = {name: (*specs[name], data) for name, data in self.extras.items() if name in specs}
         (folder / MASKS).write_bytes(_file(masks, {"timm_jackpot": json.dumps(repeated)}))
         (folder / EXTRAS).write_bytes(_file(extras, {}))
         if not extras:
@@ -424,7 +425,9 @@ extras: {}, "extras", [null]
 extras/0/name: "", "../x", "<first>", "conv1.1.running_mean\u0000", "nowhere.running_mean", "fc.bias", null, 0
 extras/0/shape: [], [15], [17], [1, 16], [16.0], [-16], [1099511627776], null, "16"
 extras/0/role: "", "mask", "weight", "head", null, 0, ["head"]
-extras/0/dtype: "F16"
+extras/0/dtype: "F16", "BF16", "I8", "F64", "U8", "f16", "float16", "", null, 1, true, ["F16"]
+extras/0/scale: 1.0
+extras/0/name: "conv1.1.running_mean::scale", "fc.weight::scale"
 head: {"names": ["fc.weight"], "num_classes": 10, "labels": null}
 head: {"names": ["fc.weight", "fc.bias"], "num_classes": 1000000, "labels": null}
 head: {"names": [], "num_classes": 10, "labels": null}, {"names": ["../x"], "num_classes": 10}
@@ -596,7 +599,9 @@ for _key, _value in {"format": 1, "digest": "0" * 64, "mask_hash": "0" * 64, "en
 _header("metadata says more", MASKS, lambda header: _repeat(header, "surprise", 1))
 
 
-def _tensors(name: str, file: str, change: Callable[[dict[str, tuple[str, list[int], bytes]]], object]) -> None:
+def _tensors(
+    name: str, file: str, change: Callable[[dict[str, tuple[str, list[int], bytes]]], object], **more: str
+) -> None:
     """A case that writes other tensors than config.json names, offsets and file hash in order."""
 
     def build(folder: Path) -> None:
@@ -607,7 +612,7 @@ def _tensors(name: str, file: str, change: Callable[[dict[str, tuple[str, list[i
         (folder / file).write_bytes(_file(tensors, metadata))
         reseal(folder, file)
 
-    _add(name, build)
+    _add(name, build, **more)
 
 
 _ONE_MASK = 54  # bytes of the first layer's mask
@@ -667,6 +672,68 @@ def _negative_variance(forged: Forged) -> None:
 
 
 _forge("a negative variance", _negative_variance)
+
+# --- extras in fewer bits: statistics and a bias as F16, a head of 7 × 80 as I8 with a scale per row ----------------
+
+_HEAD, _BIAS, _SCALE, _STATISTIC = "fc.weight", "fc.bias", "fc.weight::scale", "conv1.1.running_mean"
+for _dtype, _width in {"U8": 1, "F8_E4M3": 1, "BOOL": 1, "F16": 2, "F32": 4}.items():
+    _tensors(
+        f"an int8 head as {_dtype}",
+        EXTRAS,
+        lambda t, d=_dtype, w=_width: t.update({_HEAD: (d, [7, 80], bytes(560 * w))}),
+        good="int8",
+    )
+_tensors("an int8 head of another shape", EXTRAS, lambda t: t.update({_HEAD: ("I8", [560], bytes(560))}), good="int8")
+_tensors("an int8 head transposed", EXTRAS, lambda t: t.update({_HEAD: ("I8", [80, 7], bytes(560))}), good="int8")
+_tensors("an int8 head without its scales", EXTRAS, lambda t: t.pop(_SCALE), good="int8")
+_tensors("scales under another name", EXTRAS, lambda t: t.update({"fc.weight.scale": t.pop(_SCALE)}), good="int8")
+_tensors("scales of a bias", EXTRAS, lambda t: t.update({"fc.bias::scale": ("F32", [7], bytes(28))}), good="int8")
+_tensors("scales of a float head", EXTRAS, lambda t: t.update({_SCALE: ("F32", [7], bytes(28))}), good="head")
+for _dtype, _shape in (("F16", [7]), ("BF16", [7]), ("F64", [7]), ("F32", [7, 1]), ("F32", [1]), ("F32", [80])):
+    _tensors(
+        f"scales as {_dtype} of shape {_shape}",
+        EXTRAS,
+        lambda t, d=_dtype, s=_shape: t.update({_SCALE: (d, s, bytes(prod(s) * {"F64": 8, "F32": 4}.get(d, 2)))}),
+        good="int8",
+    )
+_tensors(
+    "a statistic as BF16 that config.json says is F16",
+    EXTRAS,
+    lambda t: t.update({_STATISTIC: ("BF16", *t[_STATISTIC][1:])}),
+    good="int8",
+)
+for _value in ("F32", "BF16", "I8", "F64", "f16", None, 16):
+    _setting("extras/0/dtype", _value, good="int8")
+for _label, _scale in {"NaN": np.nan, "infinite": np.inf, "negative": -1, "3e38": 3e38}.items():
+    _forge(
+        f"sealed: a scale that is {_label}",
+        lambda f, s=_scale: f.extras.update({_SCALE: np.full(7, s, "<f4").tobytes(), _HEAD: b"\x7f" * 560}),
+        good="int8",
+    )
+_forge("sealed: int8 values of -128", lambda f: f.extras.update({_HEAD: b"\x80" * 560}), good="int8")
+_forge("sealed: a bias as F16, infinite", lambda f: f.extras.update({_BIAS: b"\0\x7c" * 7}), good="int8")
+_forge("sealed: a statistic as F16, NaN", lambda f: f.extras.update({_STATISTIC: b"\1\x7c" * 16}), good="int8")
+_forge(
+    "sealed: a negative variance as F16",
+    lambda f: f.extras.update({"conv1.1.running_var": b"\0\xbc" * 16}),
+    good="int8",
+)
+
+
+def _as_int8(name: str) -> Callable[[Forged], None]:
+    """Another extra as I8, with scales."""
+
+    def change(forged: Forged) -> None:
+        entry = next(extra for extra in forged.config["extras"] if extra["name"] == name)
+        entry["dtype"] = "I8"
+        forged.extras[name] = bytes(prod(entry["shape"]))
+        forged.extras[f"{name}::scale"] = bytes(4 * entry["shape"][0])
+
+    return change
+
+
+_forge("sealed: a statistic as I8", _as_int8(_STATISTIC), good="int8")
+_forge("sealed: a bias as I8", _as_int8(_BIAS), good="int8")
 
 # --- sealed again in full ------------------------------------------------------------------------------------
 

@@ -359,8 +359,12 @@ def card_size(size: int) -> str:
 def test_a_card_shows_the_sizes_of_the_files(jackpot: Jackpot, packed: Path, folder: Path) -> None:
     for at in (packed, folder):
         table = render_card(read_artifact(at)).split("## Size\n")[1].split("\n## ")[0]
-        for name in ("masks.safetensors", "extras.safetensors"):
-            assert f"(`{name}`) | {card_size((at / name).stat().st_size)} |" in table
+        masks = (at / "masks.safetensors").stat().st_size
+        assert f"(`masks.safetensors`) | {card_size(masks)} |" in table
+        statistics = sum(extra.tensor.nbytes for extra in jackpot.extras.values())
+        assert f"| norm statistics, float32 (in `extras.safetensors`) | {card_size(statistics)} |" in table
+        everything = masks + sum((at / name).stat().st_size for name in ("config.json", "extras.safetensors"))
+        assert f"| all files that loading needs, names and shapes included | {card_size(everything)} |" in table
         assert f"| dense parameters, float32 | {4 * jackpot.kept_of_all[1] / 1e6:.1f} MB |" in table
         assert ("the same masks, packed" in table) == (at == folder)
         assert "bound" not in table

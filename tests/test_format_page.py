@@ -19,7 +19,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     metadata = header.pop("__metadata__", {})
-    kinds = {"U8": np.uint8, "F32": np.dtype("<f4")}
+    kinds = {"U8": np.uint8, "I8": np.int8, "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"), "F32": np.dtype("<f4")}
     tensors = {}
     for name, entry in header.items():
         start, end = entry["data_offsets"]
@@ -93,8 +93,17 @@ def read_jackpot(
         masks[layer["name"]] = bits.astype(bool).reshape(layer["shape"])
     if whole.hexdigest() != config["mask_hash"]:
         raise ValueError("mask hash")
-    extras = read_safetensors(folder / "extras.safetensors")[0] if config["extras"] else {}
-    return masks, extras, config
+    stored = read_safetensors(folder / "extras.safetensors")[0] if config["extras"] else {}
+    return masks, {entry["name"]: decode_extra(entry, stored) for entry in config["extras"]}, config
+
+
+def decode_extra(entry: dict[str, Any], stored: dict[str, np.ndarray]) -> np.ndarray:
+    values, dtype = stored[entry["name"]], entry.get("dtype", "F32")
+    if dtype == "BF16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    if dtype == "I8":
+        return values.astype(np.float32) * stored[entry["name"] + "::scale"][:, None]
+    return values.astype(np.float32)
 
 
 def digest_of(state: dict[str, np.ndarray], adapted: list[str]) -> str:
@@ -125,6 +134,22 @@ def test_the_page_is_enough_to_read_a_jackpot(tmp_path: Path, encoding: Any) -> 
         if not name.endswith("num_batches_tracked"):
             assert value.tobytes() == np.ascontiguousarray(loaded[name].numpy()).tobytes(), name
     assert list(masks) == [layer["name"] for layer in config["layers"]]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])
+def test_the_page_is_enough_to_read_extras_in_fewer_bits(tmp_path: Path, dtype: Any) -> None:
+    from test_extras import with_head
+
+    from timm_jackpot.artifact import from_pretrained, save_pretrained
+
+    jackpot = with_head()
+    folder = save_pretrained(jackpot, tmp_path / "a", extras_dtype=dtype)
+    state = {name: tensor.numpy() for name, tensor in jackpot.base.model.state_dict().items()}
+    _, extras, _ = read_jackpot(folder, state)
+    loaded = from_pretrained(folder).state_dict()
+    assert set(extras) == set(jackpot.extras)
+    for name, value in extras.items():
+        assert value.tobytes() == np.ascontiguousarray(loaded[name].numpy()).tobytes(), name
 
 
 def test_the_page_is_enough_to_write_compact_masks(tmp_path: Path) -> None:

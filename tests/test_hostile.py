@@ -54,6 +54,7 @@ def make_good(root: Path) -> None:
     save_file(other, root / "other.safetensors")
     head = make_jackpot(load_base("digits_resnet", num_classes=7), ("fc.weight", "fc.bias"))
     save_pretrained(head, root / "good" / "head")
+    save_pretrained(head, root / "good" / "int8", extras_dtype="int8")
     save_pretrained(make_jackpot(load_base("digits_resnet", in_chans=1)), root / "good" / "grey")
     vit = hostile_vit()
     save_file(vit.state_dict(), root / "vit.safetensors")

@@ -1,5 +1,6 @@
 """Artifacts on disk (format: hubcards/FORMAT.md): written atomically, and nothing that is read is trusted."""
 
+from timm_jackpot.artifact.extras import bytes_by_kind, rounded_extra
 from timm_jackpot.artifact.fit import check_skeleton, check_weight_count
 from timm_jackpot.artifact.flags import ArtifactFlags, InspectConfig
 from timm_jackpot.artifact.jackpot import Extra, Jackpot
@@ -15,7 +16,7 @@ from timm_jackpot.artifact.load import (
 )
 from timm_jackpot.artifact.locate import locate_artifact
 from timm_jackpot.artifact.read import Artifact, read_artifact, read_config
-from timm_jackpot.artifact.report import artifact_report, report_table
+from timm_jackpot.artifact.report import KINDS, artifact_report, report_table, size_line
 from timm_jackpot.artifact.save import (
     artifact_digest,
     check_target,
@@ -25,21 +26,24 @@ from timm_jackpot.artifact.save import (
     replace_folder,
     save_pretrained,
 )
-from timm_jackpot.artifact.schema import Config, Encoding
+from timm_jackpot.artifact.schema import Config, Encoding, ExtrasDtype
 from timm_jackpot.artifact.timm_checkpoint import MergeConfig, merge_artifact, timm_checkpoint
 
 __all__ = [
+    "KINDS",
     "Artifact",
     "ArtifactFlags",
     "Config",
     "Encoding",
     "Extra",
+    "ExtrasDtype",
     "InspectConfig",
     "Jackpot",
     "MergeConfig",
     "apply_artifact",
     "artifact_digest",
     "artifact_report",
+    "bytes_by_kind",
     "check_base",
     "check_skeleton",
     "check_target",
@@ -58,7 +62,9 @@ __all__ = [
     "recover_folder",
     "replace_folder",
     "report_table",
+    "rounded_extra",
     "save_pretrained",
+    "size_line",
     "timm_checkpoint",
     "transform_of",
 ]

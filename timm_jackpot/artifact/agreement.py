@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+from timm_jackpot.artifact.extras import may_be_int8
 from timm_jackpot.artifact.schema import CONFIG, EXTRAS, MASKS, MAX_EXTRAS, MAX_PIXELS, MAX_WEIGHTS, Config
 from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.masks import kept_count
@@ -12,6 +13,7 @@ from timm_jackpot.masks import kept_count
 def check_agreement(config: Config) -> None:
     """Raises: ArtifactError: if its names, counts, head or data contradict each other."""
     _check_names(config)
+    _check_dtypes(config)
     _check_counts(config)
     _check_head(config)
     _check_data(config)
@@ -31,6 +33,12 @@ def _check_names(config: Config) -> None:
     expected_files = {MASKS, EXTRAS} if config.extras else {MASKS}
     if set(config.files) != expected_files:
         raise ArtifactError(f"{CONFIG} lists files {sorted(config.files)}, expected {sorted(expected_files)}")
+
+
+def _check_dtypes(config: Config) -> None:
+    wrong = next((e.name for e in config.extras if e.dtype == "I8" and not may_be_int8(e.role, len(e.shape))), None)
+    if wrong is not None:
+        raise ArtifactError(f"{CONFIG} says that {wrong} is stored as I8, but only matrices of the head may be")
 
 
 def _check_counts(config: Config) -> None:

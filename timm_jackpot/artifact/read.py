@@ -16,6 +16,7 @@ from torch import Tensor
 
 from timm_jackpot.artifact.agreement import check_agreement
 from timm_jackpot.artifact.compact import check_layers
+from timm_jackpot.artifact.extras import check_extra, decode_extra, extra_specs
 from timm_jackpot.artifact.fit import check_without_base
 from timm_jackpot.artifact.schema import (
     COMPACT,
@@ -30,6 +31,7 @@ from timm_jackpot.artifact.schema import (
 from timm_jackpot.artifact.strict_json import parse_strict
 from timm_jackpot.artifact.tensors_file import (
     MAX_HEADER,
+    Spec,
     body_bytes,
     bytes_after_header,
     read_bytes,
@@ -59,7 +61,7 @@ class Artifact:
 
     folder: Path
     config: Config
-    extras: dict[str, Tensor]
+    extras: dict[str, Tensor]  # as float32, whatever dtype they are stored in
     shapes_checked: bool  # whether the config was compared with the base's shapes
 
     @cached_property
@@ -118,10 +120,12 @@ def read_artifact(folder: str | Path, *, check: Callable[[Config], object] | Non
     shapes_checked = run_check(config, check)
     extras: dict[str, Tensor] = {}
     if config.extras:
-        shapes = {extra.name: extra.shape for extra in config.extras}
-        body = body_bytes("F32", shapes)
-        extras, _ = read_tensors(_checked_bytes(folder, config, EXTRAS, body, body), EXTRAS, "F32", shapes)
-        _check_values(extras)
+        specs = {name: spec for entry in config.extras for name, spec in extra_specs(entry).items()}
+        body = body_bytes(specs)
+        stored, _ = read_tensors(_checked_bytes(folder, config, EXTRAS, body, body), EXTRAS, specs)
+        for entry in config.extras:
+            check_extra(entry, stored)
+            extras[entry.name] = decode_extra(entry.name, entry.dtype, stored)
     artifact = Artifact(folder, config, extras, shapes_checked)
     if shapes_checked:
         assert artifact.stored is not None  # reading checks it
@@ -174,7 +178,7 @@ def parse_config(text: bytes) -> Config:
 
 
 def _read_packed(folder: Path, config: Config) -> MaskSet:
-    packed, metadata = read_tensors(_mask_bytes(folder, config), MASKS, "U8", _packed_shapes(config))
+    packed, metadata = read_tensors(_mask_bytes(folder, config), MASKS, _packed_specs(config))
     _check_metadata(config, metadata)
     for layer in config.layers:  # before unpacking, which takes eight times the memory
         if int(np.bitwise_count(packed[layer.name].numpy()).sum(dtype=np.int64)) != layer.kept:
@@ -192,7 +196,7 @@ def _read_packed(folder: Path, config: Config) -> MaskSet:
 
 def _read_compact(folder: Path, config: Config) -> RankedMasks:
     data = _mask_bytes(folder, config)
-    tensors, metadata = read_tensors(data, MASKS, "U8", {COMPACT: (bytes_after_header(data, MASKS),)})
+    tensors, metadata = read_tensors(data, MASKS, {COMPACT: ("U8", (bytes_after_header(data, MASKS),))})
     _check_metadata(config, metadata)
     try:
         return decode_compact(tensors[COMPACT], {layer.name: (layer.total, layer.kept) for layer in config.layers})
@@ -204,12 +208,12 @@ def _mask_bytes(folder: Path, config: Config) -> bytes:
     if config.encoding == COMPACT:
         least, most = 1, most_compact_bytes(layer.total for layer in config.layers)
     else:
-        least = most = body_bytes("U8", _packed_shapes(config))
+        least = most = body_bytes(_packed_specs(config))
     return _checked_bytes(folder, config, MASKS, least, most)
 
 
-def _packed_shapes(config: Config) -> dict[str, tuple[int]]:
-    return {layer.name: (packed_bytes(layer.total),) for layer in config.layers}
+def _packed_specs(config: Config) -> dict[str, Spec]:
+    return {layer.name: ("U8", (packed_bytes(layer.total),)) for layer in config.layers}
 
 
 def _checked_bytes(folder: Path, config: Config, name: str, least: int, most: int) -> bytes:
@@ -237,14 +241,6 @@ def _check_metadata(config: Config, metadata: dict[str, str]) -> None:
     found = parse_strict(text.encode(), f"the metadata of {MASKS}", max_bytes=65536) if isinstance(text, str) else None
     if json.dumps(found, sort_keys=True) != json.dumps(expected, sort_keys=True):  # in JSON, true, 1 and 1.0 differ
         raise ArtifactError(f"{MASKS} and {CONFIG} do not belong together: {json.dumps(found)[:200]}")
-
-
-def _check_values(extras: dict[str, Tensor]) -> None:
-    for name, tensor in extras.items():
-        if not bool(tensor.isfinite().all()):
-            raise ArtifactError(f"{EXTRAS}: {name} holds values that are not finite")
-        if name.endswith("running_var") and bool((tensor < 0).any()):
-            raise ArtifactError(f"{EXTRAS}: {name} holds a negative variance")
 
 
 def _check_masks(config: Config, found: MaskSet) -> None:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from timm_jackpot.artifact.extras import bytes_by_kind
 from timm_jackpot.artifact.read import Artifact
 from timm_jackpot.artifact.schema import COMPACT, CONFIG, EXTRAS, MASKS
 from timm_jackpot.base import Base
 from timm_jackpot.masks import packed_bytes
 
+KINDS: Mapping[str, str] = MappingProxyType(
+    {"mask": "mask", "norm_statistics": "norm statistics", "norm_affine": "norm scales and shifts", "head": "head"}
+)
+"""What an artifact stores for its task, and how tables call it."""
+
+_DTYPES: Mapping[str, str] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I8": "int8"}
+
 
 def artifact_report(artifact: Artifact, base: Base | None = None) -> dict[str, Any]:
-    """Layers (name, shape, kept, sparsity), totals, and the bytes of each file against the dense checkpoint.
+    """Layers (name, shape, kept, sparsity), totals, and the bytes of each file and of each kind of tensor.
 
     Args:
         base: unchanged since loading (`open_artifact`). If given, the masks are fully checked against it.
@@ -48,6 +58,12 @@ def artifact_report(artifact: Artifact, base: Base | None = None) -> dict[str, A
         "encoding": config.encoding,
         "mask_hash_checked": base is not None or (artifact.shapes_checked and config.encoding != COMPACT),
         "bytes": {name: file_bytes(artifact.folder / name) for name in (CONFIG, MASKS, EXTRAS)},
+        "bytes_by_kind": bytes_by_kind(config),
+        "extras_dtypes": {
+            kind: list(dict.fromkeys(_DTYPES[entry.dtype] for entry in config.extras if entry.role == kind))
+            for kind in KINDS
+            if kind != "mask"
+        },
         "packed_bytes": sum(packed_bytes(layer.total) for layer in config.layers),
         "dense_bytes": 4 * all_parameters,
     }
@@ -75,6 +91,11 @@ def report_table(report: dict[str, Any]) -> str:
         for name, size in report["bytes"].items()
         if size
     ]
+    lines += [
+        f"{KINDS[kind]}: {report['bytes_by_kind'][kind]} bytes, stored as {' and '.join(dtypes)}"
+        for kind, dtypes in report["extras_dtypes"].items()
+        if dtypes
+    ]
     bits = 8 * report["bytes"][MASKS] / report["total"]
     lines.append(f"masks: stored {report['encoding']}, {bits:.3f} bits per maskable weight")
     if report["encoding"] == COMPACT:
@@ -82,6 +103,12 @@ def report_table(report: dict[str, Any]) -> str:
     if not report["mask_hash_checked"]:
         lines.append("which weights are kept can only be checked with the base (--verify)")
     return "\n".join(lines)
+
+
+def size_line(sizes: Mapping[str, int], total: int) -> str:
+    """Bytes by kind in one line; what `total`, all files, has beyond them is names, shapes and config.json."""
+    kinds = [f"{label} {sizes[kind]}" for kind, label in KINDS.items() if sizes[kind]]
+    return ", ".join([*kinds, f"config.json and header {total - sum(sizes.values())}"])
 
 
 def file_bytes(path: Path) -> int:

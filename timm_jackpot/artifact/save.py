@@ -15,9 +15,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from timm_jackpot.artifact.compact import compact_on
-from timm_jackpot.artifact.jackpot import Jackpot
+from timm_jackpot.artifact.extras import encode_extra, stored_dtype
+from timm_jackpot.artifact.jackpot import Extra, Jackpot
 from timm_jackpot.artifact.read import Artifact, parse_config
-from timm_jackpot.artifact.schema import COMPACT, CONFIG, EXTRAS, FORMAT, MASKS, MAX_CONFIG_BYTES, Encoding
+from timm_jackpot.artifact.schema import COMPACT, CONFIG, EXTRAS, FORMAT, MASKS, MAX_CONFIG_BYTES, Encoding, ExtrasDtype
 from timm_jackpot.artifact.strict_json import parse_strict
 from timm_jackpot.artifact.tensors_file import read_bytes
 from timm_jackpot.base import Base
@@ -47,6 +48,7 @@ def save_pretrained(
     folder: str | Path,
     *,
     encoding: Encoding = "packed",
+    extras_dtype: ExtrasDtype = "float32",
     attachments: Mapping[str, bytes] | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -57,18 +59,20 @@ def save_pretrained(
     Args:
         encoding: packed takes one bit per weight; compact takes about a quarter of that for masks searched from
             magnitudes, but decoding it needs the base's weights.
+        extras_dtype: float32 keeps norm statistics, norms and head as they are; float16 and bfloat16 halve them; int8
+            stores a head's matrix in a quarter of its bytes, and the rest as float16.
         attachments: other files by name (card, record, recipe); not needed for loading.
         overwrite: replace an artifact that is already there.
 
     Raises:
-        ArtifactError: if `folder` already holds an artifact or cannot be written, or if the jackpot's own data are
-            not valid in an artifact.
-        ConfigError: for an unknown encoding.
+        ArtifactError: if `folder` already holds an artifact or cannot be written, if the jackpot's own data are
+            not valid in an artifact, or if a value is too large for `extras_dtype`.
+        ConfigError: for an unknown encoding or dtype.
         BaseMismatchError: for compact masks, if the base's weights have changed since loading.
     """
     folder = Path(folder).resolve()
     check_target(folder, overwrite=overwrite)
-    return replace_folder(folder, {**dict(attachments or {}), **_files(jackpot, encoding)})
+    return replace_folder(folder, {**dict(attachments or {}), **_files(jackpot, encoding, extras_dtype)})
 
 
 def recode(artifact: Artifact, base: Base, encoding: Encoding) -> dict[str, bytes]:
@@ -141,14 +145,16 @@ def replace_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
     return folder
 
 
-def _files(jackpot: Jackpot, encoding: Encoding) -> dict[str, bytes]:
-    extras = {name: extra.tensor.detach().float().cpu().contiguous() for name, extra in jackpot.extras.items()}
+def _files(jackpot: Jackpot, encoding: Encoding, dtype: ExtrasDtype) -> dict[str, bytes]:
+    extras: dict[str, Tensor] = {}
+    for name, extra in jackpot.extras.items():
+        extras |= encode_extra(name, extra.role, extra.tensor, dtype)
     shared = _shared_metadata(jackpot.base.ref.digest, jackpot.masks.hash(), encoding)
     masks = _encoded(jackpot.masks, jackpot.base, encoding)
     files = {MASKS: save(masks, {"timm_jackpot": json.dumps(shared)})}
     if extras:
         files[EXTRAS] = save(extras, {})
-    return {**files, CONFIG: _json(_config(jackpot, shared, files))}
+    return {**files, CONFIG: _json(_config(jackpot, shared, files, dtype))}
 
 
 def _shared_metadata(digest: str, mask_hash: str, encoding: Encoding) -> dict[str, Any]:
@@ -174,7 +180,9 @@ def _entry(content: bytes) -> dict[str, Any]:
     return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
 
 
-def _config(jackpot: Jackpot, shared: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
+def _config(
+    jackpot: Jackpot, shared: Mapping[str, Any], files: Mapping[str, bytes], dtype: ExtrasDtype
+) -> dict[str, Any]:
     from timm_jackpot import __version__
 
     base, masks = jackpot.base, jackpot.masks
@@ -198,10 +206,7 @@ def _config(jackpot: Jackpot, shared: Mapping[str, Any], files: Mapping[str, byt
         ],
         "dense": [weight._asdict() for weight in jackpot.maskable.dense],
         "aliases": jackpot.maskable.aliases,
-        "extras": [
-            {"name": name, "shape": list(extra.tensor.shape), "role": extra.role}
-            for name, extra in jackpot.extras.items()
-        ],
+        "extras": [_extra_entry(name, extra, dtype) for name, extra in jackpot.extras.items()],
         "head": {
             "names": head,
             "num_classes": base.ref.num_classes,
@@ -215,6 +220,12 @@ def _config(jackpot: Jackpot, shared: Mapping[str, Any], files: Mapping[str, byt
         "files": {name: _entry(content) for name, content in files.items()},
         "info": info,
     }
+
+
+def _extra_entry(name: str, extra: Extra, dtype: ExtrasDtype) -> dict[str, Any]:
+    stored = stored_dtype(extra.role, extra.tensor.dim(), dtype)
+    entry = {"name": name, "shape": list(extra.tensor.shape), "role": extra.role}
+    return entry if stored == "F32" else {**entry, "dtype": stored}
 
 
 def _allocation(text: str) -> dict[str, Any]:

@@ -19,6 +19,9 @@ CONFIG, MASKS, EXTRAS = "config.json", "masks.safetensors", "extras.safetensors"
 Encoding = Literal["packed", "compact"]
 COMPACT = "compact"  # name of the only tensor in masks.safetensors in that encoding
 
+ExtrasDtype = Literal["float32", "float16", "bfloat16", "int8"]  # as chosen; int8 is for a head's matrices only
+StoredDtype = Literal["F32", "F16", "BF16", "I8"]  # of one tensor
+
 # timm's largest networks have 7·10⁹ weights: a size beyond these limits is an attack.
 MAX_WEIGHTS, MAX_EXTRAS = 2**33, 2**28
 
@@ -75,6 +78,7 @@ class ExtraEntry(Document):
     name: Name
     shape: Shape
     role: Literal["norm_statistics", "norm_affine", "head"]
+    dtype: StoredDtype = "F32"
 
 
 class Head(Document):

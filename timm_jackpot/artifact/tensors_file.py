@@ -15,13 +15,13 @@ from timm_jackpot.artifact.strict_json import parse_strict
 from timm_jackpot.errors import ArtifactError
 
 MAX_HEADER = 8 * 1024 * 1024
-_WIDTH = {"U8": 1, "F32": 4}
+_WIDTH = {"U8": 1, "I8": 1, "F16": 2, "BF16": 2, "F32": 4}
+
+Spec = tuple[str, Sequence[int]]  # dtype, as safetensors spells it, and shape
 
 
-def read_tensors(
-    data: bytes, what: str, dtype: str, expected: Mapping[str, Sequence[int]]
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file that holds exactly `expected`, all of one dtype.
+def read_tensors(data: bytes, what: str, expected: Mapping[str, Spec]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file that holds exactly `expected`.
 
     Numbers in the file are never trusted for allocation: sizes are compared with the bytes actually there.
 
@@ -31,7 +31,7 @@ def read_tensors(
     size = _header_bytes(data, what)
     header = parse_strict(data[8 : 8 + size], f"the header of {what}", max_bytes=MAX_HEADER)
     metadata = header.pop("__metadata__", {})
-    for name, shape in expected.items():
+    for name, (dtype, shape) in expected.items():
         if name not in header:
             raise ArtifactError(f"{what} lacks tensor {name}")
         entry = header[name]
@@ -41,7 +41,7 @@ def read_tensors(
     extra = next((name for name in header if name not in expected), None)
     if extra is not None:
         raise ArtifactError(f"{what} holds a tensor {repr(extra)[:100]} that the config does not list")
-    body = body_bytes(dtype, expected)
+    body = body_bytes(expected)
     if len(data) - 8 - size != body:
         raise ArtifactError(f"{what} holds {len(data) - 8 - size} bytes of tensors, expected {body}")
     try:
@@ -66,9 +66,9 @@ def _header_bytes(data: bytes, what: str) -> int:
     return size
 
 
-def body_bytes(dtype: str, shapes: Mapping[str, Sequence[int]]) -> int:
+def body_bytes(specs: Mapping[str, Spec]) -> int:
     """Bytes of the tensors alone, without the header."""
-    return sum(prod(shape) * _WIDTH[dtype] for shape in shapes.values())
+    return sum(prod(shape) * _WIDTH[dtype] for dtype, shape in specs.values())
 
 
 def read_bytes(path: Path, limit: int) -> bytes:

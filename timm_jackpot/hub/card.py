@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from timm.models import get_pretrained_cfg, is_model
 
-from timm_jackpot.artifact import Artifact, artifact_report
+from timm_jackpot.artifact import KINDS, Artifact, artifact_report
 from timm_jackpot.base import BaseRef
 from timm_jackpot.evidence import audit_section, data_label, read_audit, verdict_line
 from timm_jackpot.plots import AUDIT_PICTURES, SEARCH_PICTURES
@@ -66,6 +66,8 @@ def render_card(
         argument=_ARGUMENT.get(config.base.source, ""),
         base=config.base,
         report=report,
+        extras=_sizes_of_extras(report),
+        artifact_bytes=sum(report["bytes"].values()),
         dense=_left_dense(report["dense"]),
         results=cells,
         measured=any(cell != "–" for cell in cells.values()),
@@ -140,6 +142,15 @@ def _left_dense(dense: list[dict[str, str]]) -> str:
         for reason, names in by_reason.items()
     ]
     return "; ".join(groups) or "nothing"
+
+
+def _sizes_of_extras(report: Mapping[str, Any]) -> dict[str, int]:
+    """Bytes of norm statistics, norms and head, by what they are and how they are stored."""
+    return {
+        f"{KINDS[kind]}, {' and '.join(dtypes)}": report["bytes_by_kind"][kind]
+        for kind, dtypes in report["extras_dtypes"].items()
+        if dtypes
+    }
 
 
 def _command(artifact: Artifact, settings: Mapping[str, Any]) -> str:

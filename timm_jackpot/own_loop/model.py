@@ -13,7 +13,7 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from timm_jackpot.adapter import ScoreMask, detach, merge
-from timm_jackpot.artifact import Encoding, Extra, Jackpot, save_pretrained
+from timm_jackpot.artifact import Encoding, Extra, ExtrasDtype, Jackpot, save_pretrained
 from timm_jackpot.base import (
     Base,
     classifier_parameters,
@@ -177,20 +177,32 @@ class TrainableJackpot(nn.Module):
             labels=self._config.class_names or None if any(name in head for name in stored) else None,
         )
 
-    def save_pretrained(self, folder: str | Path, *, encoding: Encoding = "packed", overwrite: bool = False) -> Path:
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        encoding: Encoding = "packed",
+        extras_dtype: ExtrasDtype = "float32",
+        overwrite: bool = False,
+    ) -> Path:
         """Save the masks and what else changed as an artifact, which `from_pretrained` loads.
+
+        This model keeps its float32 values; with another `extras_dtype`, measure the one that you load.
 
         Args and errors: as `timm_jackpot.save_pretrained`; BaseError as `jackpot`.
         """
-        return save_pretrained(self.jackpot(), folder, encoding=encoding, overwrite=overwrite)
+        return save_pretrained(
+            self.jackpot(), folder, encoding=encoding, extras_dtype=extras_dtype, overwrite=overwrite
+        )
 
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> dict[str, Any]:
+    def push_to_hub(self, repo_id: str, *, extras_dtype: ExtrasDtype = "float32", **kwargs: Any) -> dict[str, Any]:
         """Publish the artifact on the Hugging Face Hub.
 
-        Args and errors: as `timm_jackpot.push_to_hub`; BaseError as `jackpot`.
+        Args and errors: as `timm_jackpot.push_to_hub`, and `extras_dtype` as `save_pretrained`; BaseError as `jackpot`.
         """
         with tempfile.TemporaryDirectory() as scratch:
-            return push_to_hub(self.save_pretrained(Path(scratch) / "jackpot"), repo_id, **kwargs)
+            folder = self.save_pretrained(Path(scratch) / "jackpot", extras_dtype=extras_dtype)
+            return push_to_hub(folder, repo_id, **kwargs)
 
     def merge_and_unload(self) -> nn.Module:
         """The plain model, removed weights zero. Save before: this wrapper has no scores any more.

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import create_model, model_validator
 from typing_extensions import Self
 
-from timm_jackpot.artifact import Encoding
+from timm_jackpot.artifact import Encoding, ExtrasDtype
 from timm_jackpot.base import BaseFlags
 from timm_jackpot.data import DataFlags
 from timm_jackpot.errors import ConfigError
@@ -30,6 +30,9 @@ class ArtifactOutputFlags(OutputFlags):
     encoding: Encoding = "packed"
     """How to store the masks: packed (one bit per weight), or compact (about a quarter of that; reading it needs the
     base)."""
+    extras_dtype: ExtrasDtype = "float32"
+    """How to store norm statistics, norms and head: float32 loses nothing, float16 and bfloat16 halve the bytes; int8
+    stores the head's matrix in a quarter of them and the rest as float16. Accuracy is measured on what is stored."""
 
 
 class RunConfig(BaseFlags, DataFlags, BudgetFlags, CoverFlags, RunFlags, ArtifactOutputFlags):

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from timm_jackpot.artifact import artifact_report, is_artifact, read_artifact, recover_folder
+from timm_jackpot.artifact import is_artifact, read_artifact, recover_folder
 from timm_jackpot.hub import render_card
 from timm_jackpot.plots import SEARCH_PICTURES
 from timm_jackpot.recipes import read_yaml
@@ -15,7 +15,7 @@ from timm_jackpot.runtime.log import log
 from timm_jackpot.runtime.outputs import check_output, write_atomically
 from timm_jackpot.runtime.processes import launched_as_main
 from timm_jackpot.search.config import RunConfig
-from timm_jackpot.search.save import CARD, published_settings
+from timm_jackpot.search.save import CARD, published_settings, size_summary
 from timm_jackpot.training import CHECKPOINTS
 
 
@@ -39,13 +39,7 @@ def finished_summary(config: RunConfig) -> dict[str, Any] | None:
             write_missing_card(folder)
             log.info(f"note: this run has already finished, its artifact is in {folder}")
         artifact = read_artifact(folder)
-        report = artifact_report(artifact)
-        return {
-            **(artifact.config.info.get("results") or {}),
-            "artifact": str(folder),
-            "artifact_bytes": sum(report["bytes"].values()),
-            "mask_bytes": report["bytes"]["masks.safetensors"],
-        }
+        return {**(artifact.config.info.get("results") or {}), **size_summary(artifact)}
 
 
 def write_missing_card(folder: Path) -> None:

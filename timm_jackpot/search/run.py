@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from timm_jackpot.artifact import Extra, Jackpot, artifact_digest, check_target
+from timm_jackpot.artifact import Extra, ExtrasDtype, Jackpot, artifact_digest, check_target, rounded_extra
 from timm_jackpot.base import Base, BaseFlags
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.methods import Budget, Outcome, Task, build_network, method
@@ -85,6 +85,7 @@ def _search(
     with state.recorded() as record:
         outcome = method(config.method).run(replace(task, record=record, state=state), budget, config)
         state.after_all_steps()  # a signal need not wait from here on, whatever the method made of it
+        outcome = _as_stored(outcome, config.extras_dtype)
         jackpot = _jackpot_of(outcome, task, config)
         kept = jackpot.masks.kept_per_layer()
         total = [mask.numel() for mask in jackpot.masks.values()]
@@ -97,6 +98,15 @@ def _search(
             write_atomically(random_base_of(output), random_weights)
         summary |= save_run(jackpot, summary, output, record, config, accelerator)
     return SearchResult(jackpot, network, comparison, summary)
+
+
+def _as_stored(outcome: Outcome, dtype: ExtrasDtype) -> Outcome:
+    """The outcome with the values that the artifact will hold: what is measured is what is saved."""
+    changed = {
+        name: entry._replace(tensor=rounded_extra(name, entry.role, entry.tensor, dtype))
+        for name, entry in outcome.changed.items()
+    }
+    return replace(outcome, changed=changed)
 
 
 def _jackpot_of(outcome: Outcome, task: Task, config: RunConfig) -> Jackpot:

@@ -10,7 +10,7 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from timm_jackpot.artifact import Jackpot, artifact_report, read_artifact, save_pretrained
+from timm_jackpot.artifact import Artifact, Jackpot, artifact_report, read_artifact, save_pretrained
 from timm_jackpot.evaluation import Accuracy
 from timm_jackpot.hub import render_card
 from timm_jackpot.masks import chance_overlap, mask_overlap
@@ -98,14 +98,25 @@ def save_run(
         pictures["plots/search.png"] = search_figure(record)
         pictures["plots/mask.png"] = mask_figure(jackpot.masks, jackpot.maskable.weights)
     save_pretrained(
-        jackpot, output, encoding=config.encoding, attachments=attachments | pictures, overwrite=config.overwrite
+        jackpot,
+        output,
+        encoding=config.encoding,
+        extras_dtype=config.extras_dtype,
+        attachments=attachments | pictures,
+        overwrite=config.overwrite,
     )
     artifact = read_artifact(output)  # read back what was written
     artifact.masks_on(jackpot.base)
     write_atomically(output / CARD, render_card(artifact, pictures=tuple(sorted(pictures))).encode())
+    return size_summary(artifact)
+
+
+def size_summary(artifact: Artifact) -> dict[str, Any]:
+    """Where the artifact is and what it takes: the part of a run's summary that is known when it is saved."""
     report = artifact_report(artifact)
     return {
-        "artifact": str(output),
+        "artifact": str(artifact.folder),
         "artifact_bytes": sum(report["bytes"].values()),
-        "mask_bytes": report["bytes"]["masks.safetensors"],
+        "mask_bytes": report["bytes_by_kind"]["mask"],
+        "bytes_by_kind": report["bytes_by_kind"],
     }

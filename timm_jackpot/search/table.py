@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from timm_jackpot.artifact import size_line
 from timm_jackpot.search.config import RunConfig
 from timm_jackpot.search.run import SearchResult, random_base_of
 
@@ -28,8 +29,9 @@ def comparison_table(result: SearchResult, config: RunConfig) -> str:
         f"{'':<{width}}   top-1",
         *(f"{name:<{width}}  {accuracy.top1:6.2f}" for name, accuracy in rows.items() if accuracy is not None),
         "",
-        f"artifact {summary['artifact']}: {summary['artifact_bytes']} bytes, masks {summary['mask_bytes']} bytes "
+        f"artifact {summary['artifact']}: {summary['artifact_bytes']} bytes "
         f"(dense float32 parameters: {dense_bytes} bytes)",
+        f"of them {size_line(summary['bytes_by_kind'], summary['artifact_bytes'])}",
         "",
         "from timm_jackpot import from_pretrained",
         f"model = from_pretrained({summary['artifact']!r}{_base_argument(result, config)})",

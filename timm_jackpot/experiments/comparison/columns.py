@@ -9,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from timm_jackpot.artifact import Artifact, load_base_of, locate_artifact, read_artifact
+from timm_jackpot.artifact import Artifact, bytes_by_kind, load_base_of, locate_artifact, read_artifact
 from timm_jackpot.criteria import criterion
 from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.evidence import read_audit
@@ -33,6 +33,7 @@ class Column:
     results: dict[str, float] = field(default_factory=dict)  # top-1 in percent
     verdict: str = "–"  # of the audit
     controls: dict[str, float] = field(default_factory=dict)  # mean top-1 in the audit
+    bytes_by_kind: dict[str, int] = field(default_factory=dict)  # of an artifact
 
 
 def artifact_columns(
@@ -140,6 +141,7 @@ def _column(name: str, artifact: Artifact, masks: MaskSet) -> Column:
         results={key: results[key] for key in _FIGURES if _is_figure(results.get(key))},
         verdict=verdict,
         controls=controls,
+        bytes_by_kind=bytes_by_kind(config),
     )
 
 

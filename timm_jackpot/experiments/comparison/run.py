@@ -101,6 +101,7 @@ def _summary(columns: list[Column], pairs: list[Pair]) -> dict[str, Any]:
                 "recipe": column.recipe,
                 "sparsity": column.masks.sparsity,
                 "mask_hash": column.masks.hash(),
+                "bytes_by_kind": column.bytes_by_kind,
                 "dataset": column.dataset,
                 **column.results,
                 "verdict": column.verdict,

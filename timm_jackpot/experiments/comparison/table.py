@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from timm_jackpot.artifact import KINDS
 from timm_jackpot.experiments.comparison.columns import Column
 from timm_jackpot.experiments.comparison.pairs import Pair
 from timm_jackpot.experiments.text import csv_table, markdown_table
@@ -32,6 +33,11 @@ def sections_of(columns: Sequence[Column], pairs: Sequence[Pair]) -> list[Sectio
         ["allocation", *(column.allocation for column in columns)],
         ["sparsity (%)", *(_percent(column.masks.sparsity) for column in columns)],
         ["of all parameters (%)", *(_percent(column.sparsity_all_parameters) for column in columns)],
+        *(
+            [f"bytes, {label}", *(str(column.bytes_by_kind.get(kind, "–")) for column in columns)]
+            for kind, label in KINDS.items()
+            if any(column.bytes_by_kind.get(kind) for column in columns)
+        ),
         ["searched on", *(column.dataset for column in columns)],
         *([f"top-1, {label}", *(_figure(e.results.get(key)) for e in columns)] for key, label in _FIGURES.items()),
         ["audit", *(column.verdict for column in columns)],
