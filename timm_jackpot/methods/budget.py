@@ -19,6 +19,7 @@ class BudgetFlags(Settings):
     """The fraction of weights to remove, and its allocation to layers."""
 
     group: ClassVar[str] = "Search"
+    sparsity_words: ClassVar[tuple[str, ...]] = ()  # what else than a number a schema takes
 
     sparsity: str | float = "0.9"
     """Fraction of the maskable weights to remove, an exact decimal in [0, 1)."""
@@ -60,7 +61,7 @@ class BudgetFlags(Settings):
     @classmethod
     def _exact_decimal(cls, value: Any) -> Any:
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-            return f"{parse_sparsity(value):f}"
+            return value if value in cls.sparsity_words else f"{parse_sparsity(value):f}"
         return value  # pydantic reports what is wrong
 
 

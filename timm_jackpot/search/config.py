@@ -8,6 +8,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
+import timm
 from pydantic import create_model, model_validator
 from typing_extensions import Self
 
@@ -16,9 +17,12 @@ from timm_jackpot.base import BaseFlags
 from timm_jackpot.data import DataFlags
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.methods import PAPER, BudgetFlags, CoverFlags, SearchSettings, method, method_names
+from timm_jackpot.methods.budget import n_of_m
 from timm_jackpot.schema import Command, OneOf
 from timm_jackpot.training import OutputFlags, RunFlags
 
+AUTO = "auto"
+NEW_HEAD_SPARSITY = "0.5"  # chosen on held-out images of three tasks: hubcards/RESULTS.md
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"paper": PAPER})
 
 
@@ -54,6 +58,11 @@ class RunConfig(BaseFlags, DataFlags, BudgetFlags, CoverFlags, RunFlags, Artifac
         recipes=True,
     )
 
+    sparsity_words: ClassVar[tuple[str, ...]] = (AUTO,)
+
+    sparsity: str | float = "0.9"
+    """Fraction of the maskable weights to remove, an exact decimal in [0, 1). Default with a new head: 0.5. auto: the
+    best of a few on held-out images, within the run's steps."""
     method: Annotated[str, OneOf(method_names)] = "search"
     """How the mask is found; `timm-jackpot methods` describes each method."""
     pretrained: bool = True
@@ -65,6 +74,18 @@ class RunConfig(BaseFlags, DataFlags, BudgetFlags, CoverFlags, RunFlags, Artifac
     """Fail where a notice would be printed otherwise: on layers that an N:M pattern does not fit, and on images that
     cannot be read."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_with_a_new_head(cls, values: Any) -> Any:
+        """A mask says most about a new task near 50 %, one bit a weight; 90 % is for the task of the base."""
+        if not isinstance(values, dict) or not _has_new_head(values):
+            return values
+        chosen = {"sparsity": values.get("sparsity"), "allocation": n_of_m(values.get("allocation"))}
+        own = cls.model_fields["sparsity"].default != RunConfig.model_fields["sparsity"].default
+        if own or any(value is not None for value in chosen.values()):
+            return values
+        return {**values, "sparsity": NEW_HEAD_SPARSITY}
+
     @model_validator(mode="after")
     def _settings_are_the_methods(self) -> Self:
         if not isinstance(self, method(self.method).settings):
@@ -73,6 +94,15 @@ class RunConfig(BaseFlags, DataFlags, BudgetFlags, CoverFlags, RunFlags, Artifac
                 f"config_of({self.method!r})"
             )
         return self
+
+
+def _has_new_head(values: Mapping[str, Any]) -> bool:
+    """Whether settings ask for other classes than those that timm knows for the model."""
+    if values.get("num_classes") is None:
+        return False
+    model = values.get("model", RunConfig.model_fields["model"].default)
+    known = timm.get_pretrained_cfg(model) if isinstance(model, str) else None
+    return known is None or known.num_classes != values["num_classes"]
 
 
 class SearchConfig(RunConfig, SearchSettings):

@@ -16,8 +16,9 @@ from timm_jackpot.base import Base, BaseFlags
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.methods import Budget, Outcome, Task, build_network, method
 from timm_jackpot.runtime.outputs import check_output, write_atomically
-from timm_jackpot.runtime.processes import make_accelerator
-from timm_jackpot.search.config import RunConfig
+from timm_jackpot.runtime.processes import make_accelerator, say
+from timm_jackpot.search.auto_sparsity import choose_sparsity
+from timm_jackpot.search.config import NEW_HEAD_SPARSITY, RunConfig
 from timm_jackpot.search.measure import Accuracies, measure_on_test
 from timm_jackpot.search.save import published_settings, save_run, summary_of
 from timm_jackpot.search.task import open_task, steps_of
@@ -81,12 +82,16 @@ def _search(
     steps = steps_of(config, len(task.data.train), accelerator)
     budget = Budget.of(config, steps=steps, seed=config.seed)
     subject = f"{config.method}: {task.base.ref.name}, sparsity {config.sparsity}"
+    if task.base.new_head and config.sparsity == NEW_HEAD_SPARSITY:
+        say(f"note: with a new head, sparsity {NEW_HEAD_SPARSITY} is the default", accelerator)
     state.begin(subject, task.data, config, steps, base=task.base.ref.digest)
     with state.recorded() as record:
-        outcome = method(config.method).run(replace(task, record=record, state=state), budget, config)
+        task_of_run = replace(task, record=record, state=state)
+        budget = choose_sparsity(task_of_run, budget, config)
+        outcome = method(config.method).run(task_of_run, budget, config)
         state.after_all_steps()  # a signal need not wait from here on, whatever the method made of it
         outcome = _as_stored(outcome, config.extras_dtype)
-        jackpot = _jackpot_of(outcome, task, config)
+        jackpot = _jackpot_of(outcome, task, budget)
         kept = jackpot.masks.kept_per_layer()
         total = [mask.numel() for mask in jackpot.masks.values()]
         record.write("layers", names=list(kept), kept=list(kept.values()), total=total)
@@ -109,7 +114,7 @@ def _as_stored(outcome: Outcome, dtype: ExtrasDtype) -> Outcome:
     return replace(outcome, changed=changed)
 
 
-def _jackpot_of(outcome: Outcome, task: Task, config: RunConfig) -> Jackpot:
+def _jackpot_of(outcome: Outcome, task: Task, budget: Budget) -> Jackpot:
     assert outcome.masks is not None
     assert all(changed.role != "weights" for changed in outcome.changed.values())
     return Jackpot(
@@ -117,8 +122,8 @@ def _jackpot_of(outcome: Outcome, task: Task, config: RunConfig) -> Jackpot:
         maskable=task.maskable,
         masks=outcome.masks,
         extras={name: Extra(changed.role, changed.tensor) for name, changed in outcome.changed.items()},  # pyright: ignore
-        sparsity=str(config.sparsity),
-        allocation=config.allocation,
+        sparsity=budget.sparsity,
+        allocation=budget.allocation,
         data=task.data.config,
         labels=task.data.labels if task.base.new_head else None,
     )
