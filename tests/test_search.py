@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -268,7 +269,7 @@ def test_scores_that_overflow_stop_the_run(tmp_path: Path) -> None:
 def test_one_score_that_is_no_number_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allocation: str
 ) -> None:
-    def poison(optimizer: torch.optim.Optimizer, scores: list[torch.nn.Parameter]) -> None:
+    def poison(optimizer: torch.optim.Optimizer, scores: list[torch.nn.Parameter], max_rms: float) -> None:
         optimizer.register_step_post_hook(lambda *_: scores[0].data.view(-1)[7].fill_(torch.nan))
 
     monkeypatch.setattr("timm_jackpot.methods.find.equalise_gradients", poison)
@@ -277,17 +278,18 @@ def test_one_score_that_is_no_number_stops_the_run(
     assert not list(tmp_path.rglob("masks.safetensors"))
 
 
-def test_equalised_gradients_have_one_rms_and_keep_their_direction() -> None:
+@pytest.mark.parametrize("max_rms", [inf, 0.1])
+def test_equalised_gradients_have_one_rms_and_keep_their_direction(max_rms: float) -> None:
     scores = [torch.nn.Parameter(torch.zeros(n)) for n in (4, 5, 6)]
     optimizer = torch.optim.SGD(scores, lr=1.0)
-    equalise_gradients(optimizer, scores)
+    equalise_gradients(optimizer, scores, max_rms=max_rms)
     gradients = [torch.randn(4) * 1e-3, torch.randn(5) * 10, torch.zeros(6)]
     for parameter, gradient in zip(scores, gradients, strict=True):
         parameter.grad = gradient.clone()
     optimizer.step()
     rms = [g.square().mean().sqrt() for g in gradients]
     for parameter, gradient, size in zip(scores[:2], gradients[:2], rms[:2], strict=True):
-        torch.testing.assert_close(-parameter.data, gradient / size * (sum(rms) / 3))
+        torch.testing.assert_close(-parameter.data, gradient / size * min(sum(rms) / 3, max_rms))
     assert not scores[2].any()  # a layer without gradient stays where it is
 
 

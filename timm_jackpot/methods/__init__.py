@@ -16,7 +16,7 @@ from timm_jackpot.methods import (  # importing registers them
 from timm_jackpot.methods.budget import Budget, BudgetFlags
 from timm_jackpot.methods.controls import check_control
 from timm_jackpot.methods.cover import CoverFlags, coverage_notice, find_maskable
-from timm_jackpot.methods.equalise import equalise_gradients
+from timm_jackpot.methods.equalise import NEW_HEAD_RMS, equalise_gradients
 from timm_jackpot.methods.fixed import FixedMaskSettings, under_masks
 from timm_jackpot.methods.one_shot import OneShotSettings
 from timm_jackpot.methods.registry import Method, all_methods, method, method_names, register_method, unregister_method
@@ -27,6 +27,7 @@ from timm_jackpot.methods.task import ChangedTensor, Outcome, Role, Task, build_
 from timm_jackpot.methods.train import AlongFlags, HeadFlags, trained_parameters
 
 __all__ = [
+    "NEW_HEAD_RMS",
     "PAPER",
     "AlongFlags",
     "Budget",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isnan
+from math import inf, isnan
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from timm_jackpot.adapter import ScoreAdapter, attach, detach
 from timm_jackpot.errors import TrainingError
 from timm_jackpot.evaluation import evaluate_accuracy
 from timm_jackpot.masks import MaskSet
-from timm_jackpot.methods.equalise import equalise_gradients
+from timm_jackpot.methods.equalise import NEW_HEAD_RMS, equalise_gradients
 from timm_jackpot.methods.score_training import ScoreTraining
 from timm_jackpot.methods.search_settings import SearchSettings
 from timm_jackpot.methods.start import Start
@@ -61,7 +61,7 @@ def find_masks(
         return {"sparsity": training.sparsity}
 
     def equalise(optimizer: torch.optim.Optimizer) -> None:
-        equalise_gradients(optimizer, adapter.scores())
+        equalise_gradients(optimizer, adapter.scores(), max_rms=NEW_HEAD_RMS if head else inf)
 
     train_network(
         model,

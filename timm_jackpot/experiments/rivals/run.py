@@ -74,22 +74,20 @@ def _run_task(
     def cell(key: str, run: RunConfig, measure: Callable[[Task, RunConfig], dict[str, Any]], **more: Any) -> Cell:
         made_from = {**published_settings(run), **described(accelerator), **more}
         made_from |= run.model_dump(mode="json", include=_FILES)
-        return Cell(key, f"{name}: {key}", made_from, lambda: measure(task(), run))
+        return Cell(key, key, made_from, lambda: measure(task(), run))
 
-    tuning = [
-        cell(_tuning_key(rival, candidate), rival.tuning_run(candidate, seeds[0]), validation_accuracy)
-        for rival in rivals
-        for candidate in rival.candidates
-        if len(rival.candidates) > 1
-    ]
-    tuned = run_cells(tuning, journal, accelerator, what="rivals: tuning").results
-    judged = []
-    for rival in rivals:
+    for rival in rivals:  # one after the other, so that what is there so far is a table
+        tuning = [
+            cell(_tuning_key(rival, candidate), rival.tuning_run(candidate, seeds[0]), validation_accuracy)
+            for candidate in rival.candidates
+            if len(rival.candidates) > 1
+        ]
+        tuned = run_cells(tuning, journal, accelerator, what=f"rivals: {name}, tuning").results
         chosen = _choose(rival, tuned)
-        judged += [
+        judged = [
             cell(f"{rival.name}, seed {seed}", rival.run(chosen, seed), _judging(rival, chosen, seed)) for seed in seeds
         ]
-    run_cells(judged, journal, accelerator, what="rivals: run")
+        run_cells(judged, journal, accelerator, what=f"rivals: {name}, run")
 
 
 def _tuning_key(rival: Rival, candidate: Mapping[str, Any]) -> str:
