@@ -175,7 +175,7 @@ def test_a_new_head_of_a_module_is_trained_and_stored(
     config = SearchConfig(dataset="digits", sparsity="0.5", steps=4, batch_size=64, output=str(tmp_path / "jackpot"))
     result = search_jackpot(config, base)
     assert teachers == [None]
-    assert result.comparison.dense is None
+    assert result.comparison.magnitude is None
     artifact = read_artifact(tmp_path / "jackpot")
     head = {f"{layer}.weight", f"{layer}.bias"}
     assert artifact.config.head is not None

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from timm_jackpot.artifact import read_artifact
+from timm_jackpot.base import base_from_module, load_base
 from timm_jackpot.errors import ConfigError, RunInterrupted
 from timm_jackpot.own_loop import JackpotConfig
 from timm_jackpot.search import SearchConfig, config_of, search_jackpot
@@ -32,6 +33,14 @@ SMALL = {"dataset": "digits", "batch_size": 64, "val_fraction": 0.5}
 )
 def test_a_new_head_has_its_own_default_sparsity(settings: dict[str, Any], sparsity: str) -> None:
     assert SearchConfig(**settings).sparsity == sparsity
+
+
+def test_a_module_with_a_new_head_has_it_too(tmp_path: Path) -> None:
+    module = load_base("digits_resnet").model
+    told: dict[str, Any] = {"num_classes": 10, "input_size": (3, 32, 32), "classifier": "fc", "new_head": True}
+    base = base_from_module(module, "own", **told)
+    config = SearchConfig(**SMALL, steps=1, output=str(tmp_path / "j"))
+    assert search_jackpot(config, base).jackpot.masks.sparsity == pytest.approx(0.5, abs=1e-3)
 
 
 def test_a_method_with_its_own_default_keeps_it() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from timm_jackpot.errors import ConfigError
+from timm_jackpot.errors import ConfigError, TrainingError
 from timm_jackpot.experiments.rivals import RivalsConfig, compare_rivals, plan_rivals
 
 RECIPE = """
@@ -68,9 +68,30 @@ def test_rivals_are_tuned_judged_and_tabulated(tmp_path: Path) -> None:
         (RECIPE.replace("rank: 2", "rank: 0"), {}, "lora on a: --rank 0"),
         (RECIPE.replace("rank: 2", "ranks: 2"), {}, "lora on a: unknown setting ranks"),
         (RECIPE.replace("method: lora", "method: lara"), {}, "there is no method 'lara': did you mean lora"),
-        (RECIPE.replace("rank: 2", "seed: 2"), {}, "lora on a sets seed: leave it out"),
+        (RECIPE.replace("rank: 2", "seed: 2"), {}, "lora on a sets seed, which all rivals of a task share"),
+        (RECIPE.replace("rank: 2", "tune: {batch_size: [1, 8]}"), {}, "lora on a sets batch_size, which all rivals"),
+        (RECIPE.replace("method: lora, rank: 2", "method: smallest"), {}, "smallest is a control of one jackpot"),
+        (RECIPE.replace("sparsity: 0.5", "sparsity: auto"), {}, "half on a: a rival has a sparsity of its own"),
+        (RECIPE.replace("batch_size", "batchsize"), {}, "the task a has the setting batchsize, which no rival knows"),
+        (RECIPE, {"settings": ("stpes=1",)}, "the task a has the setting stpes"),
     ],
 )
 def test_a_recipe_that_cannot_run_is_refused(tmp_path: Path, recipe: str, more: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         plan_rivals(config(tmp_path, recipe, **more))
+
+
+def test_a_run_that_diverges_costs_no_other_its_result(tmp_path: Path) -> None:
+    recipe = RECIPE.replace("lora, rank: 2", "full_sgd, lr: 1000000")
+    with pytest.raises(TrainingError, match="2 runs failed; the first was lora, seed 0"):
+        compare_rivals(config(tmp_path, recipe))
+    rows = (tmp_path / "out" / "table.csv").read_text().splitlines()
+    assert [row.split(",")[1] for row in rows[1:]] == ["probe", "probe", "half", "half"]
+
+
+def test_settings_given_as_flags_are_not_tuned(tmp_path: Path) -> None:
+    plan = plan_rivals(config(tmp_path, settings=("lr=0.3", "tune_steps=1")))
+    probe = plan.tasks["a"][0]
+    assert probe.candidates == ({},)
+    assert probe.settings["lr"] == 0.3
+    assert probe.tune_steps == 1

@@ -12,6 +12,7 @@ from torch import nn
 
 from timm_jackpot.audit import AuditConfig, audit_jackpot
 from timm_jackpot.base import base_from_module, load_base
+from timm_jackpot.errors import BaseError
 from timm_jackpot.methods import Budget, FixedMaskSettings, Outcome, Task, build_network, method
 from timm_jackpot.methods.dense import DenseSettings
 from timm_jackpot.methods.lora import LoraSettings
@@ -97,6 +98,31 @@ def test_lora_merges_into_the_network_that_was_trained(task: Task) -> None:
     assert 0 < outcome.extra_flops < 1
 
 
+def test_lora_leaves_the_head_and_what_attention_reads_itself_alone(task: Task) -> None:
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.fc = nn.MultiheadAttention(8, 2), nn.Linear(8, 10)
+
+        def get_classifier(self) -> nn.Module:
+            return self.fc
+
+    model = Attending()
+    weights: Any = {name: p for name, p in model.named_parameters() if name in ("a.out_proj.weight", "fc.weight")}
+    own = replace(task, base=replace(task.base, model=model), maskable=replace(task.maskable, weights=weights))
+    with pytest.raises(BaseError, match="has no linear or conv layers for LoRA to update"):
+        run(own, "lora")
+
+
+def test_fine_tuning_needs_no_norms_and_no_classifier(task: Task) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).requires_grad_(False)
+    weights: Any = {"0.weight": module[0].weight}
+    plain = replace(task, base=replace(task.base, model=module), maskable=replace(task.maskable, weights=weights))
+    assert moved(plain, run(plain, "full_sgd")) == {"weights": {"0.weight", "0.bias"}}
+    with pytest.raises(BaseError, match="has no classifier to train"):
+        run(plain, "probe")
+
+
 def test_piggyback_removes_weights_whose_scores_fall_below_its_threshold(task: Task) -> None:
     still = run(task, "piggyback")
     assert still.masks is not None
@@ -107,8 +133,11 @@ def test_piggyback_removes_weights_whose_scores_fall_below_its_threshold(task: T
     assert not moved(task, far).keys() & {"weights"}
 
 
-def test_low_flip_is_the_search_at_one_percent() -> None:
+def test_low_flip_is_the_search_at_one_percent_wherever_it_runs(task: Task) -> None:
     assert config_of("low_flip")().sparsity == "0.01"
+    masks = run(task, "low_flip").masks  # with default settings, as compare and audit run it
+    assert masks is not None
+    assert masks.sparsity == pytest.approx(0.01, abs=1e-3)
 
 
 def test_controls_train_a_head_as_the_search_does(task: Task) -> None:
@@ -133,6 +162,11 @@ def with_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert table["magnitude_top1"] is None
     assert table["dense_top1"] > 30  # with a trained head: ten classes, and the head alone guesses
     assert table["magnitude_recalibrated_top1"] > 20
+    plain = search_jackpot(
+        SearchConfig(steps=2, sparsity="0.5", lr=0.4, train_norm=True, output=str(folder.parent / "k"), **SMALL)
+    ).summary
+    assert plain["dense_top1"] > 95  # the untouched base, whatever the search trains along
+    assert plain["magnitude_top1"] is not None
     return folder
 
 
@@ -146,4 +180,5 @@ def test_a_jackpot_with_a_head_and_norms_is_audited(with_head: Path, tmp_path: P
     top1 = {name: result.top1.value for name, result in report.models.items()}
     assert top1["dense"] > 30
     assert top1["random"] > 15  # its head was trained too
+    assert top1["second_search"] > 60  # and that of a search from another seed
     assert (tmp_path / "audit" / "audit.json").is_file()

@@ -179,7 +179,7 @@ def test_settings_of_another_method_are_refused() -> None:
 
 def test_a_method_that_finds_no_jackpot_leaves_nothing_behind(tmp_path: Path) -> None:
     for name in ("dense", "reinitialised", "random_weights", "smallest"):
-        with pytest.raises(ConfigError, match=f"the method {name} does not give a mask over the base's own weights"):
+        with pytest.raises(ConfigError, match=f"the method {name} does not give a mask that an artifact can hold"):
             search_jackpot(config_of(name)(output=str(tmp_path / name), **SMALL))
     assert list(tmp_path.iterdir()) == []
 

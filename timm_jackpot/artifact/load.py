@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def load_base_of(
     else:
         loaded = Base(base, config.base, tensor_ids(base), ())
     check_base(config, loaded, built=base is None)
-    return loaded
+    return replace(loaded, adapted=tuple(adapted_in(config)))  # a module does not tell that its head is new
 
 
 def load_dense_base(

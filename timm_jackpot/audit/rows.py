@@ -56,7 +56,8 @@ def audit_rows(
         return outcome
 
     def dense(*, recalibrated: bool) -> Outcome:
-        return method("dense").run(task, budget, DenseSettings.like(search, recalibrated=recalibrated))
+        untouched = DenseSettings.like(search, recalibrated=recalibrated).model_copy(update={"train_norm": False})
+        return method("dense").run(task, budget, untouched)
 
     def control(name: str, seed: int) -> Outcome:
         return method(name).run(task, at(seed), FixedMaskSettings.like(search, recalibrated=trains))

@@ -24,6 +24,7 @@ from timm_jackpot.errors import ConfigError
 from timm_jackpot.evidence import (
     AUDIT_CONTROLS,
     AUDIT_FORMAT,
+    NON_TRIVIAL_PERCENT,
     AuditData,
     AuditReport,
     LayerDensity,
@@ -74,6 +75,8 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
         )
     masks = artifact.masks_on(loaded)
     _check_controls_are_possible(masks)
+    if 100 * masks.sparsity <= NON_TRIVIAL_PERCENT:
+        say(f"note: the verdict will be none, as it asks for more than {NON_TRIVIAL_PERCENT:g} % sparsity", accelerator)
     task, budget, search = reopen_search(artifact, loaded, config, accelerator)
     data = task.data
     _report_differences(artifact, data, accelerator)

@@ -14,13 +14,21 @@ from timm_jackpot.evidence.report import (
     conclusions,
 )
 from timm_jackpot.evidence.section import audit_section, data_label, title_of, verdict_line
-from timm_jackpot.evidence.verdict import AUDIT_CONTROLS, AUDIT_MODELS, Principle, answer_principles, verdict_of
+from timm_jackpot.evidence.verdict import (
+    AUDIT_CONTROLS,
+    AUDIT_MODELS,
+    NON_TRIVIAL_PERCENT,
+    Principle,
+    answer_principles,
+    verdict_of,
+)
 
 __all__ = [
     "AUDIT",
     "AUDIT_CONTROLS",
     "AUDIT_FORMAT",
     "AUDIT_MODELS",
+    "NON_TRIVIAL_PERCENT",
     "AuditData",
     "AuditReport",
     "Interval",

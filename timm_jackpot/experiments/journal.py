@@ -47,7 +47,7 @@ class Journal:
 
     def __init__(self, path: Path, accelerator: Accelerator) -> None:
         self.path, self._accelerator = path, accelerator
-        self.entries: dict[str, JournalEntry] = from_main(accelerator, lambda: _read(path))
+        self.entries: dict[str, JournalEntry] = from_main(accelerator, lambda: read_journal(path))
 
     def note(self, key: str, entry: JournalEntry) -> JournalEntry:
         """Save an entry; returns the main process's entry, which all processes keep.
@@ -65,7 +65,7 @@ class Journal:
         return self.entries[key]
 
 
-def _read(path: Path) -> dict[str, JournalEntry]:
+def read_journal(path: Path) -> dict[str, JournalEntry]:
     if not path.exists():
         return {}
     try:

@@ -25,7 +25,7 @@ def equalise_gradients(
 
     Args:
         max_rms: the largest common rms; a larger mean is replaced by it. `NEW_HEAD_RMS` where a head is trained: its
-            scale, and with it the gradients', can grow until masks churn.
+            norm can grow, and the score gradients with it, until the masks churn.
     """
 
     @torch.no_grad()

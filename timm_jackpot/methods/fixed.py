@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import Field
@@ -15,7 +16,7 @@ from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.task import ChangedTensor, Outcome, Role, Stopwatch, Task, build_network
 from timm_jackpot.methods.train import AlongFlags, HeadFlags, train_along, trained_parameters
 from timm_jackpot.schema import Settings
-from timm_jackpot.training import CALIBRATION_IMAGES, recalibrate
+from timm_jackpot.training import CALIBRATION_IMAGES, Record, recalibrate
 
 
 class FixedMaskSettings(HeadFlags, AlongFlags):
@@ -61,7 +62,7 @@ def under_masks(
     if statistics:
         recalibrate(model, task.data, task.batch_size, task.accelerator, images=CALIBRATION_IMAGES)
     if trained:
-        train_along(model, trained, task, budget, settings)
+        train_along(model, trained, replace(task, record=Record()), budget, settings)
     changes: dict[str, Role] = {**dict.fromkeys(statistics, "norm_statistics"), **trained}
     changed |= {name: ChangedTensor(changes[name], tensor) for name, tensor in copy_tensors(model, changes).items()}
     return Outcome(masks, changed, budget.steps if trained else 0, watch.seconds, start)

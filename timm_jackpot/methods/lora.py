@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib.util import find_spec
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -34,18 +33,16 @@ class LoraSettings(WarmHeadFlags):
     rank: int = Field(default=8, ge=1, le=4096)
     """Rank of each update (r)."""
     alpha: float | None = Field(default=None, gt=0, le=1e6)
-    """The update is scaled by alpha / rank. Default: twice the rank, a scale of 2."""
+    """The update is scaled by alpha / rank. Default: 2 × rank."""
 
 
 @register_method("lora", family="reference", paper="arXiv:2106.09685", finds_jackpots=False)
 def lora(task: Task, budget: Budget, settings: LoraSettings) -> Outcome:
     """Low-rank updates of linear and conv weights, with the head; norm statistics move. Needs the package peft.
 
-    The weights are those that a mask covers, but for grouped convs: a rank below the number of groups has no place
-    in them.
+    The weights are those that a mask covers, except grouped convolutions, where the rank would have to be a multiple of
+    the groups, and what torch's own attention reads without a forward.
     """
-    if find_spec("peft") is None:
-        raise ConfigError("the method lora needs the package peft: pip install 'timm-jackpot[lora]'")
     watch = Stopwatch()
     head_roles = head_of(task.base)
     model = working_copy(task.base.model, own=head_roles.keys())
@@ -83,10 +80,16 @@ def lora(task: Task, budget: Budget, settings: LoraSettings) -> Outcome:
 
 def _add_updates(model: nn.Module, task: Task, settings: LoraSettings) -> dict[str, Any]:
     """Wrap the layers of `model`, in place; returns the wrapped layers by name."""
-    from peft import LoraConfig, inject_adapter_in_model
-    from peft.tuners.lora import LoraLayer
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+        from peft.tuners.lora import LoraLayer
+    except ImportError as error:
+        raise ConfigError("the method lora needs the package peft: pip install 'timm-jackpot[lora]'") from error
 
-    owners = (name.removesuffix(".weight") for name in task.maskable.weights if name.endswith(".weight"))
+    unread = {f"{n}.out_proj" for n, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)}
+    head = head_of(task.base)
+    weights = (name for name in task.maskable.weights if name.endswith(".weight") and name not in head)
+    owners = [owner for name in weights if (owner := name.removesuffix(".weight")) not in unread]
     names = [name for name in owners if _takes_update(model.get_submodule(name))]
     if not names:
         raise BaseError(f"{task.base.ref.name} has no linear or conv layers for LoRA to update")

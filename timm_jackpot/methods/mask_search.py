@@ -58,7 +58,7 @@ def paper(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
 
 @register_method("low_flip", family="mask search", paper="arXiv:2004.14129", defaults={"sparsity": "0.01"})
 def low_flip(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
-    """The search at very low sparsity: a mask as an adapter that removes few weights, of few bytes when compact."""
+    """The search at 1 % sparsity: an adapter that removes few weights, and is small when it is stored compact."""
     return search(task, budget, settings)
 
 

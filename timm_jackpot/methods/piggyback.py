@@ -36,7 +36,7 @@ class PiggybackSettings(WarmHeadFlags, AlongFlags):
 
 @register_method("piggyback", family="mask search", paper="arXiv:1801.06519", finds_jackpots=False)
 def piggyback(task: Task, budget: Budget, settings: PiggybackSettings) -> Outcome:
-    """Scores with one fixed threshold: the sparsity emerges, whatever the budget's.
+    """Scores against one fixed threshold: the sparsity is an outcome, and the budget's is ignored.
 
     Here norm statistics move and the learning rate follows a cosine, as in every search; the authors freeze the
     statistics and decay the rate once.

@@ -1,4 +1,4 @@
-"""What users do without masks: a linear probe, norms alone, and fine-tuning of all weights."""
+"""Baselines without masks: a linear probe, norms alone, and fine-tuning of all weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from timm_jackpot.base import copy_tensors, norm_statistics, working_copy
+from timm_jackpot.base import classifier_parameters, copy_tensors, norm_affine, norm_statistics, working_copy
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.registry import register_method
 from timm_jackpot.methods.task import ChangedTensor, Outcome, Role, Stopwatch, Task
@@ -16,7 +16,7 @@ from timm_jackpot.training import average_norm_statistics
 
 
 class ReferenceSettings(WarmHeadFlags):
-    """Settings of methods that train a dense network."""
+    """Settings of dense baselines."""
 
     group: ClassVar[str] = "Search"
 
@@ -43,13 +43,13 @@ def probe(task: Task, budget: Budget, settings: ReferenceSettings) -> Outcome:
 
 @register_method("probe_statistics", family="reference", finds_jackpots=False)
 def probe_statistics(task: Task, budget: Budget, settings: ReferenceSettings) -> Outcome:
-    """Linear probe whose norm statistics move to the new images."""
+    """Linear probe, with running norm statistics updated on the new images."""
     return _train_dense(task, budget, settings, head_of(task.base))
 
 
 @register_method("norm_only", family="reference", paper="arXiv:2003.00152", finds_jackpots=False)
 def norm_only(task: Task, budget: Budget, settings: ReferenceSettings) -> Outcome:
-    """Scales and shifts of norms are trained with the head, and norm statistics move."""
+    """Train the head and the scales and shifts of norm layers; running norm statistics are updated."""
     return _train_dense(task, budget, settings, {**head_of(task.base), **norms_of(task.base)})
 
 
@@ -67,7 +67,9 @@ def full_adamw(task: Task, budget: Budget, settings: AdamWSettings) -> Outcome:
 
 def _all_of(task: Task) -> dict[str, Role]:
     roles: dict[str, Role] = dict.fromkeys((name for name, _ in task.base.model.named_parameters()), "weights")
-    return roles | norms_of(task.base) | head_of(task.base)
+    norms: dict[str, Role] = dict.fromkeys(norm_affine(task.base.model), "norm_affine")
+    head: dict[str, Role] = dict.fromkeys(classifier_parameters(task.base.model), "head")
+    return {**roles, **norms, **head}
 
 
 def _train_dense(

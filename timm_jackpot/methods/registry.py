@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from accelerate.utils import set_seed
@@ -41,12 +41,14 @@ class Method:
         """Run the method; the same seed gives the same outcome, whatever ran before.
 
         Args:
-            settings: the method's own settings, or run settings that include them. Default: its defaults.
+            settings: the method's own settings, or run settings that include them. Default: its defaults, and its own
+                sparsity if it has one.
 
         Raises:
             JackpotError: whatever the method raises.
         """
         if settings is None:
+            budget = replace(budget, sparsity=self.defaults.get("sparsity", budget.sparsity))
             own = {key: value for key, value in self.defaults.items() if key in self.settings.model_fields}
             settings = self.settings(**own)
         assert isinstance(settings, self.settings), (self.name, type(settings))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -26,7 +27,7 @@ from timm_jackpot.training import (
     make_optimizer,
 )
 
-_WARM_SEED = 1_000_003  # so that training does not see the warm-up's batches again in the same order
+_WARM_SEED = 1_000_003  # so that the search does not see the warm-up's batches again in the same order
 
 
 class HeadFlags(OptimFlags):
@@ -87,9 +88,9 @@ def train_network(
     Raises:
         TrainingError: as `fit`.
     """
-    groups = [{"params": [*rest]}] if rest else []
+    groups: list[dict[str, Any]] = [{"params": [*rest]}] if rest else []
     if head:
-        groups.append({"params": [*head], "lr_scale": (settings.head_lr or settings.lr) / settings.lr})  # pyright: ignore[reportArgumentType]
+        groups.append({"params": [*head], "lr_scale": (settings.head_lr or settings.lr) / settings.lr})
     optimizer = make_optimizer(settings, groups)
     prepare(optimizer)
     trained = {f"trained.{i}": parameter for i, parameter in enumerate((*rest, *head))}
@@ -141,10 +142,18 @@ def warm_head(
     if steps > budget.steps:
         raise ConfigError(f"--head-steps {steps} are more than the run's {budget.steps} steps: lower them")
     if steps and not (task.state and task.state.resumed):
-        alone, seed = replace(task, record=Record(), state=None), (budget.seed + _WARM_SEED) % 2**31
-        train_network(
-            model, alone, settings, rest=(), head=head, steps=steps, seed=seed, title="head", frozen_statistics=True
-        )
+        with task.state.before_first_step() if task.state else nullcontext():
+            train_network(
+                model,
+                replace(task, record=Record(), state=None),
+                settings,
+                rest=(),
+                head=head,
+                steps=steps,
+                seed=(budget.seed + _WARM_SEED) % 2**31,
+                title="head",
+                frozen_statistics=True,
+            )
     return budget.steps - steps
 
 
@@ -188,7 +197,7 @@ def head_of(base: Base, masked: Collection[str] = ()) -> dict[str, Role]:
     """
     names = [name for name in classifier_parameters(base.model) if name not in masked]
     if not names:
-        raise BaseError(f"{base.ref.name} has no classifier to train: leave --train-head out")
+        raise BaseError(f"{base.ref.name} has no classifier to train")
     return dict.fromkeys(names, "head")
 
 
@@ -201,5 +210,5 @@ def norms_of(base: Base) -> dict[str, Role]:
     head = classifier_parameters(base.model)
     names = [name for name in norm_affine(base.model) if name not in head]
     if not names:
-        raise BaseError(f"{base.ref.name} has no norm scales and shifts to train: leave --train-norm out")
+        raise BaseError(f"{base.ref.name} has no norm scales and shifts to train")
     return dict.fromkeys(names, "norm_affine")

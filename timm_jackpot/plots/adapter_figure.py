@@ -12,7 +12,7 @@ from timm_jackpot.plots.style import BLUE, GRAY, ORANGE, finish, new_figure, to_
 def adapter_figure(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
     """One panel per task: test top-1 (mean, with one standard deviation) over bytes per task, on a log scale.
 
-    Masks are filled circles, everything else open squares, each with its name.
+    Masks are filled circles, everything else open squares, each labeled.
 
     Args:
         rows: task, rival, top1, mask_bytes, and the bytes of the other kinds; one per seed.
@@ -29,7 +29,7 @@ def adapter_figure(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
         of_task = [row for row in rows if row["task"] == task]
         for rival in dict.fromkeys(row["rival"] for row in of_task):
             points = [row for row in of_task if row["rival"] == rival]
-            size = mean(sum(value for key, value in row.items() if key.endswith("_bytes")) for row in points)
+            size = 1 + mean(sum(value for key, value in row.items() if key.endswith("_bytes")) for row in points)
             top1 = [row["top1"] for row in points]
             masked = points[0]["mask_bytes"] > 0
             look = {"color": BLUE, "marker": "o"} if masked else {"color": ORANGE, "marker": "s", "mfc": "white"}

@@ -71,6 +71,10 @@ class Interruption:
         if self._signal is not None:
             raise stop(self._signal)
 
+    def stop_after_a_step(self) -> None:
+        """Undo `stop_at_once`: from now on a signal waits for the next `requested`."""
+        self._stop = None
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a data worker; it ends with its parent
             return

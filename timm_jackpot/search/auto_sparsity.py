@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.evaluation import evaluate_accuracy
@@ -12,7 +14,7 @@ from timm_jackpot.search.config import AUTO, RunConfig
 from timm_jackpot.training import Record
 
 SPARSITIES = ("0.3", "0.5", "0.7", "0.9")
-_SHARE = 8  # each trial takes one in eight of the run's steps, so that half of them are left for the run itself
+_SHARE = 8  # each trial takes an eighth of the run's steps, so that half of them are left for the run itself
 
 
 def choose_sparsity(task: Task, budget: Budget, config: RunConfig) -> Budget:
@@ -28,12 +30,13 @@ def choose_sparsity(task: Task, budget: Budget, config: RunConfig) -> Budget:
         return budget
     made = task.record.last("sparsity_choice")
     if not made:
-        made = _try_all(task, budget, config)
+        with task.state.before_first_step() if task.state else nullcontext():
+            made = _try_all(task, budget, config)
         task.record.write("sparsity_choice", **made)
     return replace(budget, sparsity=made["sparsity"], steps=made["steps"])
 
 
-def _try_all(task: Task, budget: Budget, config: RunConfig) -> dict[str, object]:
+def _try_all(task: Task, budget: Budget, config: RunConfig) -> dict[str, Any]:
     if task.data.val is None:
         raise ConfigError("--sparsity auto needs held-out images: set --val-fraction or --val-split")
     steps = budget.steps // _SHARE
@@ -47,7 +50,7 @@ def _try_all(task: Task, budget: Budget, config: RunConfig) -> dict[str, object]
             build_network(task, outcome), task.data.val, batch_size=task.batch_size, accelerator=task.accelerator
         )
         top1[sparsity] = accuracy.top1
-    best = max(SPARSITIES, key=lambda sparsity: (top1[sparsity], sparsity))
+    best = max(reversed(SPARSITIES), key=lambda sparsity: top1[sparsity])  # the first of equals
     tried = ", ".join(f"{sparsity}: {value:.1f}" for sparsity, value in top1.items())
     say(f"note: sparsity {best}, by validation top-1 after {steps} steps at each ({tried})", task.accelerator)
     return {"sparsity": best, "steps": budget.steps - steps * len(SPARSITIES), "trial_steps": steps, "top1": top1}

@@ -14,24 +14,26 @@ from timm_jackpot.search.config import RunConfig
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Accuracy on the test split. Where the search trains a head, so do the others, for as many steps."""
+    """Accuracy on the test split. Where the search trains a head, so do the others, for as many steps; norms stay."""
 
     jackpot: Accuracy
     dense: Accuracy
-    magnitude: Accuracy | None  # None where a head is trained: no one would train it on statistics of other weights
+    magnitude: Accuracy | None  # None where a head is trained, which needs statistics of these weights
     magnitude_recalibrated: Accuracy
 
 
 def measure_on_test(network: nn.Module, task: Task, budget: Budget, config: RunConfig) -> Accuracies:
     """Evaluate the jackpot's `network`, the dense base and magnitude pruning on the test split, once each."""
 
+    trains_head = task.base.new_head or getattr(config, "train_head", False)
+
     def accuracy(candidate: nn.Module) -> Accuracy:
         return evaluate_accuracy(candidate, task.data.test, batch_size=task.batch_size, accelerator=task.accelerator)
 
     def control(name: str, settings: FixedMaskSettings) -> Accuracy:
-        return accuracy(build_network(task, method(name).run(task, budget, settings)))
+        without_norms = settings.model_copy(update={"train_norm": False})
+        return accuracy(build_network(task, method(name).run(task, budget, without_norms)))
 
-    trains_head = task.base.new_head or getattr(config, "train_head", False)
     return Accuracies(
         jackpot=accuracy(network),
         dense=control("dense", DenseSettings.like(config, recalibrated=False)),

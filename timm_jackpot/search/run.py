@@ -15,6 +15,7 @@ from timm_jackpot.artifact import Extra, ExtrasDtype, Jackpot, artifact_digest, 
 from timm_jackpot.base import Base, BaseFlags
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.methods import Budget, Outcome, Task, build_network, method
+from timm_jackpot.methods.budget import n_of_m
 from timm_jackpot.runtime.outputs import check_output, write_atomically
 from timm_jackpot.runtime.processes import make_accelerator, say
 from timm_jackpot.search.auto_sparsity import choose_sparsity
@@ -57,8 +58,8 @@ def search_jackpot(config: RunConfig, base: Base | None = None) -> SearchResult:
         config = _without_base(config, base)
     if not method(config.method).finds_jackpots:
         raise ConfigError(
-            f"the method {config.method} does not give a mask over the base's own weights, so it cannot be saved as an "
-            "artifact: use compare --methods or audit --beside to see its accuracy"
+            f"the method {config.method} does not give a mask that an artifact can hold: compare --methods and audit "
+            "--beside show its accuracy"
         )
     logs = Path(f"{config.output or 'runs/search'}-logs") if config.report_to else None
     accelerator = make_accelerator(
@@ -69,7 +70,7 @@ def search_jackpot(config: RunConfig, base: Base | None = None) -> SearchResult:
         timeout=config.timeout,
     )
     output = _choose_output(config, accelerator)
-    with open_run(output, accelerator, config, settings=published_settings(config), digest=artifact_digest) as state:
+    with open_run(output, accelerator, config, settings=_searched_by(config), digest=artifact_digest) as state:
         config = config.model_copy(update={"overwrite": state.overwrite})
         _check_output(config, resumed=state.resumed is not None)
         return _search(config, base, output, state, accelerator)
@@ -114,6 +115,12 @@ def _as_stored(outcome: Outcome, dtype: ExtrasDtype) -> Outcome:
     return replace(outcome, changed=changed)
 
 
+def _searched_by(config: RunConfig) -> dict[str, Any]:
+    """The settings that a resumed run must share: not how the result is stored."""
+    stored_by = {"encoding", "extras_dtype"}
+    return {key: value for key, value in published_settings(config).items() if key not in stored_by}
+
+
 def _jackpot_of(outcome: Outcome, task: Task, budget: Budget) -> Jackpot:
     assert outcome.masks is not None
     assert all(changed.role != "weights" for changed in outcome.changed.values())
@@ -136,7 +143,10 @@ def _without_base(config: RunConfig, base: Base) -> RunConfig:
         raise ConfigError("a base was given, but the settings ask for random weights: leave one of them out")
     if twice:
         raise ConfigError(f"a base was given, so the setting {twice[0]} has no effect: {_instead(base)}")
-    return config.model_copy(update={"model": base.ref.architecture})
+    chosen = method(config.method).defaults.keys() | config.model_fields_set
+    open_ = base.new_head and "sparsity" not in chosen and n_of_m(config.allocation) is None
+    default = {"sparsity": NEW_HEAD_SPARSITY} if open_ else {}
+    return config.model_copy(update={"model": base.ref.architecture, **default})
 
 
 def _instead(base: Base) -> str:

@@ -179,6 +179,19 @@ class RunState:
         if number:
             raise self._stopped(f"after step {step} of {steps}", number)
 
+    @contextmanager
+    def before_first_step(self) -> Iterator[None]:
+        """Around work before the first step of which nothing is saved: there, a signal stops the run at once.
+
+        Raises:
+            RunInterrupted: when a signal arrives.
+        """
+        self.interruption.stop_at_once(lambda number: self._stopped("before its first step", number))
+        try:
+            yield
+        finally:
+            self.interruption.stop_after_a_step()
+
     def after_all_steps(self) -> None:
         """Call before the final evaluation: from here on, a signal stops the run at once and nothing is saved.
 

@@ -23,7 +23,7 @@ _BYTES = 4  # float32
 
 
 def validation_accuracy(task: Task, config: RunConfig) -> dict[str, Any]:
-    """Top-1 on the held-out images after training; 0 if training failed at these settings."""
+    """Top-1 on the held-out images after training; 0 if training diverged with these settings."""
     assert task.data.val is not None
     try:
         outcome = _train(task, config)
@@ -32,7 +32,7 @@ def validation_accuracy(task: Task, config: RunConfig) -> dict[str, Any]:
     return {"top1": _accuracy(task, outcome, task.data.val), "steps": outcome.steps, "seconds": outcome.seconds}
 
 
-def judge(task: Task, config: RunConfig) -> dict[str, Any]:
+def test_split_figures(task: Task, config: RunConfig) -> dict[str, Any]:
     """Top-1 on the test split after training, and what the result costs."""
     outcome = _train(task, config)
     return {
@@ -63,23 +63,27 @@ def stored_bytes(task: Task, outcome: Outcome) -> dict[str, int]:
 
 @torch.no_grad()
 def switch_seconds(task: Task, outcome: Outcome) -> float:
-    """Median time to write this task's tensors into a network in memory that holds another task's."""
+    """Median time to write this task's tensors, decoded and in memory, into a network that shares the base."""
     model, base = copy.deepcopy(task.base.model), task.base.model.state_dict()
     state = model.state_dict()
-    masks = {name: mask.to(base[name].device) for name, mask in (outcome.masks or {}).items()}
-    pairs = _factor_pairs(outcome)
+    device = task.accelerator.device
+    masks = {name: mask.to(device) for name, mask in (outcome.masks or {}).items()}
+    changed = {name: tensor.to(device) for name, (_, tensor) in outcome.changed.items()}
+    pairs = {name: (a.to(device), b.to(device)) for name, (a, b) in _factor_pairs(outcome).items()}
     times = []
     for _ in range(_SWITCHES):
         started = time.perf_counter()
         for name, mask in masks.items():
             torch.mul(base[name], mask, out=state[name])
-        for name, (_, tensor) in outcome.changed.items():
+        for name, tensor in changed.items():
             if name in pairs:
                 a, b = pairs[name]
                 product = (b.flatten(1) @ a.flatten(1)).reshape(state[name].shape)
                 torch.add(base[name], product, out=state[name])
             else:
                 state[name].copy_(tensor)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
     return median(times)
 
@@ -95,7 +99,10 @@ def _factor_pairs(outcome: Outcome) -> dict[str, tuple[Tensor, Tensor]]:
 
 def _train(task: Task, config: RunConfig) -> Outcome:
     steps = steps_of(config, len(task.data.train), task.accelerator)
-    return method(config.method).run(task, Budget.of(config, steps=steps, seed=config.seed), config)
+    outcome = method(config.method).run(task, Budget.of(config, steps=steps, seed=config.seed), config)
+    if not all(bool(tensor.isfinite().all()) for _, tensor in outcome.changed.values()):
+        raise TrainingError("training diverged: lower the learning rate")
+    return outcome
 
 
 def _accuracy(task: Task, outcome: Outcome, images: ImageSource) -> float:

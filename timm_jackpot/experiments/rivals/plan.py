@@ -10,20 +10,29 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from timm_jackpot.base import BaseFlags
+from timm_jackpot.data import DataFlags
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.experiments.settings import key_value, merged
-from timm_jackpot.methods import method
+from timm_jackpot.methods import CoverFlags, method
 from timm_jackpot.recipes import read_recipe, read_seeds, read_yaml
 from timm_jackpot.schema import Command, Settings
 from timm_jackpot.search import RunConfig, config_from, config_of
+from timm_jackpot.search.config import AUTO
+from timm_jackpot.training import RunFlags
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,%=_+-]{0,39}")
 _SET_HERE = {"seed", "output", "overwrite", "resume"}
+# All rivals of a task share its base, images and maskable weights.
+_OF_THE_TASK = {
+    *(BaseFlags.model_fields.keys() | DataFlags.model_fields.keys() | CoverFlags.model_fields.keys()),
+    *(RunFlags.model_fields.keys() - {"steps", "epochs"} | _SET_HERE),
+}
 
 
 class RivalsConfig(Settings):
     """Run methods side by side on several tasks: each is tuned on held-out training images, then trained with every
-    seed and judged once on the test split. Finished runs are not repeated."""
+    seed and evaluated once on the test split. Finished runs are not repeated."""
 
     command: ClassVar[Command | None] = Command(
         "rivals",
@@ -37,7 +46,7 @@ class RivalsConfig(Settings):
     rivals: str = Field(json_schema_extra={"flags": ["--recipe"]})
     """A bundled recipe by name, or a YAML file: settings for all runs, plus tasks (name: settings), rivals (name: a
     method, its settings, and tune: the values to try of some), seeds, and tune_steps (the steps of a run that tunes;
-    default: those of the task). A rival ignores settings of a task that its method does not have."""
+    default: those of the task). Task settings that a method lacks are ignored for its rivals."""
     tasks: tuple[str, ...] = ()
     """Only these tasks of the recipe. Processes may work on different tasks of one output folder at a time."""
     base_checkpoint: tuple[str, ...] = ()
@@ -47,7 +56,7 @@ class RivalsConfig(Settings):
     settings: tuple[str, ...] = Field(default=(), json_schema_extra={"flags": ["--set"]})
     """Settings that override the recipe's everywhere, as key=value: steps=100 channels_last=true."""
     seeds: tuple[int, ...] | None = None
-    """Seeds of the runs that are judged; the first also tunes. Default: those of the recipe, or 0 1 2."""
+    """Seeds of the runs that are evaluated; the first also tunes. Default: those of the recipe, or 0 1 2."""
     output: str
     """Folder for results, table.md, table.csv and adapters.png."""
 
@@ -57,12 +66,12 @@ class Rival:
     """One row of a task's table: a method with fixed settings, and settings to choose from."""
 
     name: str
-    settings: Mapping[str, Any]  # of the runs that are judged
+    settings: Mapping[str, Any]  # of the runs that are evaluated
     candidates: tuple[dict[str, Any], ...]  # what tuning chooses from; one empty candidate: nothing to choose
     tune_steps: int | None
 
     def run(self, candidate: Mapping[str, Any], seed: int) -> RunConfig:
-        """The settings of a run that is judged."""
+        """The settings of a run that is evaluated."""
         return config_from({**self.settings, **candidate, "seed": seed})
 
     def tuning_run(self, candidate: Mapping[str, Any], seed: int) -> RunConfig:
@@ -85,12 +94,14 @@ def plan_rivals(config: RivalsConfig) -> RivalsPlan:
     """
     recipe = read_recipe(config.rivals)
     tasks, rivals = (_mappings(recipe.pop(key, None), key, config.rivals) for key in ("tasks", "rivals"))
-    seeds = read_seeds(config.seeds or recipe.pop("seeds", (0, 1, 2)))
-    recipe.pop("seeds", None)
+    recipe_seeds = recipe.pop("seeds", (0, 1, 2))
+    seeds = read_seeds(config.seeds or recipe_seeds)
     _known(config.tasks, tasks, "--tasks")
     given = (key_value(text, "--set") for text in config.settings)
     flags = {key.replace("-", "_"): read_yaml(value, f"--set {key}={value}") for key, value in given}
     tune_steps = {**recipe, **flags}.get("tune_steps")
+    for layer in (recipe, flags):
+        layer.pop("tune_steps", None)
     files = {
         key: dict(key_value(text, flag) for text in getattr(config, key))
         for key, flag in (("base_checkpoint", "--base-checkpoint"), ("data_dir", "--data-dir"))
@@ -98,11 +109,10 @@ def plan_rivals(config: RivalsConfig) -> RivalsPlan:
     for key, by_task in files.items():
         _known(by_task, tasks, f"--{key.replace('_', '-')}")
     found: dict[str, tuple[Rival, ...]] = {}
-    for layer in (recipe, flags):
-        layer.pop("tune_steps", None)
     for task in config.tasks or tasks:
         own = {key: by_task[task] for key, by_task in files.items() if task in by_task}
         common = merged(recipe, tasks[task], flags, own)
+        _check_common(common, rivals, task)
         found[task] = tuple(
             _rival(task, name, settings, common, flags, tune_steps, seeds) for name, settings in rivals.items()
         )
@@ -124,15 +134,18 @@ def _rival(
     if not all(isinstance(values, list) and values for values in grid.values()):
         raise ConfigError(f"{what}: tune must map settings to lists of values")
     chosen = str(own.get("method", "search"))
-    method(chosen)
+    if method(chosen).family == "control":
+        raise ConfigError(f"{what}: {chosen} is a control of one jackpot, not a rival")
+    if of_the_task := sorted((own.keys() | grid.keys()) & _OF_THE_TASK):
+        raise ConfigError(f"{what} sets {of_the_task[0]}, which all rivals of a task share: set it for the task")
     fields = config_of(chosen).model_fields
-    fitting = {key: value for key, value in common.items() if key in fields}
-    merged_settings = merged(fitting, own, {key: value for key, value in flags.items() if key in fields})
-    clash = sorted(_SET_HERE & merged_settings.keys())
-    if clash:
-        raise ConfigError(f"{what} sets {clash[0]}: leave it out, it is set here")
+    fitting, by_flag = ({k: v for k, v in layer.items() if k in fields} for layer in (common, flags))
+    grid = {key: values for key, values in grid.items() if key not in by_flag}
+    merged_settings = merged(fitting, own, by_flag)
     candidates = tuple(dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))
     rival = Rival(name, merged_settings, candidates, tune_steps)
+    if AUTO in (merged_settings.get("sparsity"), *grid.get("sparsity", ())):
+        raise ConfigError(f"{what}: a rival has a sparsity of its own, not {AUTO}: tune it over values")
     try:
         for candidate in candidates:
             rival.run(candidate, seeds[0])
@@ -140,6 +153,18 @@ def _rival(
     except ConfigError as error:
         raise ConfigError(f"{what}: {error}") from error
     return rival
+
+
+def _check_common(common: Mapping[str, Any], rivals: Mapping[str, Mapping[str, Any]], task: str) -> None:
+    """
+    Raises:
+        ConfigError: for a setting that no rival has, or that is set here.
+    """
+    if clash := sorted(_SET_HERE & common.keys()):
+        raise ConfigError(f"the task {task} sets {clash[0]}: leave it out, rivals sets it")
+    known = {key for rival in rivals.values() for key in config_of(str(rival.get("method", "search"))).model_fields}
+    if unknown := sorted(common.keys() - known):
+        raise ConfigError(f"the task {task} has the setting {unknown[0]}, which no rival knows: correct its name")
 
 
 def _mappings(value: object, key: str, recipe: str) -> dict[str, dict[str, Any]]:

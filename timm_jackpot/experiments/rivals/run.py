@@ -1,4 +1,4 @@
-"""Tune and judge every rival on every task, and write the table."""
+"""Tune and evaluate every rival on every task, and write the table."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from timm_jackpot.errors import ConfigError
+from timm_jackpot.errors import ConfigError, TrainingError
 from timm_jackpot.experiments import Cell, csv_table, folder_lock, run_cells, write_outputs
-from timm_jackpot.experiments.journal import Journal
-from timm_jackpot.experiments.rivals.measure import judge, validation_accuracy
+from timm_jackpot.experiments.journal import read_journal
+from timm_jackpot.experiments.rivals.measure import test_split_figures, validation_accuracy
 from timm_jackpot.experiments.rivals.plan import Rival, RivalsConfig, plan_rivals
 from timm_jackpot.experiments.rivals.table import rivals_table
 from timm_jackpot.methods import Task
@@ -37,57 +37,84 @@ class RivalsResult:
 
 
 def compare_rivals(config: RivalsConfig) -> RivalsResult:
-    """Tune every rival of every task on held-out images, judge it with each seed, and write table.md and table.csv.
+    """Tune every rival of every task on held-out images, evaluate it with each seed, and write table.md and table.csv.
 
-    Tables and picture cover all tasks whose results the output folder holds, also those of earlier runs.
+    The tables are written after each rival, and cover all tasks of the recipe whose results the output folder holds.
 
     Raises:
         ConfigError: for invalid settings, or a folder that holds other runs; nothing is run then.
-        JackpotError: whatever a method raises; earlier results are kept.
+        TrainingError: if runs diverged, after all others have run; the next call tries them again.
+        JackpotError: whatever else a method raises; earlier results are kept.
     """
     plan, folder = plan_rivals(config), check_output(config.output)
+    recipe = plan_rivals(config.model_copy(update={"tasks": ()}))
+    order = {task: [rival.name for rival in rivals] for task, rivals in recipe.tasks.items()}
     first = next(iter(plan.tasks.values()))[0]
     accelerator = make_accelerator(seed=0, timeout=first.run(first.candidates[0], plan.seeds[0]).timeout)
+    rows: list[dict[str, Any]] = []
+    failures: list[str] = []
     for name, rivals in plan.tasks.items():
         with folder_lock(folder / name, accelerator):
-            _run_task(name, rivals, plan.seeds, folder / name / _JOURNAL, accelerator)
-    rows = from_main(accelerator, lambda: _all_rows(folder, accelerator))
-    table = rivals_table(rows)
-    texts = {"table.md": table, "table.csv": csv_table(rows)}
-    pictures = {"adapters.png": lambda: adapter_figure(rows)}
-    from_main(accelerator, lambda: write_outputs(folder, texts, pictures))
-    return RivalsResult(rows, table, {"tasks": len(plan.tasks), "runs": len(rows), "table": str(folder / "table.md")})
+            open_once = _opener(name, rivals[0], plan.seeds[0], accelerator)
+            for rival in rivals:
+                failures += _run_rival(name, rival, plan.seeds, open_once, folder / name / _JOURNAL, accelerator)
+                rows = from_main(accelerator, lambda: _write_tables(folder, order))
+    if failures:
+        raise TrainingError(
+            f"{len(failures)} runs failed; the first was {failures[0]}; {folder} holds the results of the others; run "
+            "the same command to try again"
+        )
+    summary = {"tasks": len(plan.tasks), "runs": len(rows), "table": str(folder / "table.md")}
+    return RivalsResult(rows, rivals_table(rows), summary)
 
 
-def _run_task(
-    name: str, rivals: tuple[Rival, ...], seeds: tuple[int, ...], journal: Path, accelerator: Accelerator
-) -> None:
+def _opener(name: str, rival: Rival, seed: int, accelerator: Accelerator) -> Callable[[], Task]:
+    """Loads a task once a cell needs it: all its rivals share base, images and the initial head."""
+
     @cache
     def task() -> Task:
-        """Loaded once a cell needs it: all rivals share base, images and the initial head."""
-        rival = rivals[0]
-        opened, _ = open_task(rival.run(rival.candidates[0], seeds[0]), None, accelerator)
+        opened, _ = open_task(rival.run(rival.candidates[0], seed), None, accelerator)
         if opened.data.val is None:
             raise ConfigError(f"the task {name} holds out no images to tune on: set val_fraction or val_split")
         return opened
 
-    def cell(key: str, run: RunConfig, measure: Callable[[Task, RunConfig], dict[str, Any]], **more: Any) -> Cell:
-        made_from = {**published_settings(run), **described(accelerator), **more}
+    return task
+
+
+def _run_rival(
+    task_name: str,
+    rival: Rival,
+    seeds: tuple[int, ...],
+    task: Callable[[], Task],
+    journal: Path,
+    accelerator: Accelerator,
+) -> list[str]:
+    """Tune and evaluate one rival; returns which runs failed, and why."""
+
+    def cell(key: str, run: RunConfig, measure: Callable[[Task, RunConfig], dict[str, Any]]) -> Cell:
+        made_from = {**published_settings(run), **described(accelerator)}
         made_from |= run.model_dump(mode="json", include=_FILES)
         return Cell(key, key, made_from, lambda: measure(task(), run))
 
-    for rival in rivals:  # one after the other, so that what is there so far is a table
-        tuning = [
-            cell(_tuning_key(rival, candidate), rival.tuning_run(candidate, seeds[0]), validation_accuracy)
-            for candidate in rival.candidates
-            if len(rival.candidates) > 1
-        ]
-        tuned = run_cells(tuning, journal, accelerator, what=f"rivals: {name}, tuning").results
-        chosen = _choose(rival, tuned)
-        judged = [
-            cell(f"{rival.name}, seed {seed}", rival.run(chosen, seed), _judging(rival, chosen, seed)) for seed in seeds
-        ]
-        run_cells(judged, journal, accelerator, what=f"rivals: {name}, run")
+    tuning = [
+        cell(_tuning_key(rival, candidate), rival.tuning_run(candidate, seeds[0]), validation_accuracy)
+        for candidate in rival.candidates
+        if len(rival.candidates) > 1
+    ]
+    tuned = run_cells(tuning, journal, accelerator, what=f"rivals: {task_name}, tuning").results
+    if tuned and all("failed" in result for result in tuned.values()):
+        return [f"{rival.name} on {task_name}, with every setting that it was tuned over"]
+    chosen = _choose(rival, tuned)
+
+    def evaluate(seed: int) -> Callable[[Task, RunConfig], dict[str, Any]]:
+        def measure(opened: Task, run: RunConfig) -> dict[str, Any]:
+            unwatched = replace(opened, data=replace(opened.data, val=None))  # nothing is validated while it trains
+            return {"rival": rival.name, "seed": seed, "chosen": chosen, **test_split_figures(unwatched, run)}
+
+        return measure
+
+    cells = [cell(f"{rival.name}, seed {seed}", rival.run(chosen, seed), evaluate(seed)) for seed in seeds]
+    return run_cells(cells, journal, accelerator, what=f"rivals: {task_name}, run", go_on=True).failures
 
 
 def _tuning_key(rival: Rival, candidate: Mapping[str, Any]) -> str:
@@ -101,17 +128,13 @@ def _choose(rival: Rival, tuned: Mapping[str, Any]) -> dict[str, Any]:
     return max(rival.candidates, key=lambda candidate: tuned[_tuning_key(rival, candidate)]["top1"])
 
 
-def _judging(rival: Rival, chosen: dict[str, Any], seed: int) -> Callable[[Task, RunConfig], dict[str, Any]]:
-    def measure(task: Task, run: RunConfig) -> dict[str, Any]:
-        unwatched = replace(task, data=replace(task.data, val=None))  # nothing is validated while it trains
-        return {"rival": rival.name, "seed": seed, "chosen": chosen, **judge(unwatched, run)}
-
-    return measure
-
-
-def _all_rows(folder: Path, accelerator: Accelerator) -> list[dict[str, Any]]:
+def _write_tables(folder: Path, order: Mapping[str, list[str]]) -> list[dict[str, Any]]:
+    """Write what is there so far, in the recipe's order; returns its rows."""
     rows = []
-    for journal in sorted(folder.glob(f"*/{_JOURNAL}")):
-        entries = Journal(journal, accelerator).entries.values()
-        rows += [{"task": journal.parent.name, **one.result} for one in entries if one.result and "rival" in one.result]
+    for task, rivals in order.items():
+        entries = read_journal(folder / task / _JOURNAL).values()
+        found = [one.result for one in entries if one.result and one.result.get("rival") in rivals]
+        rows += [{"task": task, **row} for row in sorted(found, key=lambda row: rivals.index(row["rival"]))]
+    texts = {"table.md": rivals_table(rows), "table.csv": csv_table(rows)}
+    write_outputs(folder, texts, {"adapters.png": lambda: adapter_figure(rows)})
     return rows
