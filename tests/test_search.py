@@ -151,7 +151,7 @@ def test_a_new_head_is_trained_saved_and_loaded(tmp_path: Path, shared: Path) ->
         data_dir=str(shared / "data/cifar100_lossless"),
         steps=3,
     )
-    assert result.summary["dense_top1"] is None
+    assert result.summary["magnitude_top1"] is None
     assert {n for n, e in result.jackpot.extras.items() if e.role == "head"} == {"linear.weight", "linear.bias"}
     checkpoint = shared / "data/weights/resnet20_cifar10.safetensors"
     loaded = from_pretrained(tmp_path / "h", base_checkpoint=checkpoint)
