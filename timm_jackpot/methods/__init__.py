@@ -12,6 +12,7 @@ from timm_jackpot.methods import (  # importing registers them
     one_shot,
     piggyback,
     references,
+    sparse,
 )
 from timm_jackpot.methods.budget import Budget, BudgetFlags
 from timm_jackpot.methods.controls import check_control
@@ -62,6 +63,7 @@ __all__ = [
     "proportional_scores",
     "references",
     "register_method",
+    "sparse",
     "trained_parameters",
     "under_masks",
     "unregister_method",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from timm_jackpot.base import copy_tensors, norm_statistics, working_copy
-from timm_jackpot.base import random_weights as random_weights_of
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.find import find_masks
+from timm_jackpot.methods.fresh import with_random_weights
 from timm_jackpot.methods.registry import register_method
 from timm_jackpot.methods.search_settings import PAPER, SearchSettings
 from timm_jackpot.methods.start import start_from, starved_notice
@@ -65,17 +65,8 @@ def low_flip(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
 @register_method("random_weights", family="mask search", paper="arXiv:1911.13299", finds_jackpots=False)
 def random_weights(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
     """The search in random weights of the base's architecture: shows what pre-training is worth."""
-    fresh = random_weights_of(task.base.ref)
-    model = working_copy(task.base.model, own=fresh.keys())
-    model.load_state_dict(fresh, strict=False)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    weights = {name: parameters[name] for name in task.maskable.weights}
-    random_task = replace(
-        task,
-        base=replace(task.base, model=model),
-        maskable=replace(task.maskable, weights=weights),
-        pretrained=False,
-    )
+    random_task = with_random_weights(task)
     outcome = search(random_task, budget, settings)
-    random_tensors = {name: ChangedTensor("weights", tensor.detach().cpu()) for name, tensor in fresh.items()}
+    state = random_task.base.model.state_dict()
+    random_tensors = {name: ChangedTensor("weights", tensor.detach().cpu()) for name, tensor in state.items()}
     return replace(outcome, changed={**random_tensors, **outcome.changed})

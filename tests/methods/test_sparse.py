@@ -1,0 +1,156 @@
+"""Sparse training: counts are exact, zeros stay zero, and masks change as the papers say."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from timm_jackpot.masks import MaskSet
+from timm_jackpot.methods import Budget, Outcome, Task, build_network, method
+from timm_jackpot.methods.sparse import SparseWeights, drop_and_grow, drop_smallest, grow_largest
+from timm_jackpot.methods.sparse.gradual import GradualSettings
+from timm_jackpot.methods.sparse.network import Moment
+from timm_jackpot.methods.sparse.rigl import RigLSettings
+from timm_jackpot.methods.sparse.run import SparseTrainingSettings
+from timm_jackpot.methods.sparse.set_evolution import SetSettings
+from timm_jackpot.runtime.processes import make_accelerator
+from timm_jackpot.search import SearchConfig
+from timm_jackpot.search.task import open_task
+
+BUDGET = Budget("0.8", "erk", steps=12, seed=0)
+METHODS = ("static_random", "snip_at_init", "grasp_at_init", "gradual_magnitude", "set", "rigl")
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    config = SearchConfig(dataset="digits", batch_size=64, val_fraction=0.8, steps=12)
+    return open_task(config, None, make_accelerator(seed=0))[0]
+
+
+def run(task: Task, name: str, own: Any = None, **budget: Any) -> Outcome:
+    return method(name).run(task, replace(BUDGET, **budget), own)
+
+
+def counts(outcome: Outcome) -> dict[str, int]:
+    assert outcome.masks is not None
+    return outcome.masks.kept_per_layer()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_ends_with_exact_counts_and_true_zeros(task: Task, name: str) -> None:
+    before = {key: tensor.clone() for key, tensor in task.base.model.state_dict().items()}
+    own = RigLSettings(update_interval=3) if name == "rigl" else None
+    outcome = run(task, name, own)
+    assert outcome.masks is not None
+    assert outcome.masks.kept == outcome.masks.total - int(outcome.masks.total * 0.8 + 0.5)
+    for key, mask in outcome.masks.items():
+        weight = outcome.changed[key].tensor
+        assert not weight[~mask].any(), key
+        assert int(weight.count_nonzero()) > 0.5 * int(mask.sum())  # what has grown in the last step may still be zero
+    assert all(torch.equal(before[key], tensor) for key, tensor in task.base.model.state_dict().items())
+    again = run(task, name, own)
+    assert again.masks == outcome.masks
+    network = build_network(task, outcome)
+    assert torch.equal(network.state_dict()["fc.weight"], outcome.changed["fc.weight"].tensor)
+
+
+@pytest.mark.parametrize("name", ["set", "rigl"])
+def test_layers_keep_their_counts_while_masks_change(task: Task, name: str) -> None:
+    own: dict[str, Any] = {"rigl": RigLSettings(update_interval=2), "set": SetSettings()}
+    outcome = run(task, name, own[name])
+    assert outcome.start is not None
+    assert counts(outcome) == outcome.start.kept_per_layer()
+    assert outcome.masks != outcome.start
+
+
+def test_nothing_dropped_is_the_static_mask_bit_for_bit(task: Task) -> None:
+    static = run(task, "static_random", SparseTrainingSettings())
+    for name, own in (
+        ("rigl", RigLSettings(drop_fraction=0, update_interval=2)),
+        ("set", SetSettings(drop_fraction=0)),
+    ):
+        still = run(task, name, own)
+        assert still.masks == static.masks
+        assert all(torch.equal(still.changed[key].tensor, entry.tensor) for key, entry in static.changed.items())
+
+
+@pytest.mark.parametrize("opt", ["sgd", "adam", "adamw"])
+def test_zeros_stay_zero_through_momentum_and_decay(opt: str) -> None:
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(6, 5))
+    kinds: dict[str, Any] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    more = {"momentum": 0.9} if opt == "sgd" else {}
+    optimizer = kinds[opt]([weight], lr=0.1, weight_decay=0.1, **more)
+    seen: list[Tensor] = []
+
+    def update(moment: Moment) -> dict[str, Tensor] | None:
+        seen.append(moment.gradients["w"].clone())
+        return {"w": moment.masks["w"].roll(1, 0)} if moment.step == 3 else None
+
+    masks = {"w": torch.rand(6, 5) > 0.5}
+    sparse = SparseWeights({"w": weight}, masks, optimizer, update)
+    for step in range(6):
+        optimizer.zero_grad()
+        (weight * torch.randn(6, 5)).sum().backward()
+        optimizer.step()
+        assert not weight.detach()[~sparse.masks["w"]].any(), step
+        for average in optimizer.state[weight].values():
+            if isinstance(average, Tensor) and average.shape == weight.shape:
+                assert not average[~sparse.masks["w"]].any(), step
+    assert torch.equal(sparse.masks["w"], masks["w"].roll(1, 0))
+    assert all(int(gradient.count_nonzero()) == 30 for gradient in seen)  # methods see the dense gradient
+
+
+def rigl_in_numpy(weight: np.ndarray, mask: np.ndarray, gradient: np.ndarray, count: int) -> np.ndarray:
+    """RigL's update of one layer, ties to the first in C order, written as the paper says it."""
+    mask = mask.copy()
+    active = np.flatnonzero(mask)
+    order = active[np.argsort(np.abs(weight[active]), kind="stable")]
+    kept = sorted(order.tolist(), key=lambda i: (-abs(weight[i]), i))[: len(active) - count]
+    mask[:] = False
+    mask[kept] = True
+    free = [i for i in range(len(mask)) if not mask[i]]
+    mask[sorted(free, key=lambda i: (-abs(gradient[i]), i))[:count]] = True
+    return mask
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 40), st.integers(0, 10**6), st.data())
+def test_drop_and_grow_agrees_with_numpy(n: int, seed: int, data: st.DataObject) -> None:
+    draw = np.random.default_rng(seed)
+    weight, gradient = (draw.integers(-3, 4, n).astype(np.float32) for _ in range(2))  # many ties
+    mask = draw.random(n) < 0.5
+    weight[~mask] = 0
+    count = data.draw(st.integers(0, int(mask.sum())))
+    found = drop_and_grow(*map(torch.from_numpy, (weight, mask)), torch.from_numpy(np.abs(gradient)), count)
+    assert np.array_equal(found.numpy(), rigl_in_numpy(weight, mask, gradient, count))
+    left = drop_smallest(torch.from_numpy(weight), torch.from_numpy(mask), count)
+    assert int(left.sum()) == int(mask.sum()) - count
+    assert not bool((left & ~torch.from_numpy(mask)).any())
+    grown = grow_largest(torch.from_numpy(np.abs(gradient)), left, count)
+    assert int((grown & ~left).sum()) == count
+
+
+def test_gradual_pruning_only_removes(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[MaskSet] = []
+    hook = SparseWeights._before_step
+
+    def watch(self: SparseWeights, *more: Any) -> None:
+        hook(self, *more)
+        seen.append(MaskSet(self.masks))
+
+    monkeypatch.setattr(SparseWeights, "_before_step", watch)
+    outcome = run(task, "gradual_magnitude", GradualSettings(prune_interval=2))
+    assert outcome.start is not None
+    assert outcome.start.sparsity == 0
+    assert all((later - earlier).kept == 0 for earlier, later in itertools.pairwise(seen)), "none comes back"
+    assert len({masks.kept for masks in seen}) == 5  # dense, after steps 2, 4 and 6, and the end of the ramp, 7
+    assert seen[-1] == outcome.masks

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from timm_jackpot.base import random_weights, working_copy
+from timm_jackpot.methods.task import Task
+
+
+def with_random_weights(task: Task) -> Task:
+    """The task on a copy of its base with random weights, drawn from torch's generator; nothing can teach it.
+
+    Raises:
+        BaseError: if timm cannot build the architecture.
+    """
+    fresh = random_weights(task.base.ref)
+    model = working_copy(task.base.model, own=[name for name, _ in task.base.model.named_parameters()])
+    model.load_state_dict(fresh, strict=False)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    maskable = replace(task.maskable, weights={name: parameters[name] for name in task.maskable.weights})
+    return replace(task, base=replace(task.base, model=model), maskable=maskable, pretrained=False)
