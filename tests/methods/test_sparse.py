@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods import Budget, Outcome, Task, build_network, method
-from timm_jackpot.methods.sparse import SparseWeights, drop_and_grow, drop_smallest, grow_largest
+from timm_jackpot.methods.sparse import SparseWeights, drop_and_grow, drop_smallest, grow_largest, share_out
 from timm_jackpot.methods.sparse.gradual import GradualSettings
 from timm_jackpot.methods.sparse.network import Moment
+from timm_jackpot.methods.sparse.reparameterization import DsrSettings
 from timm_jackpot.methods.sparse.rigl import RigLSettings
 from timm_jackpot.methods.sparse.run import SparseTrainingSettings
 from timm_jackpot.methods.sparse.set_evolution import SetSettings
@@ -25,13 +26,16 @@ from timm_jackpot.runtime.processes import make_accelerator
 from timm_jackpot.search import SearchConfig
 from timm_jackpot.search.task import open_task
 
-BUDGET = Budget("0.8", "erk", steps=12, seed=0)
-METHODS = ("static_random", "snip_at_init", "grasp_at_init", "gradual_magnitude", "set", "rigl")
+BUDGET = Budget("0.8", "erk", steps=9, seed=0)
+METHODS = (
+    *("static_random", "snip_at_init", "grasp_at_init", "gradual_magnitude"),
+    *("set", "rigl", "sparse_momentum", "dsr"),
+)
 
 
 @pytest.fixture(scope="module")
 def task() -> Task:
-    config = SearchConfig(dataset="digits", batch_size=64, val_fraction=0.8, steps=12)
+    config = SearchConfig(dataset="digits", batch_size=64, val_fraction=0.8, steps=9)
     return open_task(config, None, make_accelerator(seed=0))[0]
 
 
@@ -47,7 +51,8 @@ def counts(outcome: Outcome) -> dict[str, int]:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_ends_with_exact_counts_and_true_zeros(task: Task, name: str) -> None:
     before = {key: tensor.clone() for key, tensor in task.base.model.state_dict().items()}
-    own = RigLSettings(update_interval=3) if name == "rigl" else None
+    often: dict[str, Any] = {"rigl": RigLSettings(update_interval=3), "dsr": DsrSettings(update_interval=3)}
+    own = often.get(name)
     outcome = run(task, name, own)
     assert outcome.masks is not None
     assert outcome.masks.kept == outcome.masks.total - int(outcome.masks.total * 0.8 + 0.5)
@@ -152,5 +157,31 @@ def test_gradual_pruning_only_removes(task: Task, monkeypatch: pytest.MonkeyPatc
     assert outcome.start is not None
     assert outcome.start.sparsity == 0
     assert all((later - earlier).kept == 0 for earlier, later in itertools.pairwise(seen)), "none comes back"
-    assert len({masks.kept for masks in seen}) == 5  # dense, after steps 2, 4 and 6, and the end of the ramp, 7
+    assert len({masks.kept for masks in seen}) == 4  # dense, after steps 2 and 4, and the end of the ramp, 5
     assert seen[-1] == outcome.masks
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 10), st.integers(0, 30)), min_size=1, max_size=8), st.data())
+def test_what_is_shared_out_is_exact_and_fits(layers: list[tuple[float, int]], data: st.DataObject) -> None:
+    shares, room = ({str(i): layer[j] for i, layer in enumerate(layers)} for j in (0, 1))
+    total = data.draw(st.integers(0, sum(int(n) for n in room.values())))
+    given_out = share_out(total, shares, room)  # pyright: ignore[reportArgumentType]
+    assert sum(given_out.values()) == total
+    assert all(0 <= given_out[name] <= room[name] for name in room)
+
+
+def test_shares_are_in_proportion_where_there_is_room() -> None:
+    assert share_out(10, {"a": 3.0, "b": 1.0, "c": 1.0}, {"a": 100, "b": 100, "c": 100}) == {"a": 6, "b": 2, "c": 2}
+    assert share_out(10, {"a": 3.0, "b": 1.0, "c": 1.0}, {"a": 2, "b": 100, "c": 100}) == {"a": 2, "b": 4, "c": 4}
+    assert share_out(3, {"a": 0.0, "b": 0.0}, {"a": 1, "b": 5}) == {"a": 0, "b": 3}
+
+
+@pytest.mark.parametrize("name", ["sparse_momentum", "dsr"])
+def test_weights_move_between_layers_and_their_total_stays(task: Task, name: str) -> None:
+    own = DsrSettings(update_interval=2, threshold=0.01) if name == "dsr" else None
+    outcome = run(task, name, own)
+    assert outcome.masks is not None
+    assert outcome.start is not None
+    assert outcome.masks.kept == outcome.start.kept
+    assert counts(outcome) != outcome.start.kept_per_layer()

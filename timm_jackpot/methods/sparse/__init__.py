@@ -1,7 +1,14 @@
 """Sparse training: sub-networks whose own weights are trained, from random or from pre-trained weights."""
 
-from timm_jackpot.methods.sparse import at_init, gradual, rigl, set_evolution  # importing registers them
-from timm_jackpot.methods.sparse.change import drop_and_grow, drop_smallest, grow_largest
+from timm_jackpot.methods.sparse import (  # importing registers them
+    at_init,
+    gradual,
+    momentum,
+    reparameterization,
+    rigl,
+    set_evolution,
+)
+from timm_jackpot.methods.sparse.change import drop_and_grow, drop_smallest, grow_largest, share_out
 from timm_jackpot.methods.sparse.network import SparseWeights
 
 __all__ = [
@@ -11,6 +18,9 @@ __all__ = [
     "drop_smallest",
     "gradual",
     "grow_largest",
+    "momentum",
+    "reparameterization",
     "rigl",
     "set_evolution",
+    "share_out",
 ]

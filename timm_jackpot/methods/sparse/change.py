@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -32,6 +34,32 @@ def drop_and_grow(weights: Tensor, mask: Tensor, scores: Tensor, count: int) -> 
     """
     left = drop_smallest(weights, mask, count)
     return grow_largest(scores, left, count)
+
+
+def share_out(total: int, shares: Mapping[str, float], room: Mapping[str, int]) -> dict[str, int]:
+    """Share `total` out in proportion to `shares`, none above its room; what does not fit goes to the others.
+
+    Counts are exact: fractions are settled by the largest remainders, ties by the order of `room`.
+
+    Args:
+        shares: not negative; if all that have room are zero, room itself decides.
+        room: at least `total` in all.
+    """
+    assert total <= sum(room.values()), (total, sum(room.values()))
+    given = dict.fromkeys(room, 0)
+    while (left := total - sum(given.values())) > 0:
+        open_ = [name for name in room if given[name] < room[name]]
+        weight = {name: shares[name] for name in open_}
+        if sum(weight.values()) <= 0:
+            weight = {name: float(room[name] - given[name]) for name in open_}
+        exact = {name: left * weight[name] / sum(weight.values()) for name in open_}
+        whole = {name: min(int(exact[name]), room[name] - given[name]) for name in open_}
+        if not any(whole.values()):  # fewer are left than there are layers
+            by_remainder = sorted(open_, key=lambda name: -exact[name])  # a stable sort
+            whole = dict.fromkeys(by_remainder[:left], 1)
+        for name, count in whole.items():
+            given[name] += count
+    return given
 
 
 def random_scores(mask: Tensor, *, generator: torch.Generator) -> Tensor:

@@ -41,11 +41,13 @@ def sparse_training(
     *,
     masks: Callable[[Task], Mapping[str, Tensor]],
     update: Update = lambda moment: None,
+    state: Mapping[str, Tensor] | None = None,
 ) -> Outcome:
     """Train all weights of the network, the maskable ones under masks that `update` may change.
 
     Args:
         masks: gives the masks at the start, for the task with its initial weights.
+        state: tensors that `update` changes in place, by names of their own, for checkpoints.
     """
     watch = Stopwatch()
     task = task if settings.pretrained_weights else with_random_weights(task)
@@ -65,6 +67,7 @@ def sparse_training(
 
     def named() -> dict[str, Tensor]:
         held = {f"mask.{name}": mask for name, mask in sparse[0].masks.items()}
+        held |= {f"state.{name}": tensor for name, tensor in (state or {}).items()}
         return {**held, **{f"parameter.{name}": parameter for name, parameter in parameters.items()}}
 
     head = [name for name, role in roles.items() if role == "head"]
