@@ -22,7 +22,7 @@ from timm_jackpot.schema import Command, OneOf
 from timm_jackpot.training import OutputFlags, RunFlags
 
 AUTO = "auto"
-NEW_HEAD_SPARSITY = "0.5"  # chosen on held-out images of three tasks: hubcards/RESULTS.md
+NEW_HEAD_SPARSITY = "0.5"  # what speaks for it: hubcards/RESULTS.md, "What was chosen for a new head"
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"paper": PAPER})
 
 
