@@ -10,11 +10,11 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import Self
 
-from timm_jackpot.base import copy_tensors, norm_statistics
+from timm_jackpot.base import norm_statistics
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods.budget import Budget
-from timm_jackpot.methods.task import ChangedTensor, Outcome, Role, Stopwatch, Task, build_network
-from timm_jackpot.methods.train import AlongFlags, HeadFlags, train_along, trained_parameters
+from timm_jackpot.methods.task import ChangedTensor, Outcome, Stopwatch, Task, build_network
+from timm_jackpot.methods.train import AlongFlags, HeadFlags, changed_tensors, train_along, trained_parameters
 from timm_jackpot.schema import Settings
 from timm_jackpot.training import CALIBRATION_IMAGES, Record, recalibrate
 
@@ -63,6 +63,5 @@ def under_masks(
         recalibrate(model, task.data, task.batch_size, task.accelerator, images=CALIBRATION_IMAGES)
     if trained:
         train_along(model, trained, replace(task, record=Record()), budget, settings)
-    changes: dict[str, Role] = {**dict.fromkeys(statistics, "norm_statistics"), **trained}
-    changed |= {name: ChangedTensor(changes[name], tensor) for name, tensor in copy_tensors(model, changes).items()}
+    changed |= changed_tensors(model, trained, statistics=bool(statistics))
     return Outcome(masks, changed, budget.steps if trained else 0, watch.seconds, start)

@@ -10,12 +10,12 @@ from pydantic import Field
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from timm_jackpot.base import copy_tensors, norm_statistics, working_copy
+from timm_jackpot.base import working_copy
 from timm_jackpot.errors import BaseError, ConfigError
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.registry import register_method
-from timm_jackpot.methods.task import ChangedTensor, Outcome, Role, Stopwatch, Task
-from timm_jackpot.methods.train import WarmHeadFlags, head_of, train_network, warm_head
+from timm_jackpot.methods.task import ChangedTensor, Outcome, Stopwatch, Task
+from timm_jackpot.methods.train import WarmHeadFlags, changed_tensors, head_of, train_network, unfreeze, warm_head
 from timm_jackpot.training import average_norm_statistics
 
 
@@ -47,11 +47,8 @@ def lora(task: Task, budget: Budget, settings: LoraSettings) -> Outcome:
     head_roles = head_of(task.base)
     model = working_copy(task.base.model, own=head_roles.keys())
     layers = _add_updates(model, task, settings)
-    parameters = dict(model.named_parameters())
-    head = [parameters[name] for name in head_roles]
-    for parameter in head:
-        parameter.requires_grad_(True)
-    factors = {name: p for name, p in parameters.items() if ".lora_A." in name or ".lora_B." in name}
+    _, head = unfreeze(model, head_roles)
+    factors = {name: p for name, p in model.named_parameters() if ".lora_A." in name or ".lora_B." in name}
     train_network(
         model,
         task,
@@ -63,8 +60,7 @@ def lora(task: Task, budget: Budget, settings: LoraSettings) -> Outcome:
         title="train",
     )
     average_norm_statistics(model, task.accelerator)
-    changes: dict[str, Role] = {**dict.fromkeys(norm_statistics(model), "norm_statistics"), **head_roles}
-    changed = {name: ChangedTensor(changes[name], tensor) for name, tensor in copy_tensors(model, changes).items()}
+    changed = changed_tensors(model, head_roles)
     for name, layer in layers.items():
         merged = layer.get_base_layer().weight + layer.get_delta_weight("default")
         changed[f"{name}.weight"] = ChangedTensor("weights", merged.detach().cpu())

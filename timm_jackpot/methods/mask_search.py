@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from timm_jackpot.base import copy_tensors, norm_statistics, working_copy
+from timm_jackpot.base import working_copy
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.find import find_masks
 from timm_jackpot.methods.fresh import with_random_weights
 from timm_jackpot.methods.registry import register_method
 from timm_jackpot.methods.search_settings import PAPER, SearchSettings
 from timm_jackpot.methods.start import start_from, starved_notice
-from timm_jackpot.methods.task import ChangedTensor, Outcome, Role, Stopwatch, Task
-from timm_jackpot.methods.train import trained_parameters, warm_head
+from timm_jackpot.methods.task import ChangedTensor, Outcome, Stopwatch, Task
+from timm_jackpot.methods.train import changed_tensors, trained_parameters, unfreeze, warm_head
 from timm_jackpot.runtime.processes import say
 
 
@@ -25,11 +25,7 @@ def search(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
         say(starved_notice(start), task.accelerator)
     roles = trained_parameters(task.base, task.maskable.weights, settings)
     model = working_copy(task.base.model, own=roles.keys())
-    parameters = dict(model.named_parameters())
-    head = [parameters[name] for name, role in roles.items() if role == "head"]
-    trained = [parameters[name] for name, role in roles.items() if role != "head"]
-    for parameter in (*head, *trained):
-        parameter.requires_grad_(True)
+    trained, head = unfreeze(model, roles)
     steps = warm_head(model, head, task, budget, settings)
     distill = settings.distill_weight > 0 and task.can_teach
     masks = find_masks(
@@ -43,10 +39,7 @@ def search(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
         head=head,
         teacher=working_copy(task.base.model).requires_grad_(False).eval() if distill else None,
     )
-    statistics = [] if settings.freeze_norm_statistics else norm_statistics(model)
-    changes: dict[str, Role] = dict.fromkeys(statistics, "norm_statistics")
-    changes |= roles
-    changed = {name: ChangedTensor(changes[name], tensor) for name, tensor in copy_tensors(model, changes).items()}
+    changed = changed_tensors(model, roles, statistics=not settings.freeze_norm_statistics)
     return Outcome(masks, changed, budget.steps, watch.seconds, start.masks)
 
 

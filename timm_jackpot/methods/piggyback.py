@@ -6,12 +6,20 @@ import torch
 from pydantic import Field
 
 from timm_jackpot.adapter import ScoreAdapter, attach, detach
-from timm_jackpot.base import copy_tensors, norm_statistics, working_copy
+from timm_jackpot.base import working_copy
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.registry import register_method
-from timm_jackpot.methods.task import ChangedTensor, Outcome, Role, Stopwatch, Task
-from timm_jackpot.methods.train import AlongFlags, WarmHeadFlags, train_network, trained_parameters, warm_head
+from timm_jackpot.methods.task import Outcome, Stopwatch, Task
+from timm_jackpot.methods.train import (
+    AlongFlags,
+    WarmHeadFlags,
+    changed_tensors,
+    train_network,
+    trained_parameters,
+    unfreeze,
+    warm_head,
+)
 from timm_jackpot.training import average_norm_statistics
 
 
@@ -45,11 +53,7 @@ def piggyback(task: Task, budget: Budget, settings: PiggybackSettings) -> Outcom
     weights = task.maskable.weights
     roles = trained_parameters(task.base, weights, settings)
     model = working_copy(task.base.model, own=roles.keys())
-    parameters = dict(model.named_parameters())
-    for name in roles:
-        parameters[name].requires_grad_(True)
-    head = [parameters[name] for name, role in roles.items() if role == "head"]
-    norms = [parameters[name] for name, role in roles.items() if role != "head"]
+    norms, head = unfreeze(model, roles)
     steps = warm_head(model, head, task, budget, settings)
     scores = {name: torch.full_like(weight, settings.initial_score) for name, weight in weights.items()}
     adapter = attach(model, scores, task.maskable.sizes)
@@ -69,9 +73,7 @@ def piggyback(task: Task, budget: Budget, settings: PiggybackSettings) -> Outcom
     masks = _masks(adapter)
     detach(model)
     average_norm_statistics(model, task.accelerator)
-    changes: dict[str, Role] = {**dict.fromkeys(norm_statistics(model), "norm_statistics"), **roles}
-    changed = {name: ChangedTensor(changes[name], tensor) for name, tensor in copy_tensors(model, changes).items()}
-    return Outcome(masks, changed, budget.steps, watch.seconds)
+    return Outcome(masks, changed_tensors(model, roles), budget.steps, watch.seconds)
 
 
 def _masks(adapter: ScoreAdapter) -> MaskSet:

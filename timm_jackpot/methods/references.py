@@ -7,11 +7,19 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from timm_jackpot.base import classifier_parameters, copy_tensors, norm_affine, norm_statistics, working_copy
+from timm_jackpot.base import classifier_parameters, norm_affine, working_copy
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.registry import register_method
-from timm_jackpot.methods.task import ChangedTensor, Outcome, Role, Stopwatch, Task
-from timm_jackpot.methods.train import WarmHeadFlags, head_of, norms_of, train_network, warm_head
+from timm_jackpot.methods.task import Outcome, Role, Stopwatch, Task
+from timm_jackpot.methods.train import (
+    WarmHeadFlags,
+    changed_tensors,
+    head_of,
+    norms_of,
+    train_network,
+    unfreeze,
+    warm_head,
+)
 from timm_jackpot.training import average_norm_statistics
 
 
@@ -83,15 +91,12 @@ def _train_dense(
     """Train the parameters in `roles`, at `lr` or `head_lr` by their role."""
     watch = Stopwatch()
     model = working_copy(task.base.model, own=roles.keys())
-    parameters = dict(model.named_parameters())
-    for name in roles:
-        parameters[name].requires_grad_(True)
-    head = [parameters[name] for name, role in roles.items() if role == "head"]
+    rest, head = unfreeze(model, roles)
     train_network(
         model,
         task,
         settings,
-        rest=[parameters[name] for name, role in roles.items() if role != "head"],
+        rest=rest,
         head=head,
         steps=warm_head(model, head, task, budget, settings),
         seed=budget.seed,
@@ -99,7 +104,5 @@ def _train_dense(
         frozen_statistics=frozen_statistics,
     )
     average_norm_statistics(model, task.accelerator)
-    statistics = [] if frozen_statistics else norm_statistics(model)
-    changes: dict[str, Role] = {**dict.fromkeys(statistics, "norm_statistics"), **roles}
-    changed = {name: ChangedTensor(changes[name], tensor) for name, tensor in copy_tensors(model, changes).items()}
+    changed = changed_tensors(model, roles, statistics=not frozen_statistics)
     return Outcome(None, changed, budget.steps, watch.seconds)

@@ -10,10 +10,17 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
-from timm_jackpot.base import Base, classifier_parameters, norm_affine, norm_layers
+from timm_jackpot.base import (
+    Base,
+    classifier_parameters,
+    copy_tensors,
+    norm_affine,
+    norm_layers,
+    norm_statistics,
+)
 from timm_jackpot.errors import BaseError, ConfigError
 from timm_jackpot.methods.budget import Budget
-from timm_jackpot.methods.task import Role, Task
+from timm_jackpot.methods.task import ChangedTensor, Role, Task
 from timm_jackpot.schema import Settings
 from timm_jackpot.training import (
     Objective,
@@ -162,21 +169,37 @@ def train_along(model: nn.Module, trained: Mapping[str, Role], task: Task, budge
 
     Norm statistics do not move, so that this costs little more than the forward passes.
     """
-    parameters = dict(model.named_parameters())
-    for name in trained:
-        parameters[name].requires_grad_(True)
+    rest, head = unfreeze(model, trained)
     train_network(
         model,
         task,
         settings,
-        rest=[parameters[name] for name, role in trained.items() if role != "head"],
-        head=[parameters[name] for name, role in trained.items() if role == "head"],
+        rest=rest,
+        head=head,
         steps=budget.steps,
         seed=budget.seed,
         title="head",
         frozen_statistics=True,
     )
     average_norm_statistics(model, task.accelerator)
+
+
+def unfreeze(model: nn.Module, roles: Mapping[str, Role]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Let the parameters named in `roles` be trained; returns those outside the head, and those of the head."""
+    parameters = dict(model.named_parameters())
+    for name in roles:
+        parameters[name].requires_grad_(True)
+    rest = [parameters[name] for name, role in roles.items() if role != "head"]
+    return rest, [parameters[name] for name, role in roles.items() if role == "head"]
+
+
+def changed_tensors(
+    model: nn.Module, roles: Mapping[str, Role], *, statistics: bool = True
+) -> dict[str, ChangedTensor]:
+    """Copies of what training changed: the parameters in `roles` and, if they moved, norm statistics."""
+    moved: dict[str, Role] = dict.fromkeys(norm_statistics(model) if statistics else (), "norm_statistics")
+    moved |= roles
+    return {name: ChangedTensor(moved[name], tensor) for name, tensor in copy_tensors(model, moved).items()}
 
 
 def trained_parameters(base: Base, masked: Collection[str], settings: AlongFlags) -> dict[str, Role]:

@@ -7,16 +7,16 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from timm_jackpot.base import copy_tensors, norm_affine, norm_statistics, working_copy
+from timm_jackpot.base import norm_affine, working_copy
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.fresh import with_random_weights
 from timm_jackpot.methods.sparse.network import SparseWeights, Update
 from timm_jackpot.methods.start import start_from
-from timm_jackpot.methods.task import ChangedTensor, Outcome, Role, Stopwatch, Task
-from timm_jackpot.methods.train import HeadFlags, head_of, train_network
+from timm_jackpot.methods.task import Outcome, Role, Stopwatch, Task
+from timm_jackpot.methods.train import HeadFlags, changed_tensors, head_of, train_network
 from timm_jackpot.runtime.processes import same_everywhere
 from timm_jackpot.training import average_norm_statistics
 
@@ -86,7 +86,7 @@ def sparse_training(
     average_norm_statistics(model, task.accelerator)
     final = MaskSet({name: mask.cpu() for name, mask in sparse[0].masks.items()})
     task.record.write("mask_hashes", by_rank=same_everywhere(final.hash(), task.accelerator, "the mask"))
-    return Outcome(final, _changed(model, roles), budget.steps, watch.seconds, MaskSet(start))
+    return Outcome(final, changed_tensors(model, roles), budget.steps, watch.seconds, MaskSet(start))
 
 
 def generator_at(budget: Budget, step: int) -> torch.Generator:
@@ -97,8 +97,3 @@ def generator_at(budget: Budget, step: int) -> torch.Generator:
 def random_masks(task: Task, budget: Budget) -> MaskSet:
     """Masks at random positions, with the budget's counts."""
     return start_from("random", task, budget).masks
-
-
-def _changed(model: nn.Module, roles: Mapping[str, Role]) -> dict[str, ChangedTensor]:
-    changes: dict[str, Role] = {**dict.fromkeys(norm_statistics(model), "norm_statistics"), **roles}
-    return {name: ChangedTensor(changes[name], tensor) for name, tensor in copy_tensors(model, changes).items()}
