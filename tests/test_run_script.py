@@ -39,7 +39,7 @@ def test_it_installs_once_and_starts_what_is_asked_for(tmp_path: Path) -> None:
     assert (again.stdout, again.stderr) == (f"timm-jackpot evaluate my jackpot in {tmp_path}\n", "")
     install, started = run(tmp_path, "tests", "-x").stdout.splitlines()
     assert install == f"python -m pip install --quiet -e {ROOT}[dev] in {tmp_path}"
-    assert started == f"python -m pytest -x in {ROOT}"
+    assert started == f"python -m pytest -n 2 --dist loadfile -x in {ROOT}"
 
 
 def test_a_python_that_is_too_old_is_one_sentence(tmp_path: Path) -> None:

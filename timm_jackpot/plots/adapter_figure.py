@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from timm_jackpot.plots.style import BLUE, GRAY, ORANGE, finish, new_figure, to_png
+from timm_jackpot.plots.style import BLUE, ORANGE, finish, new_figure, to_png
 
 
 def adapter_figure(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
     """One panel per task: test top-1 (mean, with one standard deviation) over bytes per task, on a log scale.
 
-    Masks are filled circles, everything else open squares, each labeled.
+    Masks are filled circles, everything else open squares, each with a number that the legend explains.
 
     Args:
         rows: task, rival, top1, mask_bytes, and the bytes of the other kinds; one per seed.
@@ -23,7 +23,8 @@ def adapter_figure(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
     if not rows:
         return None
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    figure = new_figure(5.2 * min(2, len(tasks)), 3.9 * ((len(tasks) + 1) // 2))
+    numbers = {rival: i for i, rival in enumerate(dict.fromkeys(row["rival"] for row in rows), 1)}
+    figure = new_figure(1.8 + 4.4 * min(2, len(tasks)), 3.9 * ((len(tasks) + 1) // 2))
     panels = figure.subplots((len(tasks) + 1) // 2, min(2, len(tasks)), squeeze=False).flatten()
     for panel, task in zip(panels, tasks, strict=False):
         of_task = [row for row in rows if row["task"] == task]
@@ -36,9 +37,8 @@ def adapter_figure(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
             panel.errorbar(
                 size / 1000, mean(top1), yerr=stdev(top1) if len(top1) > 1 else None, capsize=2, ms=5, lw=1, **look
             )
-            panel.annotate(
-                rival, (size / 1000, mean(top1)), xytext=(5, 3), textcoords="offset points", fontsize=7, color=GRAY
-            )
+            place = (size / 1000, mean(top1))
+            panel.annotate(str(numbers[rival]), place, xytext=(4, 4), textcoords="offset points", fontsize=7)
         panel.set_xscale("log")
         panel.set_title(f"{task}, {of_task[0]['test_images']} test images", fontsize=10, loc="left")
         panel.set_xlabel("kB per task (log scale)", fontsize=8)
@@ -47,4 +47,8 @@ def adapter_figure(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
         finish(panel, legend=None)
     for empty in panels[len(tasks) :]:
         empty.set_visible(False)
+    from matplotlib.lines import Line2D
+
+    names = [Line2D([], [], linestyle="none", label=f"{number}  {rival}") for rival, number in numbers.items()]
+    figure.legend(handles=names, loc="outside right upper", frameon=False, fontsize=8, handlelength=0, handletextpad=0)
     return to_png(figure)
