@@ -47,7 +47,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
     search("a")
     search("b", criterion="random", allocation="uniform")
     small = {"batch_size": 2, "workers": 0, "val_fraction": 0}
-    search("h", dataset="folder", data_dir=str(folder / "images"), num_classes=3, **small)
+    search("h", dataset="folder", data_dir=str(folder / "images"), num_classes=3, sparsity="0.9", **small)
     search("x", exclude=("layer1.*",))
     search("o", pretrained=False)
     return folder

@@ -130,7 +130,7 @@ def test_every_verb_refuses_to_test_on_train_before_its_first_step(
         raise AssertionError("a step was taken, or an image tested on")
 
     for name in (
-        "methods.find.fit",
+        "methods.train.fit",
         "training.dense.fit",
         "training.finetune.evaluate_accuracy",
         "audit.evaluate.predict",

@@ -80,7 +80,7 @@ def test_no_step_is_lost_by_what_happens_in_the_last_evaluation(
     assert "continue with --resume auto" in str(stopped.value) or "no steps are lost: --resume auto" in said
     assert states(tmp_path / "j") == [f"step-{STEPS:08d}"]
     monkeypatch.undo()
-    monkeypatch.setattr("timm_jackpot.methods.find.fit", fail(AssertionError("a step was done again")))
+    monkeypatch.setattr("timm_jackpot.methods.train.fit", fail(AssertionError("a step was done again")))
     resumed = search(tmp_path / "j", resume="auto")
     assert resumed.summary["mask_hash"] == whole.summary["mask_hash"]
     assert resumed.summary["jackpot_top1"] == whole.summary["jackpot_top1"]
@@ -194,7 +194,7 @@ def test_an_artifact_hidden_by_a_kill_is_back_at_the_next_start(
 
 def test_so_are_the_states_of_a_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: SearchResult) -> None:
     killed_between_renames(tmp_path / "j", monkeypatch)
-    monkeypatch.setattr("timm_jackpot.methods.find.fit", fail(AssertionError("a step was done again")))
+    monkeypatch.setattr("timm_jackpot.methods.train.fit", fail(AssertionError("a step was done again")))
     assert search(tmp_path / "j", resume="auto").summary["mask_hash"] == whole.summary["mask_hash"]
     assert [path.name for path in tmp_path.iterdir()] == ["j"]
 
@@ -225,7 +225,7 @@ def test_a_finished_run_is_said_to_be_finished_and_its_card_is_made_up_for(
     assert summary == result.summary
     assert capsys.readouterr().err == f"note: this run has already finished, its artifact is in {tmp_path / 'j'}\n"
     assert (tmp_path / "j" / "README.md").read_bytes() == card
-    monkeypatch.setattr("timm_jackpot.methods.find.fit", fail(AssertionError("a step was done again")))
+    monkeypatch.setattr("timm_jackpot.methods.train.fit", fail(AssertionError("a step was done again")))
     assert finished_summary(parse(SearchConfig, argv=[*words, "--seed", "1"])) is None
     with pytest.raises(ArtifactError, match="already holds a jackpot"):
         search(tmp_path / "j", resume="auto", seed=1)

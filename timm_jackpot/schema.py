@@ -62,9 +62,13 @@ class Document(BaseModel):
 
 @dataclass(frozen=True)
 class OneOf:
-    """Annotates a setting whose choices come from a registry: checked when it is set, listed in the help."""
+    """Annotates a setting whose choices come from a registry: checked when it is set, listed in the help.
+
+    `listed`, if given, are the choices that the help lists.
+    """
 
     choices: Callable[[], Iterable[str]]
+    listed: Callable[[], Iterable[str]] | None = None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
@@ -81,7 +85,7 @@ class OneOf:
 def choices_of(field: FieldInfo) -> list[str]:
     """The choices for a field or its elements; empty if any value is allowed."""
     marks = [*field.metadata, *(mark for part in get_args(field.annotation) for mark in get_args(part)[1:])]
-    return [choice for mark in marks if isinstance(mark, OneOf) for choice in mark.choices()]
+    return [choice for mark in marks if isinstance(mark, OneOf) for choice in (mark.listed or mark.choices)()]
 
 
 def flag_of(name: str, field: FieldInfo) -> str:

@@ -20,7 +20,15 @@ from timm_jackpot.methods.cover import CoverFlags, coverage_notice, find_maskabl
 from timm_jackpot.methods.equalise import NEW_HEAD_RMS, equalise_gradients
 from timm_jackpot.methods.fixed import FixedMaskSettings, under_masks
 from timm_jackpot.methods.one_shot import OneShotSettings
-from timm_jackpot.methods.registry import Method, all_methods, method, method_names, register_method, unregister_method
+from timm_jackpot.methods.registry import (
+    Method,
+    all_methods,
+    jackpot_method_names,
+    method,
+    method_names,
+    register_method,
+    unregister_method,
+)
 from timm_jackpot.methods.score_training import ScoreTraining
 from timm_jackpot.methods.search_settings import PAPER, ScoreSettings, SearchSettings
 from timm_jackpot.methods.start import Start, proportional_scores
@@ -54,6 +62,7 @@ __all__ = [
     "dense",
     "equalise_gradients",
     "find_maskable",
+    "jackpot_method_names",
     "lora",
     "mask_search",
     "method",

@@ -105,3 +105,8 @@ def all_methods() -> list[Method]:
 
 def method_names() -> list[str]:
     return list(_registered)
+
+
+def jackpot_method_names() -> list[str]:
+    """The methods whose outcome an artifact can hold."""
+    return [one.name for one in _registered.values() if one.finds_jackpots]

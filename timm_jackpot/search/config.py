@@ -16,7 +16,15 @@ from timm_jackpot.artifact import Encoding, ExtrasDtype
 from timm_jackpot.base import BaseFlags
 from timm_jackpot.data import DataFlags
 from timm_jackpot.errors import ConfigError
-from timm_jackpot.methods import PAPER, BudgetFlags, CoverFlags, SearchSettings, method, method_names
+from timm_jackpot.methods import (
+    PAPER,
+    BudgetFlags,
+    CoverFlags,
+    SearchSettings,
+    jackpot_method_names,
+    method,
+    method_names,
+)
 from timm_jackpot.methods.budget import n_of_m
 from timm_jackpot.schema import Command, OneOf
 from timm_jackpot.training import OutputFlags, RunFlags
@@ -61,10 +69,10 @@ class RunConfig(BaseFlags, DataFlags, BudgetFlags, CoverFlags, RunFlags, Artifac
     sparsity_words: ClassVar[tuple[str, ...]] = (AUTO,)
 
     sparsity: str | float = "0.9"
-    """Fraction of the maskable weights to remove, an exact decimal in [0, 1). Default with a new head: 0.5. auto: tries
-    0.3, 0.5, 0.7 and 0.9 in half of the steps, and keeps the best on held-out images."""
-    method: Annotated[str, OneOf(method_names)] = "search"
-    """How the mask is found; `timm-jackpot methods` describes each method."""
+    """Fraction of the maskable weights to remove, an exact decimal in [0, 1); with a new head 0.5 is the default. auto:
+    the best of 0.3, 0.5, 0.7, 0.9 on held-out images, tried in half of the steps."""
+    method: Annotated[str, OneOf(method_names, listed=jackpot_method_names)] = "search"
+    """How the mask is found; see `timm-jackpot methods`."""
     pretrained: bool = True
     """Search in the pre-trained weights. With --no-pretrained, in random weights (a control), which are saved next to
     the artifact."""
