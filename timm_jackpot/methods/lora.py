@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from timm_jackpot.base import working_copy
@@ -69,7 +69,7 @@ def lora(task: Task, budget: Budget, settings: LoraSettings) -> Outcome:
         changed,
         budget.steps,
         watch.seconds,
-        factors={name: factor.detach().cpu() for name, factor in factors.items()},
+        factors={f"{name}.weight": _factors_of(layer) for name, layer in layers.items()},
         extra_flops=_forward_flops(model, task) / _forward_flops(task.base.model, task) - 1,
     )
 
@@ -96,6 +96,11 @@ def _add_updates(model: nn.Module, task: Task, settings: LoraSettings) -> dict[s
     )
     inject_adapter_in_model(config, model)
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+
+
+def _factors_of(layer: Any) -> tuple[Tensor, Tensor]:
+    a, b = (part["default"].weight.detach().cpu() for part in (layer.lora_A, layer.lora_B))
+    return a, b
 
 
 def _takes_update(module: nn.Module) -> bool:

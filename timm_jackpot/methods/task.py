@@ -66,7 +66,8 @@ class Outcome:
     steps: int  # optimizer steps taken
     seconds: float
     start: MaskSet | None = None  # the masks that the criterion alone would give, at the same counts
-    factors: Mapping[str, Tensor] = field(default_factory=dict)  # stored instead of the changed weights they make up
+    # By weight: low-rank factors A [r, …] and B [out, r, …], stored instead of the changed weight that they make up.
+    factors: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     extra_flops: float = 0.0  # of a forward pass whose updates are not merged, as a fraction of the base's
 
 

@@ -8,7 +8,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from timm_jackpot.data import ImageSource
 from timm_jackpot.errors import TrainingError
@@ -57,7 +56,7 @@ def stored_bytes(task: Task, outcome: Outcome) -> dict[str, int]:
     for role, tensor in outcome.changed.values():
         if role != "weights" or not outcome.factors:
             found[role] += tensor.numel() * _BYTES
-    found["weights"] += sum(factor.numel() for factor in outcome.factors.values()) * _BYTES
+    found["weights"] += sum(a.numel() + b.numel() for a, b in outcome.factors.values()) * _BYTES
     return found
 
 
@@ -69,7 +68,7 @@ def switch_seconds(task: Task, outcome: Outcome) -> float:
     device = task.accelerator.device
     masks = {name: mask.to(device) for name, mask in (outcome.masks or {}).items()}
     changed = {name: tensor.to(device) for name, (_, tensor) in outcome.changed.items()}
-    pairs = {name: (a.to(device), b.to(device)) for name, (a, b) in _factor_pairs(outcome).items()}
+    pairs = {name: (a.to(device), b.to(device)) for name, (a, b) in outcome.factors.items()}
     times = []
     for _ in range(_SWITCHES):
         started = time.perf_counter()
@@ -88,15 +87,6 @@ def switch_seconds(task: Task, outcome: Outcome) -> float:
     return median(times)
 
 
-def _factor_pairs(outcome: Outcome) -> dict[str, tuple[Tensor, Tensor]]:
-    """Weight → its low-rank factors A [r, …] and B [out, r]."""
-    return {
-        name: (outcome.factors[f"{layer}.lora_A.default.weight"], outcome.factors[f"{layer}.lora_B.default.weight"])
-        for name in outcome.changed
-        if f"{(layer := name.removesuffix('.weight'))}.lora_A.default.weight" in outcome.factors
-    }
-
-
 def _train(task: Task, config: RunConfig) -> Outcome:
     steps = steps_of(config, len(task.data.train), task.accelerator)
     outcome = method(config.method).run(task, Budget.of(config, steps=steps, seed=config.seed), config)
@@ -113,7 +103,7 @@ def _accuracy(task: Task, outcome: Outcome, images: ImageSource) -> float:
 def _trained(task: Task, outcome: Outcome, config: RunConfig) -> int:
     """Trained parameters: scores, factors, and every changed tensor but statistics and merged weights."""
     scores = outcome.masks.total if outcome.masks is not None and method(config.method).family == "mask search" else 0
-    factors = sum(factor.numel() for factor in outcome.factors.values())
+    factors = sum(a.numel() + b.numel() for a, b in outcome.factors.values())
     others = sum(
         tensor.numel()
         for role, tensor in outcome.changed.values()

@@ -84,6 +84,7 @@ class Rival:
 class RivalsPlan:
     tasks: dict[str, tuple[Rival, ...]]
     seeds: tuple[int, ...]
+    order: dict[str, list[str]]  # all tasks of the recipe, also those that are not run now, and their rivals
 
 
 def plan_rivals(config: RivalsConfig) -> RivalsPlan:
@@ -116,7 +117,7 @@ def plan_rivals(config: RivalsConfig) -> RivalsPlan:
         found[task] = tuple(
             _rival(task, name, settings, common, flags, tune_steps, seeds) for name, settings in rivals.items()
         )
-    return RivalsPlan(found, seeds)
+    return RivalsPlan(found, seeds, {task: list(rivals) for task in tasks})
 
 
 def _rival(

@@ -47,8 +47,6 @@ def compare_rivals(config: RivalsConfig) -> RivalsResult:
         JackpotError: whatever else a method raises; earlier results are kept.
     """
     plan, folder = plan_rivals(config), check_output(config.output)
-    recipe = plan_rivals(config.model_copy(update={"tasks": ()}))
-    order = {task: [rival.name for rival in rivals] for task, rivals in recipe.tasks.items()}
     first = next(iter(plan.tasks.values()))[0]
     accelerator = make_accelerator(seed=0, timeout=first.run(first.candidates[0], plan.seeds[0]).timeout)
     rows: list[dict[str, Any]] = []
@@ -58,7 +56,7 @@ def compare_rivals(config: RivalsConfig) -> RivalsResult:
             open_once = _opener(name, rivals[0], plan.seeds[0], accelerator)
             for rival in rivals:
                 failures += _run_rival(name, rival, plan.seeds, open_once, folder / name / _JOURNAL, accelerator)
-                rows = from_main(accelerator, lambda: _write_tables(folder, order))
+                rows = from_main(accelerator, lambda: _write_tables(folder, plan.order))
     if failures:
         raise TrainingError(
             f"{len(failures)} runs failed; the first was {failures[0]}; {folder} holds the results of the others; run "
