@@ -58,6 +58,17 @@ class ChangedTensor(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Phase:
+    """Part of a method's steps, in which the cost of a step is the same."""
+
+    title: str
+    steps: int
+    kept: Mapping[str, int] | None = None  # weights in each maskable layer; None: all of them
+    dense_gradients: float = 0.0  # fraction of the steps that take the gradient of removed weights too
+    head_only: bool = False  # the rest of the network is not differentiated
+
+
+@dataclass(frozen=True)
 class Outcome:
     """The result of a method: the base under `masks` (None: dense), with the tensors in `changed` replaced."""
 
@@ -69,6 +80,9 @@ class Outcome:
     # By weight: low-rank factors A [r, …] and B [out, r, …], stored instead of the changed weight that they make up.
     factors: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     extra_flops: float = 0.0  # of a forward pass whose updates are not merged, as a fraction of the base's
+    phases: tuple[Phase, ...] = ()  # what the steps were spent on
+    initial: Mapping[str, Tensor] | None = None  # the state dict that the weights in `changed` were trained from
+    network: nn.Module | None = None  # in place of the base, if the result has another shape
 
 
 class Stopwatch:
@@ -85,6 +99,8 @@ class Stopwatch:
 @torch.no_grad()
 def build_network(task: Task, outcome: Outcome) -> nn.Module:
     """The plain network of an outcome, with removed weights set to zero, in eval mode."""
+    if outcome.network is not None:
+        return outcome.network
     model = copy.deepcopy(task.base.model)
     state = model.state_dict()
     for name, changed in outcome.changed.items():

@@ -80,6 +80,7 @@ def train_network(
     objective: Objective | None = None,
     frozen_statistics: bool = False,
     prepare: Callable[[Any], None] = lambda optimizer: None,
+    lr_at: Callable[[int], float] | None = None,
     before_step: Callable[[int], None] = lambda step: None,
     figures: Callable[[], dict[str, float]] = dict,
 ) -> None:
@@ -90,6 +91,7 @@ def train_network(
         named: gives the tensors, besides buffers, that training changes, by name. Default: rest and head.
         frozen_statistics: keep norm layers with running statistics in eval mode.
         prepare: called once with the new optimizer.
+        lr_at: learning rate at a step. Default: the schedule in `settings`.
         before_step, figures: as in `fit`.
 
     Raises:
@@ -116,7 +118,7 @@ def train_network(
             batch_size=task.batch_size,
             seed=seed,
             steps=steps,
-            lr_at=lambda step: learning_rate(settings, step, steps),
+            lr_at=lr_at or (lambda step: learning_rate(settings, step, steps)),
             record=task.record,
             title=title,
             before_step=before_step,

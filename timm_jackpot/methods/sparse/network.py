@@ -48,17 +48,26 @@ class SparseWeights:
         optimizer.register_step_pre_hook(self._before_step)
 
     @torch.no_grad()
+    def replace_masks(self, masks: Mapping[str, Tensor]) -> None:
+        """Change some masks, and set weights and averages to zero outside them."""
+        for name, mask in masks.items():
+            self.masks[name].copy_(mask)  # in place: checkpoints hold this tensor
+        self._zero_outside(self.weights)
+        for name, weight in self.weights.items():
+            for average in self._optimizer.state[weight].values():
+                if isinstance(average, Tensor) and average.shape == weight.shape:
+                    average.mul_(self.masks[name])
+
+    def forget_averages(self) -> None:
+        """Let the optimizer start anew, without momentum."""
+        self._optimizer.state.clear()
+
+    @torch.no_grad()
     def _before_step(self, *_: Any) -> None:
         gradients = {n: w.grad if w.grad is not None else torch.zeros_like(w) for n, w in self.weights.items()}
         changed = self._update(Moment(self._step, self.weights, self.masks, gradients))
         if changed:
-            for name, mask in changed.items():
-                self.masks[name].copy_(mask)  # in place: checkpoints hold this tensor
-            self._zero_outside(self.weights)
-            for name, weight in self.weights.items():
-                for average in self._optimizer.state[weight].values():
-                    if isinstance(average, Tensor) and average.shape == weight.shape:
-                        average.mul_(self.masks[name])
+            self.replace_masks(changed)
         for name, weight in self.weights.items():
             if weight.grad is not None:
                 weight.grad.mul_(self.masks[name])

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from timm_jackpot.base import norm_affine, working_copy
+from timm_jackpot.errors import ConfigError
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.fresh import with_random_weights
 from timm_jackpot.methods.sparse.network import SparseWeights, Update
 from timm_jackpot.methods.start import start_from
-from timm_jackpot.methods.task import Outcome, Role, Stopwatch, Task
+from timm_jackpot.methods.task import Outcome, Phase, Role, Stopwatch, Task
 from timm_jackpot.methods.train import HeadFlags, changed_tensors, head_of, train_network
 from timm_jackpot.runtime.processes import same_everywhere
 from timm_jackpot.training import average_norm_statistics
 
 _STREAM = 1_000_003  # parts the random choices of a run from those of its batches
+
+BeforeStep = Callable[[int, nn.Module, SparseWeights], None]  # steps done, the network, its sparse weights
 
 
 class SparseTrainingSettings(HeadFlags):
@@ -42,35 +45,61 @@ def sparse_training(
     masks: Callable[[Task], Mapping[str, Tensor]],
     update: Update = lambda moment: None,
     state: Mapping[str, Tensor] | None = None,
+    dense_gradients: float = 0.0,
 ) -> Outcome:
     """Train all weights of the network, the maskable ones under masks that `update` may change.
 
     Args:
         masks: gives the masks at the start, for the task with its initial weights.
         state: tensors that `update` changes in place, by names of their own, for checkpoints.
+        dense_gradients: the fraction of steps in which `update` needs the gradient of removed weights, for the cost.
     """
     watch = Stopwatch()
     task = task if settings.pretrained_weights else with_random_weights(task)
-    start = masks(task)
+    start = MaskSet(masks(task))
+    final, model = train_sparse(task, budget, settings, start, update=update, state=state)
+    phase = Phase("training", budget.steps, final.kept_per_layer(), dense_gradients)
+    return outcome_of(model, final, task, watch, [phase], start=start, initial=task.base.model.state_dict())
+
+
+def train_sparse(
+    task: Task,
+    budget: Budget,
+    settings: HeadFlags,
+    masks: Mapping[str, Tensor],
+    *,
+    update: Update = lambda moment: None,
+    before_step: BeforeStep = lambda step, model, sparse: None,
+    lr_at: Callable[[int], float] | None = None,
+    state: Mapping[str, Tensor] | None = None,
+) -> tuple[MaskSet, nn.Module]:
+    """Train the base's weights from where they are, the maskable ones under masks that the hooks may change.
+
+    Args:
+        update: called before each optimizer step, as in `SparseWeights`.
+        before_step: called before each forward pass.
+        lr_at: as in `train_network`.
+        state: tensors that the hooks change in place, by names of their own, for checkpoints.
+
+    Returns:
+        The final masks, the same on every rank, and the trained network.
+    """
     names = [name for name, _ in task.base.model.named_parameters()]
+    head = head_of(task.base, task.maskable.weights)
     model = working_copy(task.base.model, own=names).requires_grad_(True)
     parameters = dict(model.named_parameters())
-    roles: dict[str, Role] = dict.fromkeys(names, "weights")
-    roles |= dict.fromkeys((name for name in norm_affine(model)), "norm_affine")
-    roles |= head_of(task.base, task.maskable.weights)
     sparse: list[SparseWeights] = []
 
     def attach(optimizer: torch.optim.Optimizer) -> None:
         first_step = task.state.resumed.step if task.state is not None and task.state.resumed is not None else 0
         weights = {name: parameters[name] for name in task.maskable.weights}
-        sparse.append(SparseWeights(weights, start, optimizer, update, first_step=first_step))
+        sparse.append(SparseWeights(weights, masks, optimizer, update, first_step=first_step))
 
     def named() -> dict[str, Tensor]:
         held = {f"mask.{name}": mask for name, mask in sparse[0].masks.items()}
         held |= {f"state.{name}": tensor for name, tensor in (state or {}).items()}
         return {**held, **{f"parameter.{name}": parameter for name, parameter in parameters.items()}}
 
-    head = [name for name, role in roles.items() if role == "head"]
     train_network(
         model,
         task,
@@ -82,11 +111,54 @@ def sparse_training(
         title="train",
         named=named,
         prepare=attach,
+        lr_at=lr_at,
+        before_step=lambda step: before_step(step, model, sparse[0]),
     )
     average_norm_statistics(model, task.accelerator)
     final = MaskSet({name: mask.cpu() for name, mask in sparse[0].masks.items()})
     task.record.write("mask_hashes", by_rank=same_everywhere(final.hash(), task.accelerator, "the mask"))
-    return Outcome(final, changed_tensors(model, roles), budget.steps, watch.seconds, MaskSet(start))
+    return final, model
+
+
+def outcome_of(
+    model: nn.Module,
+    masks: MaskSet,
+    task: Task,
+    watch: Stopwatch,
+    phases: Sequence[Phase],
+    *,
+    start: MaskSet | None = None,
+    initial: Mapping[str, Tensor],
+) -> Outcome:
+    """The outcome of a run that trained every parameter of `model`.
+
+    Args:
+        initial: the state dict that the final training began with.
+    """
+    roles: dict[str, Role] = dict.fromkeys((name for name, _ in model.named_parameters()), "weights")
+    roles |= dict.fromkeys(norm_affine(model), "norm_affine")
+    roles |= head_of(task.base, task.maskable.weights)
+    return Outcome(
+        masks,
+        changed_tensors(model, roles),
+        sum(phase.steps for phase in phases),
+        watch.seconds,
+        start,
+        phases=tuple(phases),
+        initial={name: tensor.detach().cpu().clone() for name, tensor in initial.items()},
+    )
+
+
+def refuse_pattern(budget: Budget) -> None:
+    """
+    Raises:
+        ConfigError: for an N:M pattern, which masks that change weight by weight would not keep.
+    """
+    if budget.n_of_m is not None:
+        raise ConfigError(
+            f"this method keeps layer counts, not patterns: replace --allocation {budget.allocation} by erk, global or "
+            "uniform"
+        )
 
 
 def generator_at(budget: Budget, step: int) -> torch.Generator:
