@@ -5,6 +5,7 @@ from timm_jackpot.base.build import (
     build_skeleton,
     create_timm_model,
     parse_model_kwargs,
+    random_network,
     random_weights,
     save_random_weights,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "norm_layers",
     "norm_statistics",
     "parse_model_kwargs",
+    "random_network",
     "random_weights",
     "recognize_base",
     "save_random_weights",

@@ -71,16 +71,27 @@ def save_random_weights(name: str, path: Path, model_kwargs: Mapping[str, Scalar
 
 
 def random_weights(ref: BaseRef) -> dict[str, Tensor]:
-    """A state dict for the architecture of a base, with initial weights drawn from torch's global generator.
+    """A state dict of `random_network`."""
+    return random_network(ref).state_dict()
+
+
+def random_network(ref: BaseRef, **changes: Scalar) -> nn.Module:
+    """The architecture of a base, with initial weights drawn from torch's global generator.
+
+    Args:
+        changes: further arguments for the timm model, such as another width.
 
     Raises:
-        BaseError: if timm cannot build the architecture.
+        BaseError: if it is not a timm architecture, or does not take these arguments.
     """
     if ref.source == "module":
         raise BaseError(f"{ref.name} is not a timm model: only timm architectures can be reinitialized")
-    changes = {"num_classes": ref.num_classes, "in_chans": ref.in_chans, "img_size": ref.img_size}
-    requested: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
-    return create_timm_model(ref.architecture, requested, pretrained=False, **ref.model_kwargs).state_dict()
+    sizes = {"num_classes": ref.num_classes, "in_chans": ref.in_chans, "img_size": ref.img_size}
+    requested: dict[str, Any] = {key: value for key, value in sizes.items() if value is not None}
+    try:
+        return create_timm_model(ref.architecture, requested, pretrained=False, **{**ref.model_kwargs, **changes})
+    except TypeError as error:
+        raise BaseError(f"{ref.architecture} does not take these arguments: {error}") from error
 
 
 def _bytes(model: nn.Module) -> int:

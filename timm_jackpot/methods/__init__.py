@@ -13,9 +13,11 @@ from timm_jackpot.methods import (  # importing registers them
     piggyback,
     references,
     sparse,
+    tickets,
 )
 from timm_jackpot.methods.budget import Budget, BudgetFlags
 from timm_jackpot.methods.controls import check_control
+from timm_jackpot.methods.cost import Cost, cost_of
 from timm_jackpot.methods.cover import CoverFlags, coverage_notice, find_maskable
 from timm_jackpot.methods.equalise import NEW_HEAD_RMS, equalise_gradients
 from timm_jackpot.methods.fixed import FixedMaskSettings, under_masks
@@ -32,7 +34,7 @@ from timm_jackpot.methods.registry import (
 from timm_jackpot.methods.score_training import ScoreTraining
 from timm_jackpot.methods.search_settings import PAPER, ScoreSettings, SearchSettings
 from timm_jackpot.methods.start import Start, proportional_scores
-from timm_jackpot.methods.task import ChangedTensor, Outcome, Role, Task, build_network
+from timm_jackpot.methods.task import ChangedTensor, Outcome, Phase, Role, Task, build_network
 from timm_jackpot.methods.train import AlongFlags, HeadFlags, trained_parameters
 
 __all__ = [
@@ -42,12 +44,14 @@ __all__ = [
     "Budget",
     "BudgetFlags",
     "ChangedTensor",
+    "Cost",
     "CoverFlags",
     "FixedMaskSettings",
     "HeadFlags",
     "Method",
     "OneShotSettings",
     "Outcome",
+    "Phase",
     "Role",
     "ScoreSettings",
     "ScoreTraining",
@@ -58,6 +62,7 @@ __all__ = [
     "build_network",
     "check_control",
     "controls",
+    "cost_of",
     "coverage_notice",
     "dense",
     "equalise_gradients",
@@ -73,6 +78,7 @@ __all__ = [
     "references",
     "register_method",
     "sparse",
+    "tickets",
     "trained_parameters",
     "under_masks",
     "unregister_method",

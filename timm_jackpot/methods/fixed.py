@@ -13,7 +13,7 @@ from typing_extensions import Self
 from timm_jackpot.base import norm_statistics
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods.budget import Budget
-from timm_jackpot.methods.task import ChangedTensor, Outcome, Stopwatch, Task, build_network
+from timm_jackpot.methods.task import ChangedTensor, Outcome, Phase, Stopwatch, Task, build_network
 from timm_jackpot.methods.train import AlongFlags, HeadFlags, changed_tensors, train_along, trained_parameters
 from timm_jackpot.schema import Settings
 from timm_jackpot.training import CALIBRATION_IMAGES, Record, recalibrate
@@ -64,4 +64,6 @@ def under_masks(
     if trained:
         train_along(model, trained, replace(task, record=Record()), budget, settings)
     changed |= changed_tensors(model, trained, statistics=bool(statistics))
-    return Outcome(masks, changed, budget.steps if trained else 0, watch.seconds, start)
+    steps = budget.steps if trained else 0
+    phases = (Phase("head", steps, masks.kept_per_layer() if masks is not None else None, head_only=True),)
+    return Outcome(masks, changed, steps, watch.seconds, start, phases=phases if steps else ())

@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar, Literal, cast
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from timm_jackpot.base import working_copy
 from timm_jackpot.errors import BaseError, ConfigError
 from timm_jackpot.methods.budget import Budget
+from timm_jackpot.methods.cost import forward_flops
 from timm_jackpot.methods.registry import register_method
-from timm_jackpot.methods.task import ChangedTensor, Outcome, Stopwatch, Task
+from timm_jackpot.methods.task import ChangedTensor, Outcome, Phase, Stopwatch, Task
 from timm_jackpot.methods.train import WarmHeadFlags, changed_tensors, head_of, train_network, unfreeze, warm_head
 from timm_jackpot.training import average_norm_statistics
 
@@ -70,7 +69,8 @@ def lora(task: Task, budget: Budget, settings: LoraSettings) -> Outcome:
         budget.steps,
         watch.seconds,
         factors={f"{name}.weight": _factors_of(layer) for name, layer in layers.items()},
-        extra_flops=_forward_flops(model, task) / _forward_flops(task.base.model, task) - 1,
+        extra_flops=forward_flops(model, task) / forward_flops(task.base.model, task) - 1,
+        phases=(Phase("training", budget.steps),),
     )
 
 
@@ -105,15 +105,3 @@ def _factors_of(layer: Any) -> tuple[Tensor, Tensor]:
 
 def _takes_update(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
-
-
-@torch.no_grad()
-def _forward_flops(model: nn.Module, task: Task) -> int:
-    """FLOPs of one image's forward pass."""
-    image = torch.zeros(1, *task.data.config["input_size"], device=task.accelerator.device)
-    training = [module for module in model.modules() if module.training]
-    with FlopCounterMode(display=False) as counter:
-        model.eval()(image)
-    for module in training:
-        module.training = True
-    return counter.get_total_flops()

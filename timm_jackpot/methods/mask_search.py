@@ -11,7 +11,7 @@ from timm_jackpot.methods.fresh import with_random_weights
 from timm_jackpot.methods.registry import register_method
 from timm_jackpot.methods.search_settings import PAPER, SearchSettings
 from timm_jackpot.methods.start import start_from, starved_notice
-from timm_jackpot.methods.task import ChangedTensor, Outcome, Stopwatch, Task
+from timm_jackpot.methods.task import ChangedTensor, Outcome, Phase, Stopwatch, Task
 from timm_jackpot.methods.train import changed_tensors, trained_parameters, unfreeze, warm_head
 from timm_jackpot.runtime.processes import say
 
@@ -40,7 +40,8 @@ def search(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
         teacher=working_copy(task.base.model).requires_grad_(False).eval() if distill else None,
     )
     changed = changed_tensors(model, roles, statistics=not settings.freeze_norm_statistics)
-    return Outcome(masks, changed, budget.steps, watch.seconds, start.masks)
+    phases = (Phase("search", budget.steps, masks.kept_per_layer(), dense_gradients=1.0),)
+    return Outcome(masks, changed, budget.steps, watch.seconds, start.masks, phases=phases)
 
 
 @register_method("paper", family="mask search", paper="arXiv:2104.08700", defaults=PAPER)

@@ -10,7 +10,7 @@ from timm_jackpot.base import working_copy
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.registry import register_method
-from timm_jackpot.methods.task import Outcome, Stopwatch, Task
+from timm_jackpot.methods.task import Outcome, Phase, Stopwatch, Task
 from timm_jackpot.methods.train import (
     AlongFlags,
     WarmHeadFlags,
@@ -73,7 +73,8 @@ def piggyback(task: Task, budget: Budget, settings: PiggybackSettings) -> Outcom
     masks = _masks(adapter)
     detach(model)
     average_norm_statistics(model, task.accelerator)
-    return Outcome(masks, changed_tensors(model, roles), budget.steps, watch.seconds)
+    phases = (Phase("search", budget.steps, masks.kept_per_layer(), dense_gradients=1.0),)
+    return Outcome(masks, changed_tensors(model, roles), budget.steps, watch.seconds, phases=phases)
 
 
 def _masks(adapter: ScoreAdapter) -> MaskSet:

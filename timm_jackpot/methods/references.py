@@ -10,7 +10,7 @@ from pydantic import Field
 from timm_jackpot.base import classifier_parameters, norm_affine, working_copy
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.registry import register_method
-from timm_jackpot.methods.task import Outcome, Role, Stopwatch, Task
+from timm_jackpot.methods.task import Outcome, Phase, Role, Stopwatch, Task
 from timm_jackpot.methods.train import (
     WarmHeadFlags,
     changed_tensors,
@@ -105,4 +105,5 @@ def _train_dense(
     )
     average_norm_statistics(model, task.accelerator)
     changed = changed_tensors(model, roles, statistics=not frozen_statistics)
-    return Outcome(None, changed, budget.steps, watch.seconds)
+    phases = (Phase("training", budget.steps, head_only=not rest),)
+    return Outcome(None, changed, budget.steps, watch.seconds, phases=phases)

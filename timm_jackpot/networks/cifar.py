@@ -70,11 +70,11 @@ class _CifarNet(nn.Module):
 
 
 class CifarResNet(_CifarNet):
-    """ResNet-6n+2 for 32×32 images (He et al. 2016, Sec. 4.2)."""
+    """ResNet-6n+2 for 32×32 images (He et al. 2016, Sec. 4.2). `width` multiplies channels, rounded."""
 
-    def __init__(self, blocks: int = 3, width: int = 1, num_classes: int = 10, in_chans: int = 3) -> None:
+    def __init__(self, blocks: int = 3, width: float = 1, num_classes: int = 10, in_chans: int = 3) -> None:
         super().__init__()
-        planes = [p * width for p in _STAGES]
+        planes = [max(1, round(p * width)) for p in _STAGES]
         self.conv1 = nn.Conv2d(in_chans, planes[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes[0])
         self.layer1 = self._stage(planes[0], planes[0], blocks, 1)
@@ -95,21 +95,25 @@ class CifarResNet(_CifarNet):
 
 
 class CifarVgg(_CifarNet):
-    """VGG-19 with batch norm for 32×32 images: sixteen convs, four poolings, one linear layer."""
+    """VGG-19 with batch norm for 32×32 images: sixteen convs, four poolings, one linear layer.
 
-    def __init__(self, num_classes: int = 10, in_chans: int = 3) -> None:
+    `width` multiplies channels, rounded.
+    """
+
+    def __init__(self, num_classes: int = 10, in_chans: int = 3, width: float = 1) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for planes in _VGG19:
             if isinstance(planes, str):
                 layers.append(nn.MaxPool2d(2, 2))
             else:
+                channels = max(1, round(planes * width))
                 layers += [
-                    nn.Conv2d(in_chans, planes, 3, padding=1, bias=False),
-                    nn.BatchNorm2d(planes),
+                    nn.Conv2d(in_chans, channels, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(channels),
                     nn.ReLU(),
                 ]
-                in_chans = planes
+                in_chans = channels
         self.feature = nn.Sequential(*layers)
         self.num_features = in_chans
         self.reset_classifier(num_classes)

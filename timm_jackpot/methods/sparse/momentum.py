@@ -51,7 +51,7 @@ def sparse_momentum(task: Task, budget: Budget, settings: SparseMomentumSettings
         return changed
 
     masks = partial(random_masks, budget=budget)
-    return sparse_training(task, budget, settings, masks=masks, update=update, state=averages)
+    return sparse_training(task, budget, settings, masks=masks, update=update, state=averages, dense_gradients=1.0)
 
 
 def _fraction(first: float, step: int, steps: int) -> float:

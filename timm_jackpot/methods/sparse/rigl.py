@@ -48,4 +48,11 @@ def rigl(task: Task, budget: Budget, settings: RigLSettings) -> Outcome:
             for name, mask in moment.masks.items()
         }
 
-    return sparse_training(task, budget, settings, masks=partial(random_masks, budget=budget), update=update)
+    return sparse_training(
+        task,
+        budget,
+        settings,
+        masks=partial(random_masks, budget=budget),
+        update=update,
+        dense_gradients=settings.update_until / settings.update_interval,
+    )

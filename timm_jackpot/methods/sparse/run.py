@@ -14,7 +14,7 @@ from timm_jackpot.errors import ConfigError
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.fresh import with_random_weights
-from timm_jackpot.methods.sparse.network import SparseWeights, Update
+from timm_jackpot.methods.sparse.network import Moment, SparseWeights, Update
 from timm_jackpot.methods.start import start_from
 from timm_jackpot.methods.task import Outcome, Phase, Role, Stopwatch, Task
 from timm_jackpot.methods.train import HeadFlags, changed_tensors, head_of, train_network
@@ -22,8 +22,11 @@ from timm_jackpot.runtime.processes import same_everywhere
 from timm_jackpot.training import average_norm_statistics
 
 _STREAM = 1_000_003  # parts the random choices of a run from those of its batches
-
 BeforeStep = Callable[[int, nn.Module, SparseWeights], None]  # steps done, the network, its sparse weights
+
+
+def _keep_masks(moment: Moment) -> None:
+    return None
 
 
 class SparseTrainingSettings(HeadFlags):
@@ -43,7 +46,7 @@ def sparse_training(
     settings: SparseTrainingSettings,
     *,
     masks: Callable[[Task], Mapping[str, Tensor]],
-    update: Update = lambda moment: None,
+    update: Update = _keep_masks,
     state: Mapping[str, Tensor] | None = None,
     dense_gradients: float = 0.0,
 ) -> Outcome:
@@ -54,6 +57,8 @@ def sparse_training(
         state: tensors that `update` changes in place, by names of their own, for checkpoints.
         dense_gradients: the fraction of steps in which `update` needs the gradient of removed weights, for the cost.
     """
+    if update is not _keep_masks:
+        refuse_pattern(budget)
     watch = Stopwatch()
     task = task if settings.pretrained_weights else with_random_weights(task)
     start = MaskSet(masks(task))
@@ -68,7 +73,7 @@ def train_sparse(
     settings: HeadFlags,
     masks: Mapping[str, Tensor],
     *,
-    update: Update = lambda moment: None,
+    update: Update = _keep_masks,
     before_step: BeforeStep = lambda step, model, sparse: None,
     lr_at: Callable[[int], float] | None = None,
     state: Mapping[str, Tensor] | None = None,
