@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from timm_jackpot.search import SearchResult as SearchResult
     from timm_jackpot.search import config_of as config_of
     from timm_jackpot.search import search_jackpot as search_jackpot
+    from timm_jackpot.search import train_ticket as train_ticket
     from timm_jackpot.serving import JackpotModel as JackpotModel
     from timm_jackpot.training import cubic_ramp as cubic_ramp
     from timm_jackpot.training import reestimate_norm_statistics as reestimate_norm_statistics
@@ -90,6 +91,7 @@ _EXPORTS = {
     "save_pretrained": "timm_jackpot.artifact",
     "scale_counts": "timm_jackpot.masks",
     "search_jackpot": "timm_jackpot.search",
+    "train_ticket": "timm_jackpot.search",
     "transform_of": "timm_jackpot.artifact",
     "zero_fractions": "timm_jackpot.adapter",
     "register_method": "timm_jackpot.methods",

@@ -19,6 +19,7 @@ from timm_jackpot.artifact.read import Artifact, read_artifact, read_config
 from timm_jackpot.artifact.report import KINDS, artifact_report, report_table, size_line
 from timm_jackpot.artifact.save import (
     artifact_digest,
+    artifact_files,
     check_target,
     is_artifact,
     recode,
@@ -27,10 +28,26 @@ from timm_jackpot.artifact.save import (
     save_pretrained,
 )
 from timm_jackpot.artifact.schema import Config, Encoding, ExtrasDtype
+from timm_jackpot.artifact.ticket import (
+    INITIAL,
+    INNER,
+    TICKET,
+    TICKET_FORMAT,
+    Spent,
+    Ticket,
+    TicketLayer,
+    TicketPhase,
+    is_ticket,
+    read_ticket,
+)
 from timm_jackpot.artifact.timm_checkpoint import MergeConfig, merge_artifact, timm_checkpoint
 
 __all__ = [
+    "INITIAL",
+    "INNER",
     "KINDS",
+    "TICKET",
+    "TICKET_FORMAT",
     "Artifact",
     "ArtifactFlags",
     "Config",
@@ -40,8 +57,13 @@ __all__ = [
     "InspectConfig",
     "Jackpot",
     "MergeConfig",
+    "Spent",
+    "Ticket",
+    "TicketLayer",
+    "TicketPhase",
     "apply_artifact",
     "artifact_digest",
+    "artifact_files",
     "artifact_report",
     "bytes_by_kind",
     "check_base",
@@ -51,6 +73,7 @@ __all__ = [
     "described_by",
     "from_pretrained",
     "is_artifact",
+    "is_ticket",
     "load_base_of",
     "load_dense_base",
     "locate_artifact",
@@ -58,6 +81,7 @@ __all__ = [
     "open_artifact",
     "read_artifact",
     "read_config",
+    "read_ticket",
     "recode",
     "recover_folder",
     "replace_folder",

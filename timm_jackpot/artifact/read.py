@@ -37,6 +37,7 @@ from timm_jackpot.artifact.tensors_file import (
     read_bytes,
     read_tensors,
 )
+from timm_jackpot.artifact.ticket import INNER, is_ticket
 from timm_jackpot.base import Base
 from timm_jackpot.errors import ArtifactError
 from timm_jackpot.masks import (
@@ -152,6 +153,11 @@ def read_config(folder: Path) -> Config:
     Raises:
         ArtifactError: as `read_artifact`.
     """
+    if is_ticket(folder):
+        raise ArtifactError(
+            f"{folder} holds a ticket, whose weights are trained, and no jackpot: {Path(folder) / INNER} is an artifact "
+            "with its mask on the weights that it began from"
+        )
     return parse_config(read_bytes(folder / CONFIG, MAX_CONFIG_BYTES))
 
 

@@ -72,7 +72,7 @@ def save_pretrained(
     """
     folder = Path(folder).resolve()
     check_target(folder, overwrite=overwrite)
-    return replace_folder(folder, {**dict(attachments or {}), **_files(jackpot, encoding, extras_dtype)})
+    return replace_folder(folder, {**dict(attachments or {}), **artifact_files(jackpot, encoding, extras_dtype)})
 
 
 def recode(artifact: Artifact, base: Base, encoding: Encoding) -> dict[str, bytes]:
@@ -145,7 +145,8 @@ def replace_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
     return folder
 
 
-def _files(jackpot: Jackpot, encoding: Encoding, dtype: ExtrasDtype) -> dict[str, bytes]:
+def artifact_files(jackpot: Jackpot, encoding: Encoding = "packed", dtype: ExtrasDtype = "float32") -> dict[str, bytes]:
+    """The files of an artifact by name."""
     extras: dict[str, Tensor] = {}
     for name, extra in jackpot.extras.items():
         extras |= encode_extra(name, extra.role, extra.tensor, dtype)

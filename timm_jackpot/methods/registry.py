@@ -33,6 +33,11 @@ class Method:
     finds_jackpots: bool = True  # it masks the base's own weights, so an artifact can hold the result
 
     @property
+    def trains_tickets(self) -> bool:
+        """Whether it masks weights that it trains itself, so that a ticket can hold the result."""
+        return self.family in ("ticket", "sparse training")
+
+    @property
     def summary(self) -> str:
         """The first paragraph of the function's docstring."""
         return (self.function.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")

@@ -82,6 +82,7 @@ class Outcome:
     extra_flops: float = 0.0  # of a forward pass whose updates are not merged, as a fraction of the base's
     phases: tuple[Phase, ...] = ()  # what the steps were spent on
     initial: Mapping[str, Tensor] | None = None  # the state dict that the weights in `changed` were trained from
+    initial_step: int = 0  # steps of dense training behind it
     network: nn.Module | None = None  # in place of the base, if the result has another shape
 
 

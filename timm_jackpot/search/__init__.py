@@ -2,5 +2,16 @@
 
 from timm_jackpot.search.config import PRESETS, RunConfig, SearchConfig, config_from, config_of
 from timm_jackpot.search.run import SearchResult, search_jackpot
+from timm_jackpot.search.ticket import TicketResult, train_ticket
 
-__all__ = ["PRESETS", "RunConfig", "SearchConfig", "SearchResult", "config_from", "config_of", "search_jackpot"]
+__all__ = [
+    "PRESETS",
+    "RunConfig",
+    "SearchConfig",
+    "SearchResult",
+    "TicketResult",
+    "config_from",
+    "config_of",
+    "search_jackpot",
+    "train_ticket",
+]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from timm_jackpot.artifact import Extra, ExtrasDtype, Jackpot, artifact_digest, check_target, rounded_extra
@@ -21,7 +19,7 @@ from timm_jackpot.runtime.processes import make_accelerator, say
 from timm_jackpot.search.auto_sparsity import choose_sparsity
 from timm_jackpot.search.config import NEW_HEAD_SPARSITY, RunConfig
 from timm_jackpot.search.measure import Accuracies, measure_on_test
-from timm_jackpot.search.save import published_settings, save_run, summary_of
+from timm_jackpot.search.save import fresh_output, published_settings, save_run, summary_of
 from timm_jackpot.search.task import open_task, steps_of
 from timm_jackpot.training import RunState, open_run
 
@@ -58,8 +56,8 @@ def search_jackpot(config: RunConfig, base: Base | None = None) -> SearchResult:
         config = _without_base(config, base)
     if not method(config.method).finds_jackpots:
         raise ConfigError(
-            f"the method {config.method} does not give a mask that an artifact can hold: compare --methods and audit "
-            "--beside show its accuracy"
+            f"the method {config.method} does not give a mask that an artifact can hold: train_ticket saves tickets, "
+            "compare --methods and audit --beside show the accuracy of all methods"
         )
     logs = Path(f"{config.output or 'runs/search'}-logs") if config.report_to else None
     accelerator = make_accelerator(
@@ -69,7 +67,7 @@ def search_jackpot(config: RunConfig, base: Base | None = None) -> SearchResult:
         logs=logs,
         timeout=config.timeout,
     )
-    output = _choose_output(config, accelerator)
+    output = _choose_output(config)
     with open_run(output, accelerator, config, settings=_searched_by(config), digest=artifact_digest) as state:
         config = config.model_copy(update={"overwrite": state.overwrite})
         _check_output(config, resumed=state.resumed is not None)
@@ -164,21 +162,14 @@ def random_base_of(output: Path) -> Path:
     return output.with_name(f"{output.name}-base.safetensors")
 
 
-def _choose_output(config: RunConfig, accelerator: Accelerator) -> Path:
+def _choose_output(config: RunConfig) -> Path:
     """The output folder, the same on every rank; checked before anything is loaded."""
     if config.output:
         check_output(config.output)
         if config.resume is None:  # a checkpoint may record that the artifact may be replaced
             _check_output(config)
         return Path(config.output)
-    if config.resume == "auto":
-        raise ConfigError("--resume auto needs --output, the folder of the stopped run")
-    model = config.model.rpartition("/")[2].rpartition(":")[2]
-    stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
-    fresh = Path("runs") / f"{model[:100]}-{str(config.sparsity)[:20]}-{stamp}"  # file names have at most 255 bytes
-    while fresh.exists():
-        fresh = fresh.with_name(fresh.name + "x")
-    return Path(broadcast_object_list([str(fresh)])[0])
+    return fresh_output(config)
 
 
 def _check_output(config: RunConfig, *, resumed: bool = False) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 
 from timm_jackpot.artifact import Artifact, Jackpot, artifact_report, read_artifact, save_pretrained
+from timm_jackpot.errors import ConfigError
 from timm_jackpot.evaluation import Accuracy
 from timm_jackpot.hub import render_card
 from timm_jackpot.masks import chance_overlap, mask_overlap
@@ -24,6 +26,22 @@ from timm_jackpot.training import UNPUBLISHED, Record
 
 CARD = "README.md"
 _RECORD = "record.jsonl"
+
+
+def fresh_output(config: RunConfig) -> Path:
+    """A new folder in runs/, the same on every rank.
+
+    Raises:
+        ConfigError: if a run should be resumed, which needs a folder.
+    """
+    if config.resume == "auto":
+        raise ConfigError("--resume auto needs --output, the folder of the stopped run")
+    model = config.model.rpartition("/")[2].rpartition(":")[2]
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
+    fresh = Path("runs") / f"{model[:100]}-{str(config.sparsity)[:20]}-{stamp}"  # file names have at most 255 bytes
+    while fresh.exists():
+        fresh = fresh.with_name(fresh.name + "x")
+    return Path(broadcast_object_list([str(fresh)])[0])
 
 
 def summary_of(
@@ -45,6 +63,7 @@ def summary_of(
         "magnitude_top1": top1(comparison.magnitude),
         "magnitude_recalibrated_top1": top1(comparison.magnitude_recalibrated),
         "jackpot_top1": comparison.jackpot.top1,
+        "jackpot_top5": comparison.jackpot.top5,
         "test_images": comparison.jackpot.n,
         "unreadable_images": len({name for names in unreadable for name in names}),
         "overlap_start": mask_overlap(jackpot.masks, outcome.start) if outcome.start else None,

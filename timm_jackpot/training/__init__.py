@@ -22,13 +22,14 @@ from timm_jackpot.training.norm_statistics import (
 )
 from timm_jackpot.training.objective import Objective
 from timm_jackpot.training.record import Record, read_record
-from timm_jackpot.training.run_state import CHECKPOINTS, RunState, open_run
+from timm_jackpot.training.run_state import CHECKPOINTS, RECORDING, RunState, open_run
 from timm_jackpot.training.run_tensors import RunTensors
 from timm_jackpot.training.schedule import cosine, cubic_ramp
 
 __all__ = [
     "CALIBRATION_IMAGES",
     "CHECKPOINTS",
+    "RECORDING",
     "UNPUBLISHED",
     "Checkpoints",
     "Mixer",

@@ -134,11 +134,13 @@ def outcome_of(
     *,
     start: MaskSet | None = None,
     initial: Mapping[str, Tensor],
+    initial_step: int = 0,
 ) -> Outcome:
     """The outcome of a run that trained every parameter of `model`.
 
     Args:
-        initial: the state dict that the final training began with.
+        initial, initial_step: the state dict that the final training began with, and the steps of dense training
+            behind it.
     """
     roles: dict[str, Role] = dict.fromkeys((name for name, _ in model.named_parameters()), "weights")
     roles |= dict.fromkeys(norm_affine(model), "norm_affine")
@@ -151,6 +153,7 @@ def outcome_of(
         start,
         phases=tuple(phases),
         initial={name: tensor.detach().cpu().clone() for name, tensor in initial.items()},
+        initial_step=initial_step,
     )
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import Field
-from torch import Tensor, nn
 
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.registry import register_method
@@ -14,9 +12,10 @@ from timm_jackpot.methods.task import Outcome, Task
 from timm_jackpot.methods.tickets.rounds import (
     Restart,
     TicketSettings,
+    back_to,
+    go_on,
     plan_rounds,
     prune_in_rounds,
-    rewind_weights,
     whole_schedule,
 )
 from timm_jackpot.training import learning_rate
@@ -88,19 +87,25 @@ def late_resetting(task: Task, budget: Budget, settings: ResettingSettings) -> O
 @register_method("weight_rewinding", family="ticket", paper="arXiv:2003.02389", defaults=GLOBAL, finds_jackpots=False)
 def weight_rewinding(task: Task, budget: Budget, settings: RewindingSettings) -> Outcome:
     """After each pruning, weights and learning rate return to where they were at one step of dense training."""
-    return _shortened(task, budget, settings, restart=rewind_weights)
+    return _shortened(task, budget, settings, restart=back_to)
 
 
 @register_method("lr_rewinding", family="ticket", paper="arXiv:2003.02389", defaults=GLOBAL, finds_jackpots=False)
 def lr_rewinding(task: Task, budget: Budget, settings: RewindingSettings) -> Outcome:
     """After each pruning, only the learning rate returns to an earlier step; weights go on from where they are."""
-    return _shortened(task, budget, settings, restart=_go_on)
+    return _shortened(task, budget, settings, restart=go_on)
 
 
 def _rewound(task: Task, budget: Budget, settings: TicketSettings, *, rewind: float) -> Outcome:
     rounds = plan_rounds(budget, settings.prune_fraction, rewind=rewind)
     return prune_in_rounds(
-        task, budget, settings, rounds, restart=rewind_weights, lr_at=whole_schedule(settings, rounds)
+        task,
+        budget,
+        settings,
+        rounds,
+        restart=back_to,
+        lr_at=whole_schedule(settings, rounds),
+        initial_step=rounds.rewind_step,
     )
 
 
@@ -113,8 +118,9 @@ def _fine_tuned(task: Task, budget: Budget, settings: FineTunedSettings) -> Outc
         budget,
         settings,
         rounds,
-        restart=_go_on,
+        restart=go_on,
         lr_at=lambda number, step: then(number, step) if number else first(number, step),
+        initial_step=rounds.starts[-2],
     )
 
 
@@ -125,8 +131,5 @@ def _shortened(task: Task, budget: Budget, settings: RewindingSettings, *, resta
     def lr_at(number: int, step: int) -> float:
         return learning_rate(settings, step + (rounds.rewind_step if number else 0), rounds.starts[1])
 
-    return prune_in_rounds(task, budget, settings, rounds, restart=restart, lr_at=lr_at)
-
-
-def _go_on(number: int, model: nn.Module, early: Mapping[str, Tensor]) -> None:
-    """Leave the weights as they are."""
+    initial_step = rounds.starts[-2] if restart is go_on else rounds.rewind_step
+    return prune_in_rounds(task, budget, settings, rounds, restart=restart, lr_at=lr_at, initial_step=initial_step)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from timm_jackpot.base import BaseRef, random_weights
 from timm_jackpot.methods.budget import Budget
@@ -20,7 +20,6 @@ from timm_jackpot.methods.tickets.rounds import (
     TicketSettings,
     plan_rounds,
     prune_in_rounds,
-    rewind_weights,
     whole_schedule,
 )
 
@@ -41,7 +40,9 @@ def random_reinit(task: Task, budget: Budget, settings: TicketSettings) -> Outco
     """RR: the mask of a lottery ticket, trained from other random weights than those that it was found with."""
     rounds = plan_rounds(budget, settings.prune_fraction)
     restart = _fresh_in_the_end(len(rounds.sparsities), task.base.ref, budget.seed)
-    return prune_in_rounds(task, budget, settings, rounds, restart=restart, lr_at=whole_schedule(settings, rounds))
+    return prune_in_rounds(
+        task, budget, settings, rounds, restart=restart, lr_at=whole_schedule(settings, rounds), initial_step=0
+    )
 
 
 @register_method("random_ticket", family="ticket", paper="arXiv:1906.02773", defaults=GLOBAL, finds_jackpots=False)
@@ -57,6 +58,7 @@ def random_ticket(task: Task, budget: Budget, settings: RandomTicketSettings) ->
         restart=_fresh_in_the_end(len(rounds.sparsities), task.base.ref, budget.seed),
         lr_at=whole_schedule(settings, rounds),
         last_masks=partial(shuffle, seed=budget.seed),
+        initial_step=0,
     )
 
 
@@ -74,7 +76,7 @@ def fresh_weights(ref: BaseRef, seed: int) -> dict[str, Tensor]:
 def _fresh_in_the_end(last: int, ref: BaseRef, seed: int) -> Restart:
     """Rewind in all rounds but the last, which starts from fresh weights."""
 
-    def restart(number: int, model: nn.Module, early: Mapping[str, Tensor]) -> None:
-        rewind_weights(number, model, fresh_weights(ref, seed) if number == last else early)
+    def restart(number: int, early: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return fresh_weights(ref, seed) if number == last else early
 
     return restart

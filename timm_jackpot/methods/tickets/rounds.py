@@ -77,13 +77,17 @@ def plan_rounds(budget: Budget, prune_fraction: float, *, rewind: float = 0.0, s
     return Rounds(tuple(f"{s:f}" for s in sparsities), tuple(starts), round(rewind * starts[1]))
 
 
-# Called at the start of each round with its number, the network, and its state at the rewind step.
-Restart = Callable[[int, nn.Module, Mapping[str, Tensor]], None]
+# From the number of a round and the state at the rewind step: the state that the round starts from; None: as it is.
+Restart = Callable[[int, Mapping[str, Tensor]], Mapping[str, Tensor] | None]
 
 
-def rewind_weights(number: int, model: nn.Module, early: Mapping[str, Tensor]) -> None:
-    """Set every parameter and buffer back to its early value."""
-    model.load_state_dict(dict(early))
+def back_to(number: int, early: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Every parameter and buffer goes back to its early value."""
+    return early
+
+
+def go_on(number: int, early: Mapping[str, Tensor]) -> None:
+    """The network is trained further from where it is."""
 
 
 def prune_in_rounds(
@@ -95,13 +99,15 @@ def prune_in_rounds(
     restart: Restart,
     lr_at: Callable[[int, int], float],
     last_masks: Callable[[MaskSet], MaskSet] = lambda masks: masks,
+    initial_step: int,
 ) -> Outcome:
     """Train the network with random weights, prune it by magnitude in rounds, and train it after each.
 
     Args:
-        restart: changes weights at the start of a round, before they are masked.
+        restart: says which state a round starts from; its maskable weights are masked then.
         lr_at: the learning rate by round (0: dense training) and step in it.
         last_masks: changes the masks of the last round.
+        initial_step: steps of training behind the weights that the last round starts from.
     """
     refuse_pattern(budget)
     watch = Stopwatch()
@@ -116,7 +122,8 @@ def prune_in_rounds(
         if number and step == rounds.starts[number]:
             masks = pruned(sparse, replace(budget, sparsity=rounds.sparsities[number - 1]))
             masks = last_masks(masks) if number == len(rounds.sparsities) else masks
-            restart(number, model, early)
+            if (state := restart(number, early)) is not None:
+                model.load_state_dict(dict(state))
             _copy(model.state_dict(), began)
             sparse.forget_averages()
             sparse.replace_masks(masks)
@@ -135,7 +142,16 @@ def prune_in_rounds(
         lr_at=lambda step: lr_at(number := rounds.round_of(step), step - rounds.starts[number]),
         state=state,
     )
-    return outcome_of(model, final, task, watch, _phases(rounds, final), start=MaskSet(dense), initial=began)
+    return outcome_of(
+        model,
+        final,
+        task,
+        watch,
+        _phases(rounds, final),
+        start=MaskSet(dense),
+        initial=began,
+        initial_step=initial_step,
+    )
 
 
 def pruned(sparse: SparseWeights, budget: Budget) -> MaskSet:
