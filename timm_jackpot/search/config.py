@@ -72,7 +72,7 @@ class RunConfig(BaseFlags, DataFlags, BudgetFlags, CoverFlags, RunFlags, Artifac
     """Fraction of the maskable weights to remove, an exact decimal in [0, 1); with a new head 0.5 is the default. auto:
     the best of 0.3, 0.5, 0.7, 0.9 on held-out images, tried in half of the steps."""
     method: Annotated[str, OneOf(method_names, listed=jackpot_method_names)] = "search"
-    """How the mask is found. Methods that train weights, such as rigl, leave a ticket: see `timm-jackpot methods`."""
+    """How the mask is found; see `timm-jackpot methods`. Methods that train weights leave a ticket."""
     pretrained: bool = True
     """Search in the pre-trained weights. With --no-pretrained, in random weights (a control), which are saved next to
     the artifact."""
