@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState, GradientState
 from timm_jackpot import SearchConfig, main, search_jackpot, zero_fractions
 from timm_jackpot.cli import parse
 from timm_jackpot.help import SCHEMAS
-from timm_jackpot.search import config_of
+from timm_jackpot.search import RunConfig, config_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -79,7 +79,7 @@ def test_commands_have_flags_that_exist(page: Path) -> None:
     assert commands
     for verb, words in commands:
         config = parse(SCHEMAS[verb], argv=words, schema_of=config_of if verb == "search" else None)
-        assert type(config) is SCHEMAS[verb]
+        assert isinstance(config, RunConfig if verb == "search" else SCHEMAS[verb])
         assert bool(config.model_fields_set) == bool(words), "each word of the command is a setting"
 
 
