@@ -236,6 +236,9 @@ def test_the_cost_of_a_dense_step_is_three_forward_passes(task: Task) -> None:
     assert ticket.total_epochs == pytest.approx(16 / (len(task.data.train) // 64), abs=1e-2)
     static = cost_of(task, run(task, "static_random", steps=4))
     assert static.forward_flops < cost.forward_flops
+    gradual = cost_of(task, run(task, "gradual_magnitude", steps=10))
+    assert gradual.epochs == {"training": pytest.approx(10 / (len(task.data.train) // 64), abs=2e-3)}
+    assert 10 / 4 * static.forward_flops < gradual.forward_flops < 10 / 4 * cost.forward_flops
     search = cost_of(task, run(task, "search", steps=4))
     assert search.backward_flops > 2 * search.forward_flops  # scores need the gradients of removed weights
 

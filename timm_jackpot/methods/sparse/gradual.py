@@ -54,4 +54,5 @@ def gradual_magnitude(task: Task, budget: Budget, settings: GradualSettings) -> 
             for name, weight in moment.weights.items()
         }
 
-    return sparse_training(task, budget, settings, masks=dense, update=prune)
+    quarter = int(settings.prune_until * budget.steps) // 4  # the mean of the cubic ramp is three quarters
+    return sparse_training(task, budget, settings, masks=dense, update=prune, dense_steps=quarter)

@@ -49,6 +49,7 @@ def sparse_training(
     update: Update = _keep_masks,
     state: Mapping[str, Tensor] | None = None,
     dense_gradients: float = 0.0,
+    dense_steps: int = 0,
 ) -> Outcome:
     """Train all weights of the network, the maskable ones under masks that `update` may change.
 
@@ -56,6 +57,7 @@ def sparse_training(
         masks: gives the masks at the start, for the task with its initial weights.
         state: tensors that `update` changes in place, by names of their own, for checkpoints.
         dense_gradients: the fraction of steps in which `update` needs the gradient of removed weights, for the cost.
+        dense_steps: the number of steps to count as dense, and the others as if under the final masks.
     """
     if update is not _keep_masks:
         refuse_pattern(budget)
@@ -63,8 +65,9 @@ def sparse_training(
     task = task if settings.pretrained_weights else with_random_weights(task)
     start = MaskSet(masks(task))
     final, model = train_sparse(task, budget, settings, start, update=update, state=state)
-    phase = Phase("training", budget.steps, final.kept_per_layer(), dense_gradients)
-    return outcome_of(model, final, task, watch, [phase], start=start, initial=task.base.model.state_dict())
+    sparse = Phase("training", budget.steps - dense_steps, final.kept_per_layer(), dense_gradients)
+    phases = [Phase("training", dense_steps), sparse] if dense_steps else [sparse]
+    return outcome_of(model, final, task, watch, phases, start=start, initial=task.base.model.state_dict())
 
 
 def train_sparse(
