@@ -35,7 +35,7 @@ class OneShotPruningSettings(FineTunedSettings):
 
     group: ClassVar[str] = "Search"
 
-    prune_fraction: float = Field(default=1.0, gt=0, le=1)
+    prune_fraction: float = Field(default=1.0, ge=0.01, le=1)
     """Fraction of the remaining weights that each round removes; 1 removes all that must go at once (one-shot)."""
 
 

@@ -33,7 +33,7 @@ class TicketSettings(HeadFlags):
 
     lr: float = Field(default=0.1, ge=1e-12, le=1e6)
     """Peak learning rate."""
-    prune_fraction: float = Field(default=0.2, gt=0, le=1)
+    prune_fraction: float = Field(default=0.2, ge=0.01, le=1)
     """Fraction of the remaining weights that each round removes; 1 removes all that must go at once (one-shot)."""
 
 
