@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods import Budget, Outcome, Task, build_network, method
 from timm_jackpot.methods.sparse import SparseWeights, drop_and_grow, drop_smallest, grow_largest, share_out
+from timm_jackpot.methods.sparse.deep_r import DeepRSettings
 from timm_jackpot.methods.sparse.gradual import GradualSettings
 from timm_jackpot.methods.sparse.network import Moment
 from timm_jackpot.methods.sparse.reparameterization import DsrSettings
@@ -29,14 +32,18 @@ from timm_jackpot.search.task import open_task
 BUDGET = Budget("0.8", "erk", steps=9, seed=0)
 METHODS = (
     *("static_random", "snip_at_init", "grasp_at_init", "gradual_magnitude"),
-    *("set", "rigl", "sparse_momentum", "dsr"),
+    *("set", "deep_r", "rigl", "sparse_momentum", "dsr"),
 )
+
+
+def digits_task() -> Task:
+    config = SearchConfig(dataset="digits", batch_size=64, val_fraction=0.8, steps=9)
+    return open_task(config, None, make_accelerator(seed=0))[0]
 
 
 @pytest.fixture(scope="module")
 def task() -> Task:
-    config = SearchConfig(dataset="digits", batch_size=64, val_fraction=0.8, steps=9)
-    return open_task(config, None, make_accelerator(seed=0))[0]
+    return digits_task()
 
 
 def run(task: Task, name: str, own: Any = None, **budget: Any) -> Outcome:
@@ -67,13 +74,29 @@ def test_every_method_ends_with_exact_counts_and_true_zeros(task: Task, name: st
     assert torch.equal(network.state_dict()["fc.weight"], outcome.changed["fc.weight"].tensor)
 
 
-@pytest.mark.parametrize("name", ["set", "rigl"])
-def test_layers_keep_their_counts_while_masks_change(task: Task, name: str) -> None:
-    own: dict[str, Any] = {"rigl": RigLSettings(update_interval=2), "set": SetSettings()}
-    outcome = run(task, name, own[name])
+@pytest.fixture
+def changes(monkeypatch: pytest.MonkeyPatch) -> list[MaskSet]:
+    """The masks after each change of them."""
+    seen: list[MaskSet] = []
+    replace_masks = SparseWeights.replace_masks
+
+    def watch(self: SparseWeights, masks: Mapping[str, Tensor]) -> None:
+        replace_masks(self, masks)
+        assert all(not weight.detach()[~self.masks[key]].any() for key, weight in self.weights.items())
+        seen.append(MaskSet(self.masks))
+
+    monkeypatch.setattr(SparseWeights, "replace_masks", watch)
+    return seen
+
+
+@pytest.mark.parametrize(("name", "times"), [("set", 2), ("deep_r", 9), ("rigl", 3)])
+def test_layers_keep_their_counts_while_masks_change(task: Task, name: str, times: int, changes: list[MaskSet]) -> None:
+    outcome = run(task, name, RigLSettings(update_interval=2) if name == "rigl" else None)
     assert outcome.start is not None
-    assert counts(outcome) == outcome.start.kept_per_layer()
-    assert outcome.masks != outcome.start
+    assert len(changes) == times
+    assert all(masks.kept_per_layer() == outcome.start.kept_per_layer() for masks in changes)
+    assert all(one != other for one, other in itertools.pairwise([outcome.start, *changes]))
+    assert changes[-1] == outcome.masks
 
 
 def test_nothing_dropped_is_the_static_mask_bit_for_bit(task: Task) -> None:
@@ -185,3 +208,29 @@ def test_weights_move_between_layers_and_their_total_stays(task: Task, name: str
     assert outcome.start is not None
     assert outcome.masks.kept == outcome.start.kept
     assert counts(outcome) != outcome.start.kept_per_layer()
+
+
+@pytest.mark.parametrize("opt", ["sgd", "adam"])
+@pytest.mark.parametrize("name", ["set", "deep_r", "rigl"])
+def test_zeros_stay_zero_in_mixed_precision(
+    name: str, opt: Any, changes: list[MaskSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last test here: it takes the accelerator from under `task`."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    AcceleratorState._reset_state(True)
+    try:
+        task = digits_task()
+        assert task.accelerator.mixed_precision == "bf16"
+        kinds: dict[str, Any] = {"set": SetSettings, "deep_r": DeepRSettings, "rigl": RigLSettings}
+        more = {"update_interval": 2} if name == "rigl" else {}
+        outcome = run(task, name, kinds[name](opt=opt, lr=0.1 if opt == "sgd" else 1e-3, **more), steps=5)
+    finally:
+        monkeypatch.undo()
+        AcceleratorState._reset_state(True)
+    assert changes  # whose zeros the fixture has checked
+    assert outcome.masks is not None
+    for key, mask in outcome.masks.items():
+        weight = outcome.changed[key].tensor
+        assert weight.dtype == torch.float32
+        assert not weight[~mask].any()
+        assert weight[mask].any()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from timm_jackpot.adapter.score_mask import ScoreMask
+from timm_jackpot.adapter.score_mask import OnWeight, ScoreMask
 from timm_jackpot.errors import BaseError
 from timm_jackpot.masks import MaskSet
 
@@ -92,21 +92,28 @@ def attach(
         weight = getattr(module, attribute)
         weight.requires_grad_(False)
         layers[name] = ScoreMask(weight, initial, kept[name], n_of_m)
-        # Tied weights: the same ScoreMask goes on every module that owns the parameter.
+    put_on(model, layers)
+    return ScoreAdapter(layers)
+
+
+def put_on(model: nn.Module, layers: Mapping[str, OnWeight]) -> None:
+    """Put a parametrization on each weight of a plain model that is named in `layers`; `detach` removes it."""
+    owners = _owners(model)
+    for name, layer in layers.items():
+        # Tied weights: the same parametrization goes on every module that owns the parameter.
         for module, attribute in owners[name]:
             places = list(module._parameters)
-            parametrize.register_parametrization(module, attribute, layers[name], unsafe=True)
+            parametrize.register_parametrization(module, attribute, layer, unsafe=True)
             # Leaves an empty slot among the module's parameters, where `detach` puts the weight back.
             _reorder(module, dict.fromkeys(places) | module._parameters)
     for module in model.modules():
         for method in _FUSE_METHODS:
             if callable(getattr(type(module), method, None)):  # a method, not a layer of that name
                 vars(module)[method] = partial(_refuse_to_fuse, type(module).__name__, method)
-    return ScoreAdapter(layers)
 
 
 def detach(model: nn.Module) -> None:
-    """Remove every `ScoreMask`; the weights are exactly as before `attach`, in the same order."""
+    """Remove what `attach` or `put_on` put on the weights, which are plain again, in the same order."""
     for module in list(model.modules()):
         for method in _FUSE_METHODS:
             ours = vars(module).get(method)
@@ -115,7 +122,7 @@ def detach(model: nn.Module) -> None:
         if not parametrize.is_parametrized(module):
             continue
         for attribute in list(module.parametrizations):  # pyright: ignore[reportArgumentType]
-            if any(isinstance(p, ScoreMask) for p in module.parametrizations[attribute]):  # pyright: ignore
+            if any(isinstance(p, OnWeight) for p in module.parametrizations[attribute]):  # pyright: ignore
                 # torch deletes the property from the class, which deep copies of the module share: give it its own.
                 shared = type(module)
                 module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))  # pyright: ignore

@@ -28,7 +28,11 @@ class _StraightThrough(torch.autograd.Function):
         return grad_weight, grad_scores, None
 
 
-class ScoreMask(nn.Module):
+class OnWeight(nn.Module):
+    """A parametrization of a weight, put on by `put_on` and removed by `detach`."""
+
+
+class ScoreMask(OnWeight):
     """The trained scores (fp32) of one weight tensor, and the threshold below which its weights are removed.
 
     The threshold is exact when it is refreshed. Between refreshes scores cross it, so the kept count drifts; all ties

@@ -4,6 +4,7 @@ from timm_jackpot import networks  # noqa: F401  # registers our architectures w
 from timm_jackpot.base.build import (
     build_skeleton,
     create_timm_model,
+    open_branches,
     parse_model_kwargs,
     random_network,
     random_weights,
@@ -52,6 +53,7 @@ __all__ = [
     "norm_affine",
     "norm_layers",
     "norm_statistics",
+    "open_branches",
     "parse_model_kwargs",
     "random_network",
     "random_weights",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from timm_jackpot.base.ref import BaseRef, Scalar
 from timm_jackpot.base.skip_init import SkipInit
+from timm_jackpot.base.tensors import norm_affine
 from timm_jackpot.errors import BaseError
 
 _MAX_GROWTH, _ALWAYS_ALLOWED = 4, 64 * 2**20  # size limits for models built from untrusted arguments: factor, bytes
@@ -51,6 +52,8 @@ def build_skeleton(name: str, model_kwargs: Mapping[str, Scalar], **changes: int
 def save_random_weights(name: str, path: Path, model_kwargs: Mapping[str, Scalar], **changes: int | None) -> None:
     """Write a checkpoint with the random initial weights of an architecture, drawn from torch's global generator.
 
+    It is for searches, so that it has no closed branches (`open_branches`).
+
     Args:
         changes: num_classes, in_chans, img_size.
 
@@ -62,6 +65,7 @@ def save_random_weights(name: str, path: Path, model_kwargs: Mapping[str, Scalar
     requested: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
     try:
         model = create_timm_model(name, requested, pretrained=False, **dict(model_kwargs))
+        open_branches(model)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({n: t.detach().contiguous() for n, t in model.state_dict().items()}, path)
     except TypeError as error:
@@ -92,6 +96,17 @@ def random_network(ref: BaseRef, **changes: Scalar) -> nn.Module:
         return create_timm_model(ref.architecture, requested, pretrained=False, **{**ref.model_kwargs, **changes})
     except TypeError as error:
         raise BaseError(f"{ref.architecture} does not take these arguments: {error}") from error
+
+
+def open_branches(model: nn.Module) -> None:
+    """Set norm scales that are zero to one, in place.
+
+    timm's ResNets start with a zero scale at the end of each block: frozen, it lets no gradient through the branch, and
+    criteria see nothing of its weights.
+    """
+    for name, scale in norm_affine(model).items():
+        if name.endswith("weight") and not scale.any():
+            nn.init.ones_(scale)
 
 
 def _bytes(model: nn.Module) -> int:

@@ -13,6 +13,7 @@ from timm_jackpot.methods import (  # importing registers them
     piggyback,
     references,
     sparse,
+    supermask,
     tickets,
 )
 from timm_jackpot.methods.budget import Budget, BudgetFlags
@@ -78,6 +79,7 @@ __all__ = [
     "references",
     "register_method",
     "sparse",
+    "supermask",
     "tickets",
     "trained_parameters",
     "under_masks",

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from timm_jackpot.base import random_weights, working_copy
-from timm_jackpot.methods.task import Task
+from timm_jackpot.base import norm_affine, open_branches, random_weights, working_copy
+from timm_jackpot.methods.task import ChangedTensor, Outcome, Task
 
 
 def with_random_weights(task: Task) -> Task:
@@ -18,3 +18,17 @@ def with_random_weights(task: Task) -> Task:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     maskable = replace(task.maskable, weights={name: parameters[name] for name in task.maskable.weights})
     return replace(task, base=replace(task.base, model=model), maskable=maskable, pretrained=False)
+
+
+def with_open_branches(task: Task) -> Task:
+    """The task with random weights on a copy of its base to which `open_branches` was done."""
+    model = working_copy(task.base.model, own=norm_affine(task.base.model))
+    open_branches(model)
+    return replace(task, base=replace(task.base, model=model))
+
+
+def with_these_weights(outcome: Outcome, task: Task) -> Outcome:
+    """The outcome of a search in a task with random weights, which are part of it."""
+    state = task.base.model.state_dict()
+    weights = {name: ChangedTensor("weights", tensor.detach().cpu()) for name, tensor in state.items()}
+    return replace(outcome, changed={**weights, **outcome.changed})

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from timm_jackpot.base import working_copy
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.find import find_masks
-from timm_jackpot.methods.fresh import with_random_weights
+from timm_jackpot.methods.fresh import with_open_branches, with_random_weights, with_these_weights
 from timm_jackpot.methods.registry import register_method
 from timm_jackpot.methods.search_settings import PAPER, SearchSettings
 from timm_jackpot.methods.start import start_from, starved_notice
-from timm_jackpot.methods.task import ChangedTensor, Outcome, Phase, Stopwatch, Task
+from timm_jackpot.methods.task import Outcome, Phase, Stopwatch, Task
 from timm_jackpot.methods.train import changed_tensors, trained_parameters, unfreeze, warm_head
 from timm_jackpot.runtime.processes import say
 
@@ -58,9 +56,10 @@ def low_flip(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
 
 @register_method("random_weights", family="mask search", paper="arXiv:1911.13299", finds_jackpots=False)
 def random_weights(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
-    """The search in random weights of the base's architecture: shows what pre-training is worth."""
-    random_task = with_random_weights(task)
-    outcome = search(random_task, budget, settings)
-    state = random_task.base.model.state_dict()
-    random_tensors = {name: ChangedTensor("weights", tensor.detach().cpu()) for name, tensor in state.items()}
-    return replace(outcome, changed={**random_tensors, **outcome.changed})
+    """The search in random weights of the base's architecture: shows what pre-training is worth.
+
+    `criterion` random and `start_scale` 0.577 start it from uniform scores in [0, 1), as in Sec. 3.2 of
+    arXiv:2104.08700.
+    """
+    random_task = with_open_branches(with_random_weights(task))
+    return with_these_weights(search(random_task, budget, settings), random_task)

@@ -2,11 +2,13 @@
 
 from timm_jackpot.methods.sparse import (  # importing registers them
     at_init,
+    deep_r,
     gradual,
     momentum,
     reparameterization,
     rigl,
     set_evolution,
+    soft_threshold,
 )
 from timm_jackpot.methods.sparse.change import drop_and_grow, drop_smallest, grow_largest, share_out
 from timm_jackpot.methods.sparse.network import SparseWeights
@@ -14,6 +16,7 @@ from timm_jackpot.methods.sparse.network import SparseWeights
 __all__ = [
     "SparseWeights",
     "at_init",
+    "deep_r",
     "drop_and_grow",
     "drop_smallest",
     "gradual",
@@ -23,4 +26,5 @@ __all__ = [
     "rigl",
     "set_evolution",
     "share_out",
+    "soft_threshold",
 ]

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from timm_jackpot.methods.budget import Budget
+from timm_jackpot.methods.fresh import with_open_branches
 from timm_jackpot.methods.registry import register_method
 from timm_jackpot.methods.sparse.run import SparseTrainingSettings, random_masks, sparse_training
 from timm_jackpot.methods.start import start_from
@@ -57,6 +58,6 @@ def grasp_at_init(task: Task, budget: Budget, settings: AtInitSettings) -> Outco
 
 def _by_criterion(name: str, task: Task, budget: Budget, settings: AtInitSettings) -> Outcome:
     def masks(on: Task) -> Mapping[str, Tensor]:
-        return start_from(name, on, budget, batches=settings.criterion_batches).masks
+        return start_from(name, with_open_branches(on), budget, batches=settings.criterion_batches).masks
 
     return sparse_training(task, budget, settings, masks=masks)

@@ -47,24 +47,26 @@ def sparse_training(
     *,
     masks: Callable[[Task], Mapping[str, Tensor]],
     update: Update = _keep_masks,
+    after_step: Update | None = None,
     state: Mapping[str, Tensor] | None = None,
     dense_gradients: float = 0.0,
     dense_steps: int = 0,
 ) -> Outcome:
-    """Train all weights of the network, the maskable ones under masks that `update` may change.
+    """Train all weights of the network, the maskable ones under masks that `update` and `after_step` may change.
 
     Args:
         masks: gives the masks at the start, for the task with its initial weights.
+        update, after_step: called before and after each optimizer step, as in `SparseWeights`.
         state: tensors that `update` changes in place, by names of their own, for checkpoints.
         dense_gradients: the fraction of steps in which `update` needs the gradient of removed weights, for the cost.
         dense_steps: the number of steps to count as dense, and the others as if under the final masks.
     """
-    if update is not _keep_masks:
+    if update is not _keep_masks or after_step is not None:
         refuse_pattern(budget)
     watch = Stopwatch()
     task = task if settings.pretrained_weights else with_random_weights(task)
     start = MaskSet(masks(task))
-    final, model = train_sparse(task, budget, settings, start, update=update, state=state)
+    final, model = train_sparse(task, budget, settings, start, update=update, after_step=after_step, state=state)
     sparse = Phase("training", budget.steps - dense_steps, final.kept_per_layer(), dense_gradients)
     phases = [Phase("training", dense_steps), sparse] if dense_steps else [sparse]
     return outcome_of(model, final, task, watch, phases, start=start, initial=task.base.model.state_dict())
@@ -77,6 +79,7 @@ def train_sparse(
     masks: Mapping[str, Tensor],
     *,
     update: Update = _keep_masks,
+    after_step: Update | None = None,
     before_step: BeforeStep = lambda step, model, sparse: None,
     lr_at: Callable[[int], float] | None = None,
     state: Mapping[str, Tensor] | None = None,
@@ -84,7 +87,7 @@ def train_sparse(
     """Train the base's weights from where they are, the maskable ones under masks that the hooks may change.
 
     Args:
-        update: called before each optimizer step, as in `SparseWeights`.
+        update, after_step: called before and after each optimizer step, as in `SparseWeights`.
         before_step: called before each forward pass.
         lr_at: as in `train_network`.
         state: tensors that the hooks change in place, by names of their own, for checkpoints.
@@ -101,7 +104,7 @@ def train_sparse(
     def attach(optimizer: torch.optim.Optimizer) -> None:
         first_step = task.state.resumed.step if task.state is not None and task.state.resumed is not None else 0
         weights = {name: parameters[name] for name in task.maskable.weights}
-        sparse.append(SparseWeights(weights, masks, optimizer, update, first_step=first_step))
+        sparse.append(SparseWeights(weights, masks, optimizer, update, after_step=after_step, first_step=first_step))
 
     def named() -> dict[str, Tensor]:
         held = {f"mask.{name}": mask for name, mask in sparse[0].masks.items()}
