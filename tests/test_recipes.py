@@ -28,7 +28,7 @@ SWEEPS = [name for name in NAMES if {"grid", "cells"} & read_recipe(name).keys()
 PRETRAINS = [name for name in NAMES if name.endswith("_pretrain")]
 FINETUNES = [name for name in NAMES if name.endswith("_finetune")]
 TRANSFERS = [name for name in NAMES if "targets" in read_recipe(name)]
-RIVALS = ["adapters_small"]
+RIVALS = [name for name in NAMES if "rivals" in read_recipe(name)]
 SEARCHES = [name for name in NAMES if name not in {*SWEEPS, *PRETRAINS, *FINETUNES, *TRANSFERS, *RIVALS}]
 
 

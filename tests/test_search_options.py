@@ -30,7 +30,7 @@ from timm_jackpot.base import (
     tensor_ids,
 )
 from timm_jackpot.cli import parse
-from timm_jackpot.criteria import magnitude, random, synflow
+from timm_jackpot.criteria import grasp, magnitude, random, synflow
 from timm_jackpot.data import Batch
 from timm_jackpot.data.digits import digits_split
 from timm_jackpot.errors import ArtifactError, BaseError, ConfigError, DataError
@@ -48,8 +48,10 @@ from timm_jackpot.masks import (
 )
 from timm_jackpot.methods.budget import n_of_m
 from timm_jackpot.methods.start import Start, proportional_scores, starved_notice
+from timm_jackpot.runtime.processes import Shard, make_accelerator
 from timm_jackpot.search import SearchConfig, SearchResult, search_jackpot
 from timm_jackpot.search.table import comparison_table
+from timm_jackpot.search.task import open_task
 from timm_jackpot.training import TrainFlags, make_mixer, read_record
 
 PLAIN = {"steps": 3, "lr": 0.5, "val_fraction": 0.0}
@@ -170,6 +172,19 @@ def test_other_images_are_another_snip(
     snip = one_shot["snip"].jackpot.masks
     assert other != snip
     assert mask_overlap(other, snip) > chance_overlap(other, snip) + 0.02
+
+
+def test_a_criterion_averages_over_the_first_batches_of_its_seed_also_past_an_epoch(tmp_path: Path) -> None:
+    settings = {"criterion": "grasp", "steps": 0, "criterion_batches": 12, "seed": 1, "recalibrate_batches": 0}
+    found = _search(tmp_path / "s", **settings).jackpot.masks
+    task, _ = open_task(SearchConfig(), None, make_accelerator(seed=0))
+    train = task.data.train
+    epochs = [train.train_batches(seed=257, epoch=epoch, batch_size=16, shard=Shard()) for epoch in (0, 1)]
+    batches = [batch for epoch in epochs for batch in epoch]
+    assert len(batches) // 2 < 12 < len(batches)
+    values = grasp(task.base.model, task.maskable.weights, batches[:12])
+    kept = found.kept_per_layer()
+    assert found == MaskSet({name: keep_largest(v, kept[name]) for name, v in values.items()})
 
 
 @pytest.mark.parametrize("size", [1e-25, 1e25])

@@ -25,7 +25,8 @@ from timm_jackpot.methods.sparse.reparameterization import DsrSettings
 from timm_jackpot.methods.sparse.rigl import RigLSettings
 from timm_jackpot.methods.sparse.run import SparseTrainingSettings
 from timm_jackpot.methods.sparse.set_evolution import SetSettings
-from timm_jackpot.runtime.processes import make_accelerator
+from timm_jackpot.methods.start import Start, start_from
+from timm_jackpot.runtime.processes import Shard, make_accelerator
 from timm_jackpot.search import SearchConfig
 from timm_jackpot.search.task import open_task
 
@@ -72,6 +73,27 @@ def test_every_method_ends_with_exact_counts_and_true_zeros(task: Task, name: st
     assert again.masks == outcome.masks
     network = build_network(task, outcome)
     assert torch.equal(network.state_dict()["fc.weight"], outcome.changed["fc.weight"].tensor)
+
+
+@pytest.mark.parametrize("name", ["snip_at_init", "grasp_at_init"])
+def test_what_is_rated_at_initialization_normalizes_as_in_training(
+    task: Task, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rated: list[nn.Module] = []
+
+    def noting(criterion: str, on: Task, *args: Any, **settings: Any) -> Start:
+        rated.append(on.base.model)
+        return start_from(criterion, on, *args, **settings)
+
+    monkeypatch.setattr("timm_jackpot.methods.sparse.at_init.start_from", noting)
+    run(task, name)
+    spread: list[Tensor] = []
+    norm = rated[0].get_submodule("layer2.0.bn1")
+    norm.register_forward_hook(lambda module, _, output: spread.append(output.std((0, 2, 3))))
+    batch = next(task.data.train.train_batches(seed=0, epoch=0, batch_size=128, shard=Shard()))
+    with torch.no_grad():
+        rated[0].eval()(batch.images)
+    torch.testing.assert_close(spread[0], torch.ones(48), atol=0.1, rtol=0)
 
 
 @pytest.fixture

@@ -1,18 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from timm_jackpot.criteria._gradients import differentiable
+from timm_jackpot.criteria._gradients import batch_mean, differentiable
 from timm_jackpot.criteria.registry import register_criterion
 from timm_jackpot.data import Batch
 
 
 @register_criterion("obd", paper="LeCun et al. 1989")
 def obd(
-    model: nn.Module, weights: Mapping[str, nn.Parameter], batches: Sequence[Batch], *, seed: int = 0
+    model: nn.Module, weights: Mapping[str, nn.Parameter], batches: Iterable[Batch], *, seed: int = 0
 ) -> dict[str, Tensor]:
     """½ · diag(G) ⊙ w² ≥ 0, G the Gauss-Newton matrix averaged over all images: how much a removal raises the loss.
 
@@ -31,18 +31,21 @@ def obd(
         seed: seed of the signs, which are drawn on the CPU.
     """
     generator = torch.Generator().manual_seed(seed)
-    images = [image for batch in batches for image in batch.images.split(1)]
-    diagonal = [w.new_zeros(w.shape) for w in weights.values()]
+    images = (
+        Batch(*pair) for batch in batches for pair in zip(batch.images.split(1), batch.labels.split(1), strict=True)
+    )
+
+    def squares(image: Batch) -> tuple[Tensor, ...]:
+        logits = model(image.images)
+        if not logits.requires_grad:  # they depend on none of the weights
+            return tuple(torch.zeros_like(w) for w in weights.values())
+        p = logits.detach().softmax(1)
+        z = torch.randint(2, p.shape, generator=generator).mul_(2).sub_(1).to(p.device, p.dtype)
+        root = p.sqrt()
+        cotangent = root * z - p * (root * z).sum()
+        gradients = torch.autograd.grad(logits, parameters, cotangent, materialize_grads=True)
+        return tuple(g.square() for g in gradients)
+
     with differentiable(model, weights) as parameters:
-        for image in images:
-            logits = model(image)
-            if not logits.requires_grad:  # they depend on none of the weights
-                break
-            p = logits.detach().softmax(1)
-            z = torch.randint(2, p.shape, generator=generator).mul_(2).sub_(1).to(p.device, p.dtype)
-            root = p.sqrt()
-            cotangent = root * z - p * (root * z).sum()
-            gradients = torch.autograd.grad(logits, parameters, cotangent, materialize_grads=True)
-            for total, g in zip(diagonal, gradients, strict=True):
-                total += g.square() / len(images)
+        diagonal = batch_mean(parameters, images, squares)
     return {name: 0.5 * d * w.detach().square() for (name, w), d in zip(weights.items(), diagonal, strict=True)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -31,11 +31,12 @@ class Criterion:
         weights: Mapping[str, nn.Parameter],
         model: nn.Module,
         *,
-        batches: Callable[[], Sequence[Batch]],
+        batches: Callable[[], Iterable[Batch]],
         input_size: Sequence[int],
         seed: int,
     ) -> dict[str, Tensor]:
-        """Scores of the `weights` of `model`, by name. `batches` is called only if the function needs images."""
+        """Scores of the `weights` of `model`, by name. `batches` is called only if the function needs images, and what
+        it returns may be read more than once."""
         arguments: dict[str, Callable[[], Any]] = {
             "weights": lambda: weights,
             "model": lambda: model,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import cast
@@ -19,7 +19,7 @@ from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.task import Task
 from timm_jackpot.runtime.processes import Shard
 
-_CRITERION_IMAGES = 256  # images per criterion batch, as in the SNIP and GraSP papers
+_CRITERION_IMAGES = 256  # images per criterion batch
 _CRITERION_SEED = 256
 _STARVED, _STARVED_SHARE = Fraction(1, 20), Fraction(1, 10)
 
@@ -56,7 +56,7 @@ def start_from(name: str, task: Task, budget: Budget, *, batches: int = 1) -> St
     scores = criterion(name).scores(
         task.maskable.weights,
         task.base.model,
-        batches=lambda: _first_batches(task.data.train, batches, budget.seed),
+        batches=lambda: _FirstBatches(task.data.train, batches, budget.seed),
         input_size=task.data.config["input_size"],
         seed=budget.seed,
     )
@@ -95,10 +95,18 @@ def two_level_scores(masks: MaskSet, low: float) -> dict[str, Tensor]:
     return {name: torch.where(mask, 1.0, low) for name, mask in masks.items()}
 
 
-def _first_batches(train: ImageSource, count: int, seed: int) -> list[Batch]:
-    size = min(_CRITERION_IMAGES, len(train))
-    epochs = (
-        train.train_batches(seed=_CRITERION_SEED + seed, epoch=epoch, batch_size=size, shard=Shard())
-        for epoch in itertools.count()
-    )
-    return list(itertools.islice(itertools.chain.from_iterable(epochs), count))
+@dataclass(frozen=True)
+class _FirstBatches:
+    """The first `count` training batches of a seed; read anew each time, so that only one has to be in memory."""
+
+    train: ImageSource
+    count: int
+    seed: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        size, seed = min(_CRITERION_IMAGES, len(self.train)), _CRITERION_SEED + self.seed
+        epochs = (
+            self.train.train_batches(seed=seed, epoch=epoch, batch_size=size, shard=Shard())
+            for epoch in itertools.count()
+        )
+        return itertools.islice(itertools.chain.from_iterable(epochs), self.count)
