@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from timm_jackpot.adapter import detach, put_on
+from timm_jackpot.artifact import read_artifact
 from timm_jackpot.methods import Budget, Outcome, Task, build_network, method
 from timm_jackpot.methods.sparse.soft_threshold import SoftThreshold, SoftThresholdSettings
 from timm_jackpot.runtime.processes import make_accelerator
-from timm_jackpot.search import SearchConfig
+from timm_jackpot.search import SearchConfig, config_of, train_ticket
 from timm_jackpot.search.task import open_task
 
 BUDGET = Budget("0.5", "erk", steps=6, seed=0)
@@ -78,6 +80,16 @@ def test_the_threshold_and_its_decay_decide_how_sparse_a_network_becomes(task: T
         sparsity(threshold_start=-5.0, weight_decay=0.0),
     )
     assert 0 < plain < min(higher, decayed)
+
+
+def test_a_ticket_holds_the_sparsity_that_emerged(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"dataset": "digits", "batch_size": 64, "val_fraction": 0.8, "steps": 2}
+    folder = tmp_path / "t"
+    trained = train_ticket(config_of("soft_threshold")(**settings, threshold_start=-4.0, output=str(folder)))
+    assert trained.ticket.sparsity == "0.9", "as asked for, though nobody listened"
+    held = read_artifact(folder / "jackpot")
+    assert held.masks.hash() == trained.ticket.mask_hash
+    assert 0 < held.masks.sparsity == trained.summary["sparsity"] < 0.9
 
 
 def test_tied_weights_share_a_threshold_and_come_off_plain() -> None:

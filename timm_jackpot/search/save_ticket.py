@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from timm_jackpot.artifact import (
 )
 from timm_jackpot.artifact.schema import Producer
 from timm_jackpot.base import Base, load_base
-from timm_jackpot.masks import MaskSet
+from timm_jackpot.masks import MaskSet, kept_count
 from timm_jackpot.methods import Budget, Outcome, Phase, Task, cost_of
 from timm_jackpot.methods.tickets import magnitude_correlation
 from timm_jackpot.search.config import RunConfig
@@ -127,6 +129,9 @@ def _loaded(weights: bytes, task: Task) -> Base:
 
 
 def _jackpot_of(base: Base, masks: MaskSet, task: Task, budget: Budget) -> Jackpot:
+    if masks.kept != kept_count(masks.total, budget.sparsity):  # it emerged, and no layer was told its count
+        emerged = f"{Decimal(masks.total - masks.kept) / masks.total:.12f}"
+        budget = replace(budget, sparsity=emerged, allocation="global")
     return Jackpot(
         base=base,
         maskable=task.maskable,
