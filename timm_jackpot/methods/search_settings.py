@@ -60,8 +60,8 @@ class SearchSettings(ScoreSettings, WarmHeadFlags):
 
     criterion_batches: int = Field(default=1, ge=1, le=10**6)
     """Batches of 256 images that snip, grasp and obd average over. On a trained ResNet-20, one is enough for obd and
-    grasp: the scores from two samples of images agree well (Spearman 0.96 and 0.89). Those of snip do not (0.64; 0.84
-    with 128 batches, which is no better a mask): the mean gradient of a trained network is noise."""
+    grasp: the scores from two samples of images agree well (Spearman 0.96 and 0.89). Those of snip do not (0.64; 0.78
+    with 87 batches, and more gave no better mask): the mean gradient of a trained network is noise."""
     lr: float = Field(default=0.05, ge=1e-12, le=1e6)
     """Peak learning rate."""
     equalise_layers: bool = True
