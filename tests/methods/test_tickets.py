@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from timm_jackpot.errors import ConfigError
+from timm_jackpot.experiments.rivals.measure import stored_bytes
 from timm_jackpot.masks import MaskSet, kept_count
 from timm_jackpot.methods import Budget, Outcome, Task, build_network, cost_of, method
 from timm_jackpot.methods.sparse import SparseWeights
@@ -195,6 +196,7 @@ def test_a_small_dense_network_has_the_tickets_number_of_weights() -> None:
     kept = kept_count(sum(task.maskable.sizes.values()), "0.9")
     assert 0.9 * kept <= count <= kept
     assert build_network(task, outcome) is outcome.network
+    assert stored_bytes(task, outcome)["weights"] == 4 * sum(weight.numel() for weight in small.values())
     assert cost_of(task, outcome).forward_flops < 0.3 * cost_of(task, run(task, "full_sgd", steps=2)).forward_flops
 
 

@@ -7,12 +7,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from timm_jackpot.base import classifier_parameters, norm_affine, working_copy
+from timm_jackpot.base import working_copy
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.registry import register_method
 from timm_jackpot.methods.task import Outcome, Phase, Role, Stopwatch, Task
 from timm_jackpot.methods.train import (
     WarmHeadFlags,
+    all_of,
     changed_tensors,
     head_of,
     norms_of,
@@ -64,20 +65,13 @@ def norm_only(task: Task, budget: Budget, settings: ReferenceSettings) -> Outcom
 @register_method("full_sgd", family="reference", finds_jackpots=False)
 def full_sgd(task: Task, budget: Budget, settings: ReferenceSettings) -> Outcome:
     """Fine-tuning of all parameters with SGD."""
-    return _train_dense(task, budget, settings, _all_of(task))
+    return _train_dense(task, budget, settings, all_of(task.base.model))
 
 
 @register_method("full_adamw", family="reference", paper="arXiv:1711.05101", finds_jackpots=False)
 def full_adamw(task: Task, budget: Budget, settings: AdamWSettings) -> Outcome:
     """Fine-tuning of all parameters with AdamW."""
-    return _train_dense(task, budget, settings, _all_of(task))
-
-
-def _all_of(task: Task) -> dict[str, Role]:
-    roles: dict[str, Role] = dict.fromkeys((name for name, _ in task.base.model.named_parameters()), "weights")
-    norms: dict[str, Role] = dict.fromkeys(norm_affine(task.base.model), "norm_affine")
-    head: dict[str, Role] = dict.fromkeys(classifier_parameters(task.base.model), "head")
-    return {**roles, **norms, **head}
+    return _train_dense(task, budget, settings, all_of(task.base.model))
 
 
 def _train_dense(

@@ -226,6 +226,14 @@ def head_of(base: Base, masked: Collection[str] = ()) -> dict[str, Role]:
     return dict.fromkeys(names, "head")
 
 
+def all_of(model: nn.Module, masked: Collection[str] = ()) -> dict[str, Role]:
+    """Every parameter, and its role; those of the classifier that are masked count as weights."""
+    roles: dict[str, Role] = dict.fromkeys((name for name, _ in model.named_parameters()), "weights")
+    norms: dict[str, Role] = dict.fromkeys(norm_affine(model), "norm_affine")
+    head: dict[str, Role] = dict.fromkeys(classifier_parameters(model).keys() - set(masked), "head")
+    return {**roles, **norms, **head}
+
+
 def norms_of(base: Base) -> dict[str, Role]:
     """Scales and shifts of norms outside the classifier.
 

@@ -15,13 +15,13 @@ from timm_jackpot.errors import ConfigError
 from timm_jackpot.methods import Budget, Outcome, Task, build_network, method
 from timm_jackpot.methods.budget import n_of_m
 from timm_jackpot.runtime.outputs import check_output, write_atomically
-from timm_jackpot.runtime.processes import make_accelerator, say
+from timm_jackpot.runtime.processes import say
 from timm_jackpot.search.auto_sparsity import choose_sparsity
 from timm_jackpot.search.config import NEW_HEAD_SPARSITY, RunConfig
 from timm_jackpot.search.measure import Accuracies, measure_on_test
 from timm_jackpot.search.save import fresh_output, published_settings, save_run, summary_of
 from timm_jackpot.search.task import open_task, steps_of
-from timm_jackpot.training import RunState, open_run
+from timm_jackpot.training import RunState, open_run, run_accelerator
 
 
 @dataclass(frozen=True, repr=False)
@@ -59,14 +59,7 @@ def search_jackpot(config: RunConfig, base: Base | None = None) -> SearchResult:
             f"the method {config.method} does not give a mask that an artifact can hold: train_ticket saves tickets, "
             "compare --methods and audit --beside show the accuracy of all methods"
         )
-    logs = Path(f"{config.output or 'runs/search'}-logs") if config.report_to else None
-    accelerator = make_accelerator(
-        seed=config.seed,
-        grad_accum_steps=config.grad_accum_steps,
-        report_to=config.report_to,
-        logs=logs,
-        timeout=config.timeout,
-    )
+    accelerator = run_accelerator(config, config.output or "runs/search")
     output = _choose_output(config)
     with open_run(output, accelerator, config, settings=_searched_by(config), digest=artifact_digest) as state:
         config = config.model_copy(update={"overwrite": state.overwrite})

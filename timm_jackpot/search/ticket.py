@@ -16,12 +16,12 @@ from timm_jackpot.evaluation import Accuracy, evaluate_accuracy
 from timm_jackpot.methods import Budget, Task, build_network, method
 from timm_jackpot.runtime.lock import locked
 from timm_jackpot.runtime.outputs import check_output
-from timm_jackpot.runtime.processes import device_name, launched_as_main, make_accelerator
+from timm_jackpot.runtime.processes import device_name, launched_as_main
 from timm_jackpot.search.config import RunConfig
 from timm_jackpot.search.save import fresh_output, published_settings
 from timm_jackpot.search.save_ticket import TICKET_FILES, save_ticket, ticket_of
 from timm_jackpot.search.task import open_task, steps_of
-from timm_jackpot.training import CHECKPOINTS, RECORDING, open_run
+from timm_jackpot.training import CHECKPOINTS, check_run_folder, open_run, run_accelerator
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,16 +46,10 @@ def train_ticket(config: RunConfig) -> TicketResult:
             f"the method {config.method} does not give a mask that an artifact can hold: compare --methods and audit "
             "--beside show its accuracy"
         )
-    accelerator = make_accelerator(
-        seed=config.seed,
-        grad_accum_steps=config.grad_accum_steps,
-        report_to=config.report_to,
-        logs=Path(f"{config.output or 'runs/ticket'}-logs") if config.report_to else None,
-        timeout=config.timeout,
-    )
+    accelerator = run_accelerator(config, config.output or "runs/ticket")
     folder = check_output(config.output) if config.output else fresh_output(config)
     with open_run(folder, accelerator, config, settings=published_settings(config), digest=_digest) as state:
-        _check_target(folder, overwrite=state.overwrite)
+        check_run_folder(folder, result=TICKET_FILES, finished=is_ticket(folder), overwrite=state.overwrite)
         task, _ = open_task(config, None, accelerator)
         steps = steps_of(config, len(task.data.train), accelerator)
         budget = Budget.of(config, steps=steps, seed=config.seed)
@@ -132,15 +126,3 @@ def _measured(network: nn.Module, task: Task, config: RunConfig) -> dict[str, An
 def _digest(folder: Path) -> str | None:
     """The sha256 of ticket.json; None without a ticket."""
     return hashlib.sha256((folder / TICKET).read_bytes()).hexdigest() if is_ticket(folder) else None
-
-
-def _check_target(folder: Path, *, overwrite: bool) -> None:
-    """
-    Raises:
-        ConfigError: if the folder holds a ticket and `overwrite` is False, or anything else.
-    """
-    existing = {path.name for path in folder.iterdir()} - {RECORDING, CHECKPOINTS} if folder.exists() else set()
-    replaceable = existing <= TICKET_FILES and is_ticket(folder)
-    if existing and not (replaceable and overwrite):
-        instead = "choose a new folder, or replace it with --overwrite" if replaceable else "choose a new folder"
-        raise ConfigError(f"--output {folder} already contains {min(existing)}: {instead}")

@@ -22,14 +22,13 @@ from timm_jackpot.training.norm_statistics import (
 )
 from timm_jackpot.training.objective import Objective
 from timm_jackpot.training.record import Record, read_record
-from timm_jackpot.training.run_state import CHECKPOINTS, RECORDING, RunState, open_run
+from timm_jackpot.training.run_state import CHECKPOINTS, RunState, check_run_folder, open_run, run_accelerator
 from timm_jackpot.training.run_tensors import RunTensors
 from timm_jackpot.training.schedule import cosine, cubic_ramp
 
 __all__ = [
     "CALIBRATION_IMAGES",
     "CHECKPOINTS",
-    "RECORDING",
     "UNPUBLISHED",
     "Checkpoints",
     "Mixer",
@@ -43,6 +42,7 @@ __all__ = [
     "State",
     "TrainFlags",
     "average_norm_statistics",
+    "check_run_folder",
     "cosine",
     "cubic_ramp",
     "fit",
@@ -54,5 +54,6 @@ __all__ = [
     "read_record",
     "recalibrate",
     "reestimate_norm_statistics",
+    "run_accelerator",
     "total_steps",
 ]

@@ -15,20 +15,19 @@ from torch import nn
 
 from timm_jackpot.artifact import recover_folder, replace_folder, timm_checkpoint
 from timm_jackpot.data import Data, DataFlags
-from timm_jackpot.errors import ConfigError
 from timm_jackpot.evaluation import evaluate_accuracy
 from timm_jackpot.recipes import read_yaml
 from timm_jackpot.runtime.lock import locked
 from timm_jackpot.runtime.log import log
 from timm_jackpot.runtime.outputs import check_output
-from timm_jackpot.runtime.processes import launched_as_main, make_accelerator
+from timm_jackpot.runtime.processes import launched_as_main
 from timm_jackpot.training.flags import UNPUBLISHED, OutputFlags, TrainFlags, learning_rate, make_optimizer
 from timm_jackpot.training.loop import fit
 from timm_jackpot.training.mixing import make_mixer
 from timm_jackpot.training.norm_statistics import average_norm_statistics
 from timm_jackpot.training.objective import Objective
 from timm_jackpot.training.record import Record, read_record
-from timm_jackpot.training.run_state import CHECKPOINTS, RECORDING, RunState, open_run
+from timm_jackpot.training.run_state import CHECKPOINTS, RunState, check_run_folder, open_run, run_accelerator
 from timm_jackpot.training.run_tensors import RunTensors
 
 _WEIGHTS, _RECORD, _RECIPE = "model.safetensors", "record.jsonl", "recipe.yaml"
@@ -138,15 +137,9 @@ def open_dense_run(config: DenseFlags) -> Iterator[tuple[Accelerator, RunState]]
         ConfigError: if the folder cannot be written, another run uses it, or it holds something else.
     """
     folder = check_output(config.output)
-    accelerator = make_accelerator(
-        seed=config.seed,
-        grad_accum_steps=config.grad_accum_steps,
-        report_to=config.report_to,
-        logs=Path(f"{config.output}-logs") if config.report_to else None,
-        timeout=config.timeout,
-    )
+    accelerator = run_accelerator(config, config.output)
     with open_run(folder, accelerator, config, settings=_settings(config), digest=_digest) as state:
-        _check_target(folder, overwrite=state.overwrite)
+        check_run_folder(folder, result=_RESULT, finished=_digest(folder) is not None, overwrite=state.overwrite)
         yield accelerator, state
 
 
@@ -177,14 +170,6 @@ def _digest(folder: Path) -> str | None:
     if not (folder / _WEIGHTS).is_file() or not (folder / _RECORD).is_file():
         return None
     return hashlib.sha256((folder / _RECORD).read_bytes()).hexdigest()
-
-
-def _check_target(folder: Path, *, overwrite: bool) -> None:
-    existing = {path.name for path in folder.iterdir()} - {RECORDING, CHECKPOINTS} if folder.exists() else set()
-    replaceable = existing <= _RESULT and _digest(folder) is not None
-    if existing and not (replaceable and overwrite):
-        instead = "choose a new folder, or replace it with --overwrite" if replaceable else "choose a new folder"
-        raise ConfigError(f"--output {folder} already contains {min(existing)}: {instead}")
 
 
 def _settings(config: DenseFlags) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from timm_jackpot.data import Data, DataFlags
 from timm_jackpot.errors import BaseError, ConfigError, RunInterrupted, TrainingError
 from timm_jackpot.runtime.interruption import Interruption
 from timm_jackpot.runtime.lock import locked
-from timm_jackpot.runtime.processes import device_name, say
+from timm_jackpot.runtime.processes import device_name, make_accelerator, say
 from timm_jackpot.training.checkpoint import Checkpoints, State
-from timm_jackpot.training.flags import OutputFlags
+from timm_jackpot.training.flags import OutputFlags, RunFlags
 from timm_jackpot.training.record import Record, start_tracker
 
 CHECKPOINTS, RECORDING = "checkpoints", "record.partial.jsonl"
@@ -29,6 +29,38 @@ _DETERMINISTIC = "the same seed gives the same result on this machine, bit for b
 _NOT_QUITE = (
     "cuDNN kernels are deterministic; others (scatter, interpolation, attention backward) may round differently"
 )
+
+
+def run_accelerator(run: RunFlags, output: str) -> Accelerator:
+    """The accelerator of a run that writes to `output`; seeds all random generators.
+
+    Raises:
+        ConfigError: as `make_accelerator`.
+    """
+    return make_accelerator(
+        seed=run.seed,
+        grad_accum_steps=run.grad_accum_steps,
+        report_to=run.report_to,
+        logs=Path(f"{output}-logs") if run.report_to else None,
+        timeout=run.timeout,
+    )
+
+
+def check_run_folder(folder: Path, *, result: Collection[str], finished: bool, overwrite: bool) -> None:
+    """Refuse a folder whose content a run must not replace.
+
+    Args:
+        result: the names of what a run leaves.
+        finished: whether the folder holds such a result.
+
+    Raises:
+        ConfigError: if it holds a result and `overwrite` is False, or anything else.
+    """
+    existing = {path.name for path in folder.iterdir()} - {RECORDING, CHECKPOINTS} if folder.exists() else set()
+    replaceable = finished and existing <= set(result)
+    if existing and not (replaceable and overwrite):
+        instead = "choose a new folder, or replace it with --overwrite" if replaceable else "choose a new folder"
+        raise ConfigError(f"--output {folder} already contains {min(existing)}: {instead}")
 
 
 @contextmanager

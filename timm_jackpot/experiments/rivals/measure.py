@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import nn
 
 from timm_jackpot.data import ImageSource
 from timm_jackpot.errors import TrainingError
@@ -56,6 +57,8 @@ def stored_bytes(task: Task, outcome: Outcome) -> dict[str, int]:
     for role, tensor in outcome.changed.values():
         if role != "weights" or not outcome.factors:
             found[role] += tensor.numel() * _BYTES
+    if outcome.network is not None:  # stored whole, in place of the base
+        found["weights"] += _parameters(outcome.network) * _BYTES
     found["weights"] += sum(a.numel() + b.numel() for a, b in outcome.factors.values()) * _BYTES
     return found
 
@@ -109,4 +112,8 @@ def _trained(task: Task, outcome: Outcome, config: RunConfig) -> int:
         for role, tensor in outcome.changed.values()
         if role != "norm_statistics" and not (role == "weights" and outcome.factors)
     )
-    return scores + factors + others
+    return scores + factors + others + (_parameters(outcome.network) if outcome.network is not None else 0)
+
+
+def _parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

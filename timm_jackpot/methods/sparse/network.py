@@ -38,7 +38,7 @@ class SparseWeights:
         weights: Mapping[str, nn.Parameter],
         masks: Mapping[str, Tensor],
         optimizer: torch.optim.Optimizer,
-        update: Update = lambda moment: None,
+        update: Update | None = None,
         *,
         after_step: Update | None = None,
         first_step: int = 0,
@@ -68,7 +68,8 @@ class SparseWeights:
 
     @torch.no_grad()
     def _before_step(self, *_: Any) -> None:
-        self._let_change(self._update)
+        if self._update is not None:
+            self._let_change(self._update)
         for name, weight in self.weights.items():
             if weight.grad is not None:
                 weight.grad.mul_(self.masks[name])

@@ -9,24 +9,20 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from timm_jackpot.base import norm_affine, working_copy
+from timm_jackpot.base import working_copy
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.fresh import with_random_weights
-from timm_jackpot.methods.sparse.network import Moment, SparseWeights, Update
+from timm_jackpot.methods.sparse.network import SparseWeights, Update
 from timm_jackpot.methods.start import start_from
-from timm_jackpot.methods.task import Outcome, Phase, Role, Stopwatch, Task
-from timm_jackpot.methods.train import HeadFlags, changed_tensors, head_of, train_network
+from timm_jackpot.methods.task import Outcome, Phase, Stopwatch, Task
+from timm_jackpot.methods.train import HeadFlags, all_of, changed_tensors, train_network, unfreeze
 from timm_jackpot.runtime.processes import same_everywhere
 from timm_jackpot.training import average_norm_statistics
 
 _STREAM = 1_000_003  # parts the random choices of a run from those of its batches
 BeforeStep = Callable[[int, nn.Module, SparseWeights], None]  # steps done, the network, its sparse weights
-
-
-def _keep_masks(moment: Moment) -> None:
-    return None
 
 
 class SparseTrainingSettings(HeadFlags):
@@ -46,7 +42,7 @@ def sparse_training(
     settings: SparseTrainingSettings,
     *,
     masks: Callable[[Task], Mapping[str, Tensor]],
-    update: Update = _keep_masks,
+    update: Update | None = None,
     after_step: Update | None = None,
     state: Mapping[str, Tensor] | None = None,
     dense_gradients: float = 0.0,
@@ -61,7 +57,7 @@ def sparse_training(
         dense_gradients: the fraction of steps in which `update` needs the gradient of removed weights, for the cost.
         dense_steps: the number of steps to count as dense, and the others as if under the final masks.
     """
-    if update is not _keep_masks or after_step is not None:
+    if update is not None or after_step is not None:
         refuse_pattern(budget)
     watch = Stopwatch()
     task = task if settings.pretrained_weights else with_random_weights(task)
@@ -78,7 +74,7 @@ def train_sparse(
     settings: HeadFlags,
     masks: Mapping[str, Tensor],
     *,
-    update: Update = _keep_masks,
+    update: Update | None = None,
     after_step: Update | None = None,
     before_step: BeforeStep = lambda step, model, sparse: None,
     lr_at: Callable[[int], float] | None = None,
@@ -95,9 +91,9 @@ def train_sparse(
     Returns:
         The final masks, the same on every rank, and the trained network.
     """
-    names = [name for name, _ in task.base.model.named_parameters()]
-    head = head_of(task.base, task.maskable.weights)
-    model = working_copy(task.base.model, own=names).requires_grad_(True)
+    roles = all_of(task.base.model, task.maskable.weights)
+    model = working_copy(task.base.model, own=roles.keys())
+    rest, head = unfreeze(model, roles)
     parameters = dict(model.named_parameters())
     sparse: list[SparseWeights] = []
 
@@ -115,8 +111,8 @@ def train_sparse(
         model,
         task,
         settings,
-        rest=[parameters[name] for name in names if name not in head],
-        head=[parameters[name] for name in head],
+        rest=rest,
+        head=head,
         steps=budget.steps,
         seed=budget.seed,
         title="train",
@@ -148,12 +144,9 @@ def outcome_of(
         initial, initial_step: the state dict that the final training began with, and the steps of dense training
             behind it.
     """
-    roles: dict[str, Role] = dict.fromkeys((name for name, _ in model.named_parameters()), "weights")
-    roles |= dict.fromkeys(norm_affine(model), "norm_affine")
-    roles |= head_of(task.base, task.maskable.weights)
     return Outcome(
         masks,
-        changed_tensors(model, roles),
+        changed_tensors(model, all_of(model, task.maskable.weights)),
         sum(phase.steps for phase in phases),
         watch.seconds,
         start,

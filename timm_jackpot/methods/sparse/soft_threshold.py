@@ -14,7 +14,7 @@ from timm_jackpot.methods.fresh import with_random_weights
 from timm_jackpot.methods.registry import register_method
 from timm_jackpot.methods.sparse.run import SparseTrainingSettings, outcome_of
 from timm_jackpot.methods.task import Outcome, Phase, Stopwatch, Task
-from timm_jackpot.methods.train import head_of, train_network
+from timm_jackpot.methods.train import all_of, train_network, unfreeze
 from timm_jackpot.runtime.processes import same_everywhere
 from timm_jackpot.training import average_norm_statistics
 
@@ -38,9 +38,10 @@ def soft_threshold(task: Task, budget: Budget, settings: SoftThresholdSettings) 
     """
     watch = Stopwatch()
     task = task if settings.pretrained_weights else with_random_weights(task)
-    head = head_of(task.base, task.maskable.weights)
-    model = working_copy(task.base.model, own=[name for name, _ in task.base.model.named_parameters()])
-    parameters = dict(model.requires_grad_(True).named_parameters())
+    roles = all_of(task.base.model, task.maskable.weights)
+    model = working_copy(task.base.model, own=roles.keys())
+    rest, head = unfreeze(model, roles)
+    parameters = dict(model.named_parameters())
     weights = {name: parameters[name] for name in task.maskable.weights}
     layers = {name: SoftThreshold(settings.threshold_start).to(weight.device) for name, weight in weights.items()}
     put_on(model, layers)
@@ -56,8 +57,8 @@ def soft_threshold(task: Task, budget: Budget, settings: SoftThresholdSettings) 
         model,
         task,
         settings,
-        rest=[*(p for name, p in parameters.items() if name not in head), *(layer.s for layer in layers.values())],
-        head=[parameters[name] for name in head],
+        rest=[*rest, *(layer.s for layer in layers.values())],
+        head=head,
         steps=budget.steps,
         seed=budget.seed,
         title="train",

@@ -2,6 +2,6 @@
 
 from timm_jackpot.methods.tickets import lottery, random_tickets, small_dense  # importing registers them
 from timm_jackpot.methods.tickets.correlation import magnitude_correlation
-from timm_jackpot.methods.tickets.rounds import Rounds, plan_rounds
+from timm_jackpot.methods.tickets.rounds import plan_rounds
 
-__all__ = ["Rounds", "lottery", "magnitude_correlation", "plan_rounds", "random_tickets", "small_dense"]
+__all__ = ["lottery", "magnitude_correlation", "plan_rounds", "random_tickets", "small_dense"]
