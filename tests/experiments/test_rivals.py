@@ -89,6 +89,15 @@ def test_a_run_that_diverges_costs_no_other_its_result(tmp_path: Path) -> None:
     assert [row.split(",")[1] for row in rows[1:]] == ["probe", "probe", "half", "half"]
 
 
+def test_each_task_may_have_its_own_values(tmp_path: Path) -> None:
+    two = RECIPE.replace("tasks: {a: {", "tasks: {b: {}, a: {").replace("[1.0e-9, 0.5]", "{a: [1, 2], b: [3]}")
+    plan = plan_rivals(config(tmp_path, two))
+    tried = {task: [candidate["lr"] for candidate in rivals[0].candidates] for task, rivals in plan.tasks.items()}
+    assert tried == {"a": [1, 2], "b": [3]}
+    with pytest.raises(ConfigError, match="probe on b: tune must map settings to lists of values, or to one such list"):
+        plan_rivals(config(tmp_path, two.replace(", b: [3]", "")))
+
+
 def test_settings_given_as_flags_are_not_tuned(tmp_path: Path) -> None:
     plan = plan_rivals(config(tmp_path, settings=("lr=0.3", "tune_steps=1")))
     probe = plan.tasks["a"][0]

@@ -45,8 +45,9 @@ class RivalsConfig(Settings):
 
     rivals: str = Field(json_schema_extra={"flags": ["--recipe"]})
     """A bundled recipe by name, or a YAML file: settings for all runs, plus tasks (name: settings), rivals (name: a
-    method, its settings, and tune: the values to try of some), seeds, and tune_steps (the steps of a run that tunes;
-    default: those of the task). Task settings that a method lacks are ignored for its rivals."""
+    method, its settings, and tune: the values to try of some, for all tasks or by task), seeds, and tune_steps (the
+    steps of a run that tunes; default: those of the task). Task settings that a method lacks are ignored for its
+    rivals."""
     tasks: tuple[str, ...] = ()
     """Only these tasks of the recipe. Processes may work on different tasks of one output folder at a time."""
     base_checkpoint: tuple[str, ...] = ()
@@ -130,10 +131,11 @@ def _rival(
     seeds: Sequence[int],
 ) -> Rival:
     own = dict(settings)
-    grid = {str(key).replace("-", "_"): values for key, values in (own.pop("tune", None) or {}).items()}
+    tune = {str(key).replace("-", "_"): values for key, values in (own.pop("tune", None) or {}).items()}
+    grid = {key: values.get(task) if isinstance(values, dict) else values for key, values in tune.items()}
     what = f"{name} on {task}"
     if not all(isinstance(values, list) and values for values in grid.values()):
-        raise ConfigError(f"{what}: tune must map settings to lists of values")
+        raise ConfigError(f"{what}: tune must map settings to lists of values, or to one such list for each task")
     chosen = str(own.get("method", "search"))
     if method(chosen).family == "control":
         raise ConfigError(f"{what}: {chosen} is a control of one jackpot, not a rival")
