@@ -456,7 +456,7 @@ def test_a_stopped_pretrain_goes_on_as_if_it_had_not_stopped(
 ) -> None:
     def pretrain(name: str, **settings: object) -> dict[str, object]:
         flags = {"model": "digits_resnet", "steps": 30, "batch_size": 64, "opt": "adam", "lr": 0.001, "mixup": 0.2}
-        flags |= {"lr_schedule": "step", "output": str(tmp_path / name), **settings}
+        flags |= {"lr_schedule": "step", "save_steps": (0, 10), "output": str(tmp_path / name), **settings}
         return pretrain_base(PretrainConfig(**flags))  # pyright: ignore
 
     whole = pretrain("whole")
@@ -474,11 +474,19 @@ def test_a_stopped_pretrain_goes_on_as_if_it_had_not_stopped(
         pretrain("part", resume="auto", lr_decay=0.5)
     resumed = pretrain("part", resume="auto")
     assert weights_of(tmp_path / "part") == weights_of(tmp_path / "whole")
+    early = [
+        (tmp_path / name / f"step_{step}.safetensors").read_bytes() for step in (0, 10) for name in ("part", "whole")
+    ]
+    assert early[0] == early[1] != early[2] == early[3]
     assert {**resumed, "seconds": 0, "checkpoint": ""} == {**whole, "seconds": 0, "checkpoint": ""}
     rates = [event["lr"] for event in read_record(tmp_path / "part" / "record.jsonl").of("step")]
     assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5])
     assert pretrain("part", resume="auto") == resumed, "a finished run has nothing left to do"
-    assert pretrain("part", overwrite=True, steps=1)["steps"] == 1
+    assert pretrain("part", overwrite=True, steps=1, save_steps=())["steps"] == 1
+    assert not (tmp_path / "part" / "step_0.safetensors").exists()
+    with pytest.raises(ConfigError, match="--save-steps 30 is not a step of this run: name steps from 0 to 29"):
+        pretrain("late", save_steps=(0, 30))
+    assert not (tmp_path / "late" / "model.safetensors").exists()
 
 
 def test_a_killed_finetune_goes_on_to_the_same_weights(

@@ -122,6 +122,25 @@ def test_a_lottery_ticket_returns_to_the_same_weights_in_every_round(
     assert not torch.equal(last[1][name], outcome.initial[name])  # those of IMP go on instead
 
 
+def test_pruning_from_the_base_begins_with_its_largest_weights(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = watch_masks(monkeypatch)
+    outcome = run(task, "omp", method("omp").settings(from_base=True))  # pyright: ignore[reportCallIssue]
+    base = task.base.model.state_dict()
+    ((masks, weights),) = seen
+    assert outcome.masks is not None
+    assert masks.hash() == outcome.masks.hash()
+    assert all(torch.equal(weights[name], base[name] * mask) for name, mask in masks.items())
+    assert [(phase.title, phase.steps) for phase in outcome.phases] == [("training", 16)]
+    assert outcome.initial is not None
+    assert all(torch.equal(outcome.initial[name], tensor) for name, tensor in base.items())
+    everything = torch.cat([base[name].abs().flatten() for name in masks])
+    kept = torch.cat([mask.flatten() for mask in masks.values()])
+    assert everything[kept].min() >= everything[~kept].max()
+    seen.clear()
+    run(task, "imp", method("imp").settings(from_base=True))  # pyright: ignore[reportCallIssue]
+    assert len(seen) == 8
+
+
 def test_late_resetting_returns_to_the_step_that_it_names(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = watch_masks(monkeypatch)
     own = method("late_resetting").settings(rewind=0.5, prune_fraction=1)  # pyright: ignore[reportCallIssue]
@@ -141,7 +160,9 @@ def test_late_resetting_returns_to_the_step_that_it_names(task: Task, monkeypatc
 
 def test_a_ticket_with_every_weight_is_dense_training_bit_for_bit(tmp_path: Path) -> None:
     shared: dict[str, Any] = {"dataset": "digits", "batch_size": 64, "val_fraction": 0.8, "steps": 6, "seed": 3}
-    pretrain_base(PretrainConfig(model="cifar_resnet20", output=str(tmp_path / "dense"), stratify=True, **shared))
+    kept: dict[str, Any] = {"stratify": True, "save_steps": (0,), "output": str(tmp_path / "dense")}
+    pretrain_base(PretrainConfig(model="cifar_resnet20", **kept, **shared))
+    theta_0 = load_file(tmp_path / "dense" / "step_0.safetensors")
     dense = load_file(tmp_path / "dense" / "model.safetensors")
     config = SearchConfig(model="cifar_resnet20", pretrained=False, **shared)
     task, _ = open_task(config, None, make_accelerator(seed=3))
@@ -149,6 +170,8 @@ def test_a_ticket_with_every_weight_is_dense_training_bit_for_bit(tmp_path: Path
     outcome = run(task, "lottery_ticket", sparsity="0", steps=6, seed=3)
     assert outcome.masks is not None
     assert outcome.masks.sparsity == 0
+    assert outcome.initial is not None
+    assert all(torch.equal(outcome.initial[name], theta_0[name]) for name in outcome.masks)
     for name, tensor in build_network(task, outcome).state_dict().items():
         assert name.endswith("num_batches_tracked") or torch.equal(tensor, dense[name]), name
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 import yaml
 from accelerate import Accelerator
-from torch import nn
+from safetensors.torch import save
+from torch import Tensor, nn
 
 from timm_jackpot.artifact import recover_folder, replace_folder, timm_checkpoint
+from timm_jackpot.base import norm_statistics
 from timm_jackpot.data import Data, DataFlags
 from timm_jackpot.evaluation import evaluate_accuracy
 from timm_jackpot.recipes import read_yaml
@@ -54,6 +57,7 @@ class DenseRun:
     steps: int
     state: RunState
     accelerator: Accelerator
+    save_steps: tuple[int, ...] = ()  # steps after which the weights are kept too
 
     def train_and_save(self, summarize: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
         """Train, evaluate once on the test split, and save weights, config and record.
@@ -67,8 +71,9 @@ class DenseRun:
             TrainingError: as in `fit`.
         """
         folder = Path(self.config.output)
+        early = {step: _zeros_like_state(self.model) for step in self.save_steps}
         with self.state.recorded() as record:
-            self._train(record)
+            self._train(record, early)
             self.state.after_all_steps()
             average_norm_statistics(self.model, self.accelerator)
             figures = {
@@ -86,21 +91,30 @@ class DenseRun:
             if self.accelerator.is_main_process:
                 recipe = yaml.safe_dump(_settings(self.config), sort_keys=False)
                 files = {_RECORD: record.lines().encode(), _RECIPE: recipe.encode()}
+                files |= {
+                    _early_weights(step): save(weights, metadata={"format": "pt"}) for step, weights in early.items()
+                }
                 replace_folder(folder.resolve(), {**timm_checkpoint(self.model), **files})
         return summary
 
-    def _train(self, record: Record) -> None:
-        """Train the model from the first step, or from the checkpoint to resume."""
+    def _train(self, record: Record, early: Mapping[int, dict[str, Tensor]]) -> None:
+        """Train the model from the first step, or from the checkpoint to resume, and fill `early` on the way."""
         config, state, steps = self.config, self.state, self.steps
         trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
         optimizer = make_optimizer(config, trained.values())
         named = {f"parameter.{name}": weight for name, weight in trained.items()}
+        named |= {f"early.{step}.{name}": tensor for step, kept in early.items() for name, tensor in kept.items()}
         tensors = RunTensors(lambda: named, self.model, optimizer, self.accelerator)
         if state.resumed is not None:
             tensors.restore(state.resumed.tensors)
         first_step = state.resumed.step if state.resumed is not None else 0
         if first_step == steps:
             return
+
+        def before_step(step: int) -> None:
+            if step in early:
+                self._copy_state(early[step])
+
         fit(
             accelerator=self.accelerator,
             model=self.model,
@@ -113,12 +127,23 @@ class DenseRun:
             lr_at=lambda step: learning_rate(config, step, steps),
             record=record,
             title=self.title,
+            before_step=before_step,
             after_step=lambda step: state.after_step(step, steps, tensors.current),
             first_step=first_step,
             mix=make_mixer(config, self.data.num_classes, config.batch_size, config.seed),
             torchcompile=config.torchcompile,
             channels_last=config.channels_last,
         )
+
+    @torch.no_grad()
+    def _copy_state(self, into: Mapping[str, Tensor]) -> None:
+        """The present weights, with norm statistics averaged over the processes."""
+        state = self.model.state_dict()
+        for name, tensor in into.items():
+            tensor.copy_(state[name])
+        for name in norm_statistics(self.model) if self.accelerator.num_processes > 1 else ():
+            mean = self.accelerator.reduce(state[name].clone(), reduction="mean")
+            into[name].copy_(mean)  # pyright: ignore[reportArgumentType]
 
     def _accuracy(self, split: str) -> float | None:
         source = getattr(self.data, split)
@@ -139,7 +164,8 @@ def open_dense_run(config: DenseFlags) -> Iterator[tuple[Accelerator, RunState]]
     folder = check_output(config.output)
     accelerator = run_accelerator(config, config.output)
     with open_run(folder, accelerator, config, settings=_settings(config), digest=_digest) as state:
-        check_run_folder(folder, result=_RESULT, finished=_digest(folder) is not None, overwrite=state.overwrite)
+        result = {*_RESULT, *(path.name for path in folder.glob(_early_weights("*")))}
+        check_run_folder(folder, result=result, finished=_digest(folder) is not None, overwrite=state.overwrite)
         yield accelerator, state
 
 
@@ -163,6 +189,17 @@ def finished_summary(config: DenseFlags) -> dict[str, Any] | None:
         if is_main:
             log.info(f"note: this run has already finished, its checkpoint is in {folder}")
         return {key: value for key, value in read_record(folder / _RECORD).last("result").items() if key != "kind"}
+
+
+def _early_weights(step: int | str) -> str:
+    return f"step_{step}.safetensors"
+
+
+def _zeros_like_state(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: torch.zeros_like(tensor, memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
 
 
 def _digest(folder: Path) -> str | None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from timm_jackpot.base import MAX_CLASSES, MAX_PIXELS, create_timm_model, parse_model_kwargs
 from timm_jackpot.data import default_data_notice, open_data, steps_per_epoch
-from timm_jackpot.errors import BaseError
+from timm_jackpot.errors import BaseError, ConfigError
 from timm_jackpot.runtime.processes import say, shard_of
 from timm_jackpot.schema import Command
 from timm_jackpot.training.dense import DenseFlags, DenseRun, finished_summary, open_dense_run
@@ -45,6 +45,8 @@ class PretrainConfig(DenseFlags):
     """Number of classes of the head. Default: the architecture's own."""
     img_size: int | None = Field(default=None, ge=1, le=MAX_PIXELS)
     """Image size in pixels, if it differs from the architecture's."""
+    save_steps: tuple[int, ...] = ()
+    """Also save the weights before these steps, as step_N.safetensors: 0 for the random ones."""
 
 
 def pretrain_base(config: PretrainConfig) -> dict[str, Any]:
@@ -71,9 +73,11 @@ def _pretrain(config: PretrainConfig, accelerator: Accelerator, state: RunState)
         say(default_data_notice(config, model, steps=steps_of), accelerator)
         data = open_data(config, model, device=accelerator.device, img_size=config.img_size)
     steps = steps_of(len(data.train))
+    if late := [step for step in config.save_steps if not 0 <= step < steps]:
+        raise ConfigError(f"--save-steps {late[0]} is not a step of this run: name steps from 0 to {steps - 1}")
     state.begin(f"pretrain: {config.model}", data, config, steps)
     prepare_model(config, model.to(accelerator.device))
-    run = DenseRun("pretrain", model, data, config, steps, state, accelerator)
+    run = DenseRun("pretrain", model, data, config, steps, state, accelerator, config.save_steps)
     return run.train_and_save(lambda figures: {"model": config.model, **figures})
 
 

@@ -28,6 +28,8 @@ class FineTunedSettings(TicketSettings):
 
     finetune_lr: float = Field(default=0.01, ge=1e-12, le=1e6)
     """Peak learning rate after a pruning."""
+    from_base: bool = False
+    """Prune the base's own weights, instead of training random ones first."""
 
 
 class OneShotPruningSettings(FineTunedSettings):
@@ -110,7 +112,7 @@ def _rewound(task: Task, budget: Budget, settings: TicketSettings, *, rewind: fl
 
 
 def _fine_tuned(task: Task, budget: Budget, settings: FineTunedSettings) -> Outcome:
-    rounds = plan_rounds(budget, settings.prune_fraction)
+    rounds = plan_rounds(budget, settings.prune_fraction, from_base=settings.from_base)
     later = settings.model_copy(update={"lr": settings.finetune_lr})
     first, then = whole_schedule(settings, rounds), whole_schedule(later, rounds)
     return prune_in_rounds(
@@ -121,6 +123,7 @@ def _fine_tuned(task: Task, budget: Budget, settings: FineTunedSettings) -> Outc
         restart=go_on,
         lr_at=lambda number, step: then(number, step) if number else first(number, step),
         initial_step=rounds.starts[-2],
+        from_base=settings.from_base,
     )
 
 

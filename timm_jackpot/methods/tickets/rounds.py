@@ -50,10 +50,13 @@ class Rounds:
         return bisect_right(self.starts, step, hi=len(self.starts) - 1) - 1
 
 
-def plan_rounds(budget: Budget, prune_fraction: float, *, rewind: float = 0.0, shortened: bool = False) -> Rounds:
+def plan_rounds(
+    budget: Budget, prune_fraction: float, *, rewind: float = 0.0, shortened: bool = False, from_base: bool = False
+) -> Rounds:
     """Share the budget's steps out to dense training and to rounds.
 
     Args:
+        from_base: whether the weights are trained already, so that the first round begins at once.
         rewind: the fraction of dense training to whose end weights are rewound.
         shortened: whether the rounds leave that fraction out.
 
@@ -66,14 +69,15 @@ def plan_rounds(budget: Budget, prune_fraction: float, *, rewind: float = 0.0, s
         left *= 1 - Decimal(str(prune_fraction))
         sparsities.append(min(target, round(1 - left, 6)))
     rounds = len(sparsities)
+    first = 0 if from_base and rounds else 1
     each = 1 - rewind if shortened else 1.0
-    dense = budget.steps / (1 + each * rounds)
+    dense = budget.steps / (first + each * rounds)
     if rounds and each * dense < 1:
         raise ConfigError(
             f"{rounds} rounds need more than {budget.steps} steps: raise --steps, or prune more at once with a larger "
             "--prune-fraction"
         )
-    starts = [0, *(floor(dense * (1 + each * i) + 0.5) for i in range(rounds + 1))]
+    starts = [0, *(floor(dense * (first + each * i) + 0.5) for i in range(rounds + 1))]
     return Rounds(tuple(f"{s:f}" for s in sparsities), tuple(starts), round(rewind * starts[1]))
 
 
@@ -100,6 +104,7 @@ def prune_in_rounds(
     lr_at: Callable[[int, int], float],
     last_masks: Callable[[MaskSet], MaskSet] = lambda masks: masks,
     initial_step: int,
+    from_base: bool = False,
 ) -> Outcome:
     """Train the network with random weights, prune it by magnitude in rounds, and train it after each.
 
@@ -108,10 +113,11 @@ def prune_in_rounds(
         lr_at: the learning rate by round (0: dense training) and step in it.
         last_masks: changes the masks of the last round.
         initial_step: steps of training behind the weights that the last round starts from.
+        from_base: whether the network keeps the base's weights, and `rounds` begin at once.
     """
     refuse_pattern(budget)
     watch = Stopwatch()
-    task = with_random_weights(task)
+    task = task if from_base else with_random_weights(task)
     early = {name: torch.zeros_like(tensor) for name, tensor in task.base.model.state_dict().items()}
     began = {name: torch.zeros_like(tensor) for name, tensor in early.items()}
 
@@ -180,7 +186,7 @@ def _phases(rounds: Rounds, final: MaskSet) -> list[Phase]:
     total = {name: mask.numel() for name, mask in final.items()}
     last = final.kept_per_layer()
     steps = [end - start for start, end in pairwise(rounds.starts)]
-    phases = [Phase("dense training", steps[0])]
+    phases = [Phase("dense training", steps[0])] if steps[0] else []
     for number, (sparsity, length) in enumerate(zip(rounds.sparsities, steps[1:], strict=True), 1):
         share = float(sparsity) / float(rounds.sparsities[-1])
         kept = {name: round(total[name] - share * (total[name] - last[name])) for name in total}
