@@ -21,13 +21,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, features
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from timm_jackpot.base import Base, load_base
 from timm_jackpot.data import Batch, Data, DataFlags, ImageSource, open_data, open_split, steps_per_epoch
 from timm_jackpot.data.digits import digits_split
+from timm_jackpot.data.hub_images import open_hub_data
+from timm_jackpot.data.imagenet import Relabeled
 from timm_jackpot.data.loader import LoaderImages
 from timm_jackpot.data.memory import MemoryImages
 from timm_jackpot.data.open import data_config, hold_out
+from timm_jackpot.data.read import known_labels
 from timm_jackpot.data.source import eval_order, part_positions, sample_hash, train_order
 from timm_jackpot.errors import ConfigError, DataError
 from timm_jackpot.runtime.processes import Shard
@@ -284,19 +288,23 @@ def test_the_hold_out_is_the_same_whatever_was_seeded() -> None:
 # -- parts of the training split --------------------------------------------------------------------
 
 
-@given(n=st.integers(0, 60), parts=st.integers(1, 7))
-def test_parts_are_disjoint_complete_and_of_one_size(n: int, parts: int) -> None:
-    found = [part_positions(n, f"{k}/{parts}").tolist() for k in range(1, parts + 1)]
-    assert sorted(position for part in found for position in part) == list(range(n))
+@given(labels=st.lists(st.integers(0, 3), max_size=60).map(torch.tensor), parts=st.integers(1, 7))
+def test_parts_are_disjoint_complete_and_balanced(labels: Tensor, parts: int) -> None:
+    labels = labels.long()
+    found = [part_positions(labels, f"{k}/{parts}").tolist() for k in range(1, parts + 1)]
+    assert sorted(position for part in found for position in part) == list(range(len(labels)))
     assert max(map(len, found)) - min(map(len, found)) <= 1
     assert all(part == sorted(part) for part in found)
+    counts = torch.stack([labels[part].bincount(minlength=4) for part in found])
+    assert (counts.max(0).values - counts.min(0).values).max() <= 1
 
 
-def test_the_halves_of_a_split_are_published_figures_own() -> None:
-    assert part_positions(7, None).tolist() == [0, 1, 2, 3, 4, 5, 6]
-    assert part_positions(7, "1/2").tolist() == [0, 2, 4, 6]
-    assert part_positions(7, "2/2").tolist() == [1, 3, 5]
-    assert part_positions(1, "2/2").tolist() == []
+def test_the_halves_of_a_split_that_is_listed_by_class_are_published_figures_own() -> None:
+    labels = torch.tensor([0, 0, 0, 1, 1, 2, 2])
+    assert part_positions(labels, None).tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert part_positions(labels, "1/2").tolist() == [0, 2, 4, 6]
+    assert part_positions(labels, "2/2").tolist() == [1, 3, 5]
+    assert part_positions(labels[:1], "2/2").tolist() == []
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "1/2/3", "-1/2", " 1/2", "1.0/2"])
@@ -613,6 +621,15 @@ def test_hub_data_sets_need_no_validation_split(tmp_path: Path, monkeypatch: pyt
     data = open_folder(tmp_path / "cache", dataset="hfds/set")
     assert data.val is not None
     assert (len(data.train), len(data.val), len(data.test)) == (18, 2, 6)
+    images = open_hub_data("hfds/set", str(tmp_path / "cache")).read("train")
+    listed = known_labels(images)
+    assert listed.tolist() == [label for _, label in images] == [0] * 10 + [1] * 10
+    swapped = Relabeled(images, [5, 3])
+    assert known_labels(swapped).tolist() == [swapped[i][1] for i in range(len(swapped))]
+
+
+def test_data_without_a_list_of_labels_are_halved_by_position() -> None:
+    assert known_labels(TensorDataset(torch.ones(2))).tolist() == [0, 0]
 
 
 def test_grey_bases_get_grey_images(images_32: Path) -> None:
@@ -643,6 +660,7 @@ def test_halves_that_are_loaded_share_no_image(images_100: Path) -> None:
     assert [len(indices) for indices in seen] == [3, 3, 3, 3]
     assert sorted(index for indices in seen for index in indices) == list(range(12))
     assert {index % 2 for index in seen[0] + seen[1]} == {0}
+    assert known_labels(parts[0].train.dataset).tolist() == [0] * 6 + [1] * 6  # pyright: ignore
 
 
 def test_worker_processes_change_nothing(images_100: Path) -> None:

@@ -26,8 +26,8 @@ class DataFlags(Settings):
     train_split: str = "train"
     """Split to search or train on."""
     train_part: str | None = None
-    """Use only a part of the training split: 1/2 takes every second image, starting with the first; 2/2 takes the
-    others. Validation images are held out from that part."""
+    """Use only a part of the training split: 1/2 takes every second image of each class, starting with the first; 2/2
+    takes the others. Validation images are held out from that part."""
     val_split: str | None = None
     """Split for model selection. Default: a fixed part held out from the training split."""
     test_split: str | None = None

@@ -86,7 +86,7 @@ class HubData:
         kind = getattr(columns[label], "dtype", "")
         if not isinstance(columns[image], datasets.Image) or not str(kind).startswith(("int", "uint")):
             raise DataError(f"{self.name}: column {image} must hold images and column {label} integer labels")
-        labels = np.asarray(rows.select_columns([label]).with_format("numpy")[:][label])
+        labels = _integers(rows, label)
         if len(labels) == 0 or labels.min() < 0:
             raise DataError(f"split {split} of {self.name} has images without labels: choose another split")
         rows = rows.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))
@@ -112,6 +112,14 @@ class HubImages(Dataset[tuple[Image.Image, int]]):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def targets(self) -> Any:
+        return _integers(self.rows, self.label)
+
+
+def _integers(rows: Any, column: str) -> Any:
+    return np.asarray(rows.select_columns([column]).with_format("numpy")[:][column])
 
 
 @lru_cache(maxsize=8)

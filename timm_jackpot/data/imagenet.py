@@ -10,7 +10,7 @@ from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 from torch.utils.data import Dataset
 
-from timm_jackpot.data.read import read_image
+from timm_jackpot.data.read import known_labels, read_image
 
 
 @lru_cache(maxsize=1)
@@ -51,3 +51,7 @@ class Relabeled(Dataset[tuple[Any, int]]):
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    @property
+    def targets(self) -> list[int]:
+        return [self.labels[label] for label in known_labels(self.dataset).tolist()]

@@ -19,6 +19,7 @@ from timm_jackpot.data.read import (
     Reader,
     find_split,
     first_split,
+    known_labels,
     read_split,
     share_images,
 )
@@ -85,7 +86,8 @@ def open_data(flags: DataFlags, model: nn.Module, *, device: torch.device, img_s
             return whole.select(positions.to(device))
         return bind(flags.train_split, positions)
 
-    mine = part_positions(len(whole), flags.train_part)
+    listed = whole.labels.cpu() if isinstance(whole, MemoryImages) else known_labels(readers[flags.train_split].dataset)
+    mine = part_positions(listed, flags.train_part)
     if val_split is not None:
         train = whole if flags.train_part is None else take(mine)
         return Data(shown, num_classes, train, bind(val_split), test, config, unreadable, labels)

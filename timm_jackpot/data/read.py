@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from timm.data.dataset import ImageDataset
 from timm.data.dataset_factory import create_dataset
+from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from timm_jackpot.data.digits import digits_split
@@ -87,6 +88,16 @@ def read_image(dataset: Any, index: int) -> tuple[Any, int]:
         raise
     except Exception as error:  # PIL's decoders raise all kinds of errors for damaged images
         raise UnreadableImage(str(error) or type(error).__name__) from error
+
+
+def known_labels(dataset: Any) -> Tensor:
+    """[n] int64: the labels as listed, without reading an image; zeros if they are not listed."""
+    files = _file_list(dataset)
+    listed = getattr(files, "targets", None)  # of torchvision's data sets, and our own
+    if listed is None:
+        listed = [sample[1] for sample in getattr(files, "samples", ())]  # of timm's folders and tar files
+    labels = torch.as_tensor(listed)
+    return labels.long() if labels.shape == (len(dataset),) else torch.zeros(len(dataset), dtype=torch.int64)
 
 
 def _path(dataset: Any, index: int) -> Path | None:

@@ -49,14 +49,16 @@ def steps_per_epoch(n: int, batch_size: int, shard: Shard) -> int:
     return n // (batch_size * shard.count)
 
 
-def part_positions(images: int, part: str | None) -> Tensor:
-    """Positions of part k/n of `images` images: every n-th from the k-th on; all of them for None.
+def part_positions(labels: Tensor, part: str | None) -> Tensor:
+    """Sorted positions of part k/n of a split: class by class, every n-th image from the k-th on; all for None.
 
-    The n parts are disjoint and cover everything. If images are listed class by class, as in folders and tar files, all
-    parts have the same number of images of each class, within one.
+    The n parts are disjoint and cover everything. All have the same number of images of each class, within one.
+
+    Args:
+        labels: [number of images] int64.
     """
     first, count = (1, 1) if part is None else map(int, part.split("/"))
-    return torch.arange(images)[first - 1 :: count]
+    return labels.argsort(stable=True)[first - 1 :: count].sort().values
 
 
 def train_order(
