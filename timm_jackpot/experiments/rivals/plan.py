@@ -132,7 +132,9 @@ def _rival(
 ) -> Rival:
     own = dict(settings)
     tune = {str(key).replace("-", "_"): values for key, values in (own.pop("tune", None) or {}).items()}
-    grid = {key: values.get(task) if isinstance(values, dict) else values for key, values in tune.items()}
+    grid: dict[str, Any] = {
+        key: values.get(task) if isinstance(values, dict) else values for key, values in tune.items()
+    }
     what = f"{name} on {task}"
     if not all(isinstance(values, list) and values for values in grid.values()):
         raise ConfigError(f"{what}: tune must map settings to lists of values, or to one such list for each task")
