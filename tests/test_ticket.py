@@ -192,3 +192,32 @@ def test_the_verb_trains_a_ticket(tmp_path: Path) -> None:
     assert summary["method"] == "rigl"
     assert 0 <= summary["top1"] <= summary["top5"] <= 100
     assert read_ticket(tmp_path / "t").sparsity == "0.9"
+
+
+def test_a_ticket_is_transferred_with_its_weights_or_without(ticket: TicketResult, tmp_path: Path) -> None:
+    found = folder_of(ticket)
+    mask, theta = read_ticket(found).mask_hash, load_file(found / "initial.safetensors")
+    other = {"ticket": str(found), "sparsity": "0.5", "steps": 4, "seed": 5, "train_part": "1/2"}
+    both = train(tmp_path / "both", "transferred_ticket", **other)
+    alone = train(tmp_path / "alone", "transferred_ticket", initial_weights="random", **other)
+    for result in (both, alone):
+        assert result.ticket.mask_hash == mask
+        state = result.model.state_dict()
+        assert all(not state[layer.name].count_nonzero() > layer.kept for layer in result.ticket.layers)
+    began = [load_file(folder_of(result) / "initial.safetensors") for result in (both, alone)]
+    layers = [layer.name for layer in result.ticket.layers]
+    assert all(torch.equal(began[0][name], theta[name]) for name in layers)
+    assert not any(torch.equal(began[1][name], theta[name]) for name in layers)
+    head = next(name for name in theta if name.endswith("fc.weight"))
+    assert not torch.equal(began[0][head], theta[head]), "a new classifier"
+
+
+def test_what_cannot_be_transferred_is_refused(ticket: TicketResult, tmp_path: Path) -> None:
+    small = train(tmp_path / "small", "small_dense", model="cifar_resnet20", pretrained=False, steps=1)
+    for settings, told in (
+        ({}, "name the ticket to transfer: --ticket FOLDER"),
+        ({"ticket": str(folder_of(small))}, "holds a dense network, without a mask"),
+        ({"ticket": str(folder_of(ticket)), "model": "cifar_resnet20", "pretrained": False}, "masks other weights"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            train(tmp_path / "t", "transferred_ticket", **settings)
