@@ -223,6 +223,14 @@ def test_a_small_dense_network_has_the_tickets_number_of_weights() -> None:
     assert cost_of(task, outcome).forward_flops < 0.3 * cost_of(task, run(task, "full_sgd", steps=2)).forward_flops
 
 
+def test_the_digits_network_can_be_narrower(task: Task) -> None:
+    small = run(task, "small_dense", sparsity="0.95", steps=1).network
+    assert small is not None
+    count = sum(parameter.numel() for name, parameter in small.named_parameters() if name in task.maskable.weights)
+    kept = kept_count(sum(task.maskable.sizes.values()), "0.95")
+    assert 0.8 * kept <= count <= kept
+
+
 def test_narrow_networks_keep_to_their_budget(task: Task) -> None:
     ref = task.base.ref.model_copy(update={"architecture": "cifar_vgg19_bn", "num_classes": 10, "in_chans": 3})
     assert narrow_width(ref, ["feature.0.weight"], 27 * 32) == pytest.approx(0.5, abs=0.01)

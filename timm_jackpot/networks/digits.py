@@ -36,13 +36,14 @@ default_cfgs = generate_default_cfgs(
 
 
 @register_model
-def digits_resnet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def digits_resnet(pretrained: bool = False, width: float = 1, **kwargs: Any) -> nn.Module:
+    """`width` multiplies channels, rounded; only 1 has weights."""
     arguments = {
         "block": [BasicBlock, BasicBlock, Bottleneck, BasicBlock],
         "layers": (1, 1, 1, 1),
-        "stem_width": 16,
+        "stem_width": max(1, round(16 * width)),
         "stem_type": "deep",
         "avg_down": True,
-        "channels": (32, 48, 48, 80),
+        "channels": tuple(max(1, round(channels * width)) for channels in (32, 48, 48, 80)),
     }
     return build_model_with_cfg(ResNet, "digits_resnet", pretrained, **{**arguments, **kwargs})
