@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from timm_jackpot.artifact import from_pretrained, read_artifact
+from timm_jackpot.artifact import from_pretrained, read_artifact, read_ticket
 from timm_jackpot.cli import parse
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.experiments.rivals import RivalsConfig, compare_rivals, plan_rivals
@@ -219,6 +219,23 @@ def test_a_sweep_goes_on_where_it_stopped_and_tells_all_in_one_table(tmp_path: P
         ConfigError, match=r"out holds sparsity-0\.5/seed0 with steps 2, not 3: choose another --output"
     ):
         run_sweep(config.model_copy(update={"grid": ("steps=3",)}))
+
+
+def test_a_sweep_trains_tickets_beside_searches(tmp_path: Path) -> None:
+    text = "dataset: digits\nsteps: 2\nbatch_size: 64\ngrid: {method: [static_random, magnitude]}\n"
+    config = SweepConfig(sweep=recipe(tmp_path, text), seeds=(0,), output=str(tmp_path / "out"))
+    assert run_sweep(config)["skipped"] == 0
+    ticket = read_ticket(tmp_path / "out" / "method-static-random" / "seed0")
+    table = (tmp_path / "out" / "table.md").read_text().splitlines()
+    names = [name.strip() for name in table[0].split("|")]
+    rows = [dict(zip(names, (value.strip() for value in line.split("|")), strict=True)) for line in table[2:]]
+    assert [row["method"] for row in rows] == ["static_random", "magnitude"]
+    for key, name in {"top1": "ticket", "validation_top1": "ticket on held-out images"}.items():
+        assert (rows[0][name], rows[1][name]) == (f"{ticket.results[key]:.2f}", "–")
+    assert (rows[0]["jackpot"], rows[1]["epochs in all"]) == ("–", "–")
+    assert float(rows[0]["epochs in all"]) == pytest.approx(sum(ticket.spent.epochs.values()), abs=0.01)
+    assert str(tmp_path) not in (tmp_path / "out" / "table.csv").read_text()
+    assert run_sweep(config)["skipped"] == 2
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _Combination = tuple[str, ...]  # values of the settings that tell the lines apart
+_FOUND = "found_top1"  # of what a run leaves: a jackpot or a ticket
 _MAGNITUDE_LINES = {
     "magnitude one-shot": "magnitude_top1",
     "magnitude one-shot, statistics re-estimated": "magnitude_recalibrated_top1",
@@ -21,7 +22,7 @@ _MAGNITUDE_LINES = {
 
 
 def sweep_figure(rows: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> bytes:
-    """Top-1 of the jackpots, mean ± standard deviation over seeds, as a PNG.
+    """Top-1 of the jackpots or tickets, mean ± standard deviation over seeds, as a PNG.
 
     Over the first of `axes` that is a number, one line for each combination of the others; without such a setting,
     one point for each cell. The dense base is a dashed line; the magnitude controls are gray, one line for each
@@ -32,11 +33,13 @@ def sweep_figure(rows: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> byte
     """
     figure = new_figure(7, 4.2)
     plot = figure.subplots()
+    kind = "jackpot" if any("jackpot_top1" in row for row in rows) else "ticket"
+    rows = [{_FOUND: row.get("jackpot_top1", row.get("top1")), **row} for row in rows]
     across = next((axis for axis in axes if all(_is_number(row.get(axis)) for row in rows)), None)
     if across is None:
-        _draw_cells(plot, rows)
+        _draw_cells(plot, rows, kind)
     else:
-        _draw_lines(plot, rows, across, [axis for axis in axes if axis != across])
+        _draw_lines(plot, rows, across, [axis for axis in axes if axis != across], kind)
     dense = {row["dense_top1"] for row in rows if row.get("dense_top1") is not None}
     if len(dense) == 1:
         plot.axhline(dense.pop(), color=GRAY, linewidth=1, linestyle="--", label="dense base")
@@ -78,11 +81,11 @@ def _finish(figure: Figure, plot: Axes) -> None:
     finish(plot, legend="above", columns=2)
 
 
-def _draw_lines(plot: Axes, rows: Sequence[Mapping[str, Any]], across: str, others: Sequence[str]) -> None:
-    for i, (name, points) in enumerate(_points(rows, "jackpot_top1", across, others).items()):
+def _draw_lines(plot: Axes, rows: Sequence[Mapping[str, Any]], across: str, others: Sequence[str], kind: str) -> None:
+    for i, (name, points) in enumerate(_points(rows, _FOUND, across, others).items()):
         x = sorted(points)
         means, spreads = [mean(points[p]) for p in x], [_spread(points[p]) for p in x]
-        plot.errorbar(x, means, spreads, capsize=3, label=_named(others, [name]) or "jackpot", **series(i))
+        plot.errorbar(x, means, spreads, capsize=3, label=_named(others, [name]) or kind, **series(i))
     for style, (control, key) in zip((":", "-."), _MAGNITUDE_LINES.items(), strict=True):
         # One line for all combinations of settings that it does not tell apart.
         alike: dict[tuple[tuple[float, float], ...], list[_Combination]] = {}
@@ -114,13 +117,13 @@ def _named(axes: Sequence[str], combinations: Sequence[_Combination], *, only: S
     return ", ".join(f"{axis} {'/'.join(dict.fromkeys(v))}" for axis, v in values if only is None or axis in only)
 
 
-def _draw_cells(plot: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+def _draw_cells(plot: Axes, rows: Sequence[Mapping[str, Any]], kind: str) -> None:
     cells: dict[str, list[float]] = {}
     for row in rows:
-        cells.setdefault(row["cell"], []).append(row["jackpot_top1"])
+        cells.setdefault(row["cell"], []).append(row[_FOUND])
     x = range(len(cells))
     means, spreads = [mean(values) for values in cells.values()], [_spread(values) for values in cells.values()]
-    plot.errorbar(x, means, spreads, linestyle="none", capsize=3, label="jackpot", **series(0))
+    plot.errorbar(x, means, spreads, linestyle="none", capsize=3, label=kind, **series(0))
     plot.set_xticks(x, list(cells), rotation=30, ha="right", fontsize=8)
 
 

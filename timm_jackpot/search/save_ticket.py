@@ -108,6 +108,8 @@ def save_ticket(
 def _began_from_base(task: Task, outcome: Outcome) -> bool:
     if outcome.initial is None:
         return True
+    if not task.pretrained:  # random weights, which are nowhere else
+        return False
     state = task.base.model.state_dict()
     return all(torch.equal(tensor, state[name].cpu()) for name, tensor in outcome.initial.items())
 

@@ -88,6 +88,11 @@ def finished_ticket(config: RunConfig) -> dict[str, Any] | None:
 
 def summary_of(ticket: Ticket, folder: Path) -> dict[str, Any]:
     """What the verb prints."""
+    return {**results_of(ticket), "ticket": str(folder)}
+
+
+def results_of(ticket: Ticket) -> dict[str, Any]:
+    """What a ticket is, what it achieves, and what it took."""
     kept, total = (sum(getattr(layer, key) for layer in ticket.layers) for key in ("kept", "total"))
     return {
         "method": ticket.method,
@@ -95,11 +100,11 @@ def summary_of(ticket: Ticket, folder: Path) -> dict[str, Any]:
         "sparsity": 1 - kept / total if total else 0.0,
         **ticket.results,
         "epochs": round(sum(ticket.spent.epochs.values()), 2),
+        "seconds": ticket.spent.seconds,
         "forward_flops": ticket.spent.forward_flops,
         "backward_flops": ticket.spent.backward_flops,
         "correlation": ticket.correlation,
         "mask_hash": ticket.mask_hash,
-        "ticket": str(folder),
     }
 
 

@@ -23,7 +23,7 @@ _MAX_SEARCHES, _MAX_NAME = 10_000, 150  # searches per sweep; characters of a ce
 
 
 class SweepConfig(Settings):
-    """Run searches over a grid of settings and seeds. Finished runs are not repeated."""
+    """Run searches, or train tickets, over a grid of settings and seeds. Finished runs are not repeated."""
 
     command: ClassVar[Command | None] = Command(
         "sweep",
@@ -105,9 +105,11 @@ def _cell(axes: dict[str, Any], settings: Mapping[str, Any], seeds: tuple[int, .
         searches = {seed: config_from({**settings, "seed": seed}) for seed in seeds}
     except ConfigError as error:
         raise ConfigError(f"cell {name}: {error}") from error
-    chosen = next(iter(searches.values())).method
-    if not method(chosen).finds_jackpots:
-        raise ConfigError(f"cell {name}: the method {chosen} does not find jackpots, so a sweep cannot use it")
+    chosen = method(next(iter(searches.values())).method)
+    if not chosen.finds_jackpots and not chosen.trains_tickets:
+        raise ConfigError(
+            f"cell {name}: the method {chosen.name} leaves neither an artifact nor a ticket, so a sweep cannot use it"
+        )
     return GridPoint(name, axes, searches)
 
 
