@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 
 from timm_jackpot.errors import ConfigError, TrainingError
 from timm_jackpot.experiments.rivals import RivalsConfig, compare_rivals, plan_rivals
+from timm_jackpot.experiments.rivals.cost_table import cost_table
+from timm_jackpot.plots import cost_figure, sparsity_figure
 
 RECIPE = """
 dataset: digits
@@ -74,6 +77,8 @@ def test_rivals_are_tuned_judged_and_tabulated(tmp_path: Path) -> None:
         (RECIPE.replace("sparsity: 0.5", "sparsity: auto"), {}, "half on a: a rival has a sparsity of its own"),
         (RECIPE.replace("batch_size", "batchsize"), {}, "the task a has the setting batchsize, which no rival knows"),
         (RECIPE, {"settings": ("stpes=1",)}, "the task a has the setting stpes"),
+        (RECIPE + "table: costs\n", {}, "table must be one of adapters, cost, not costs"),
+        (RECIPE.replace("rank: 2", "seeds: 2"), {}, "seeds must be a list of integers"),
     ],
 )
 def test_a_recipe_that_cannot_run_is_refused(tmp_path: Path, recipe: str, more: dict[str, Any], told: str) -> None:
@@ -96,6 +101,43 @@ def test_each_task_may_have_its_own_values(tmp_path: Path) -> None:
     assert tried == {"a": [1, 2], "b": [3]}
     with pytest.raises(ConfigError, match="probe on b: tune must map settings to lists of values, or to one such list"):
         plan_rivals(config(tmp_path, two.replace(", b: [3]", "")))
+
+
+def test_a_cost_table_says_what_training_took(tmp_path: Path) -> None:
+    recipe = RECIPE.replace("train_head: true, distill_weight: 0", "sparsity: 0.5, val_fraction: 0")
+    recipe = recipe[: recipe.index("  probe")].replace("tune_steps: 2", "table: cost")
+    recipe += "  ours: {seeds: [3]}\n  pruned: {method: omp, from_base: true}\n"
+    result = compare_rivals(config(tmp_path, recipe))
+    assert [(row["rival"], row["seed"]) for row in result.rows] == [("ours", 3), ("pruned", 0), ("pruned", 1)]
+    ours, pruned = result.rows[:2]
+    steps = 1198 // 64  # of an epoch
+    assert ours["epochs"] == {"search": pytest.approx(6 / steps, abs=1e-3)}
+    assert pruned["epochs"] == {"training": pytest.approx(6 / steps, abs=1e-3)}
+    assert 0.3 * 6 / steps < pruned["dense_epochs"] < 6 / steps < ours["dense_epochs"] < 1.34 * 6 / steps
+    assert f"| ours | mask search | {ours['top1']:.2f} (1) |" in result.table
+    if find_spec("matplotlib"):
+        assert (tmp_path / "out" / "cost.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "out" / "sparsity.png").exists(), "one task, one sparsity"
+    assert [rival.seeds for rival in plan_rivals(config(tmp_path, recipe, seeds=(4, 5))).tasks["a"]] == [(4, 5)] * 2
+
+
+def test_the_best_come_first_and_sparsity_has_a_picture() -> None:
+    def row(task: str, rival: str, top1: float, **more: Any) -> dict[str, Any]:
+        figures = {"family": "ticket", "top5": 99.0, "sparsity": float(task) / 100, "epochs": {"training": 2.0}}
+        figures |= {"dense_epochs": 1.5, "seconds": 9.0, "test_images": 10}
+        return {"task": task, "rival": rival, "top1": top1, **figures, **more}
+
+    fast = {"family": "mask search", "epochs": {"search": 1.0, "head": 0.5}}
+    rows = [row("80", "a", 70), row("80", "a", 72), row("80", "b", 75, **fast), row("90", "b", 60, **fast)]
+    first, second, *_ = [line for line in cost_table(rows).splitlines() if line.startswith(("| a", "| b"))]
+    assert first == "| b | mask search | 75.00 (1) | 99.00 | 80.00 | 1.0 search + 0.5 head | 1.50 | 9 |"
+    assert second == "| a | ticket | 71.00 ± 1.41 (2) | 99.00 | 80.00 | 2.0 training | 1.50 | 9 |"
+    pytest.importorskip("matplotlib")
+    for draw in (cost_figure, sparsity_figure):
+        picture = draw(rows)
+        assert picture is not None
+        assert picture == draw(rows)
+    assert sparsity_figure(rows[:3]) is None
 
 
 def test_settings_given_as_flags_are_not_tuned(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ class Cost:
     forward_flops: float
     backward_flops: float
     seconds: float
+    dense_epochs: float  # the epochs of dense training of the base that have as many FLOPs
 
     @property
     def total_epochs(self) -> float:
@@ -38,6 +39,7 @@ def cost_of(task: Task, outcome: Outcome) -> Cost:
     per_epoch = steps_per_epoch(len(task.data.train), task.batch_size, shard_of(task.accelerator))
     images = task.batch_size * task.accelerator.num_processes * task.accelerator.gradient_accumulation_steps
     layers, rest = _layer_flops(outcome.network or task.base.model, task)
+    of_base = forward_flops(task.base.model, task)
     epochs: dict[str, float] = {}
     forward = backward = 0.0
     for phase in outcome.phases:
@@ -45,11 +47,12 @@ def cost_of(task: Task, outcome: Outcome) -> Cost:
         epochs[phase.title] = round(epochs.get(phase.title, 0.0) + taken, 3)
         sparse = rest + sum(_kept_share(phase, task, name) * flops for name, flops in layers.items())
         dense = rest + sum(layers.values())
-        forward += phase.steps * images * sparse
+        forward += phase.steps * images * (sparse + phase.teacher * of_base)
         if not phase.head_only:
             of_weights = phase.dense_gradients * dense + (1 - phase.dense_gradients) * sparse
             backward += phase.steps * images * (sparse + of_weights)
-    return Cost(epochs, forward, backward, outcome.seconds)
+    dense_epoch = 3 * of_base * per_epoch * task.batch_size * task.accelerator.num_processes
+    return Cost(epochs, forward, backward, outcome.seconds, (forward + backward) / dense_epoch)
 
 
 def forward_flops(model: nn.Module, task: Task) -> int:

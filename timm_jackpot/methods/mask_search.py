@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from timm_jackpot.base import working_copy
+from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.find import find_masks
 from timm_jackpot.methods.fresh import with_open_branches, with_random_weights, with_these_weights
@@ -38,7 +39,7 @@ def search(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
         teacher=working_copy(task.base.model).requires_grad_(False).eval() if distill else None,
     )
     changed = changed_tensors(model, roles, statistics=not settings.freeze_norm_statistics)
-    phases = (Phase("search", budget.steps, masks.kept_per_layer(), dense_gradients=1.0),)
+    phases = _phases(budget, settings, masks, teacher=distill)
     return Outcome(masks, changed, budget.steps, watch.seconds, start.masks, phases=phases)
 
 
@@ -63,3 +64,10 @@ def random_weights(task: Task, budget: Budget, settings: SearchSettings) -> Outc
     """
     random_task = with_open_branches(with_random_weights(task))
     return with_these_weights(search(random_task, budget, settings), random_task)
+
+
+def _phases(budget: Budget, settings: SearchSettings, masks: MaskSet, *, teacher: bool) -> tuple[Phase, ...]:
+    """A quarter of the ramp counts as dense: the mean of the cubic ramp is three quarters."""
+    dense = 0 if settings.schedule == "constant" else round(settings.schedule_fraction * budget.steps / 4)
+    sparse = Phase("search", budget.steps - dense, masks.kept_per_layer(), dense_gradients=1.0, teacher=teacher)
+    return (Phase("search", dense, teacher=teacher), sparse) if dense else (sparse,)

@@ -66,6 +66,7 @@ class Phase:
     kept: Mapping[str, int] | None = None  # weights in each maskable layer; None: all of them
     dense_gradients: float = 0.0  # fraction of the steps that take the gradient of removed weights too
     head_only: bool = False  # the rest of the network is not differentiated
+    teacher: bool = False  # each step has a forward pass of the dense base too
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from torch import nn
 
 from timm_jackpot.data import ImageSource
 from timm_jackpot.errors import TrainingError
-from timm_jackpot.evaluation import evaluate_accuracy
+from timm_jackpot.evaluation import Accuracy, evaluate_accuracy
 from timm_jackpot.masks import encode_compact
-from timm_jackpot.methods import Budget, Outcome, Task, build_network, method
+from timm_jackpot.methods import Budget, Outcome, Task, build_network, cost_of, method
 from timm_jackpot.search import RunConfig
 from timm_jackpot.search.task import steps_of
 
@@ -29,20 +29,26 @@ def validation_accuracy(task: Task, config: RunConfig) -> dict[str, Any]:
         outcome = _train(task, config)
     except TrainingError as error:
         return {"top1": 0.0, "failed": str(error)}
-    return {"top1": _accuracy(task, outcome, task.data.val), "steps": outcome.steps, "seconds": outcome.seconds}
+    return {"top1": _accuracy(task, outcome, task.data.val).top1, "steps": outcome.steps, "seconds": outcome.seconds}
 
 
 def test_split_figures(task: Task, config: RunConfig) -> dict[str, Any]:
     """Top-1 on the test split after training, and what the result costs."""
     outcome = _train(task, config)
+    accuracy, cost = _accuracy(task, outcome, task.data.test), cost_of(task, outcome)
     return {
-        "top1": _accuracy(task, outcome, task.data.test),
+        "family": method(config.method).family,
+        "top1": accuracy.top1,
+        "top5": accuracy.top5,
         "test_images": len(task.data.test),
         "sparsity": outcome.masks.sparsity if outcome.masks is not None else 0.0,
         **{f"{kind}_bytes": size for kind, size in stored_bytes(task, outcome).items()},
         "trained_parameters": _trained(task, outcome, config),
         "steps": outcome.steps,
         "seconds": outcome.seconds,
+        "epochs": cost.epochs,
+        "training_flops": cost.forward_flops + cost.backward_flops,
+        "dense_epochs": cost.dense_epochs,
         "extra_flops": outcome.extra_flops,
         "switch_seconds": switch_seconds(task, outcome),
     }
@@ -98,9 +104,9 @@ def _train(task: Task, config: RunConfig) -> Outcome:
     return outcome
 
 
-def _accuracy(task: Task, outcome: Outcome, images: ImageSource) -> float:
+def _accuracy(task: Task, outcome: Outcome, images: ImageSource) -> Accuracy:
     network = build_network(task, outcome)
-    return evaluate_accuracy(network, images, batch_size=task.batch_size, accelerator=task.accelerator).top1
+    return evaluate_accuracy(network, images, batch_size=task.batch_size, accelerator=task.accelerator)
 
 
 def _trained(task: Task, outcome: Outcome, config: RunConfig) -> int:

@@ -22,6 +22,7 @@ from timm_jackpot.search.config import AUTO
 from timm_jackpot.training import RunFlags
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,%=_+-]{0,39}")
+TABLES = ("adapters", "cost")
 _SET_HERE = {"seed", "output", "overwrite", "resume"}
 # All rivals of a task share its base, images and maskable weights.
 _OF_THE_TASK = {
@@ -45,9 +46,9 @@ class RivalsConfig(Settings):
 
     rivals: str = Field(json_schema_extra={"flags": ["--recipe"]})
     """A bundled recipe by name, or a YAML file: settings for all runs, plus tasks (name: settings), rivals (name: a
-    method, its settings, and tune: the values to try of some, for all tasks or by task), seeds, and tune_steps (the
-    steps of a run that tunes; default: those of the task). Task settings that a method lacks are ignored for its
-    rivals."""
+    method, its settings, tune: the values to try of some, for all tasks or by task, and its own seeds), seeds,
+    tune_steps (the steps of a run that tunes; default: those of the task), and table (adapters: bytes per task; cost:
+    what training took). Task settings that a method lacks are ignored for its rivals."""
     tasks: tuple[str, ...] = ()
     """Only these tasks of the recipe. Processes may work on different tasks of one output folder at a time."""
     base_checkpoint: tuple[str, ...] = ()
@@ -59,7 +60,7 @@ class RivalsConfig(Settings):
     seeds: tuple[int, ...] | None = None
     """Seeds of the runs that are evaluated; the first also tunes. Default: those of the recipe, or 0 1 2."""
     output: str
-    """Folder for results, table.md, table.csv and adapters.png."""
+    """Folder for results, table.md, table.csv and pictures."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Rival:
     settings: Mapping[str, Any]  # of the runs that are evaluated
     candidates: tuple[dict[str, Any], ...]  # what tuning chooses from; one empty candidate: nothing to choose
     tune_steps: int | None
+    seeds: tuple[int, ...]
 
     def run(self, candidate: Mapping[str, Any], seed: int) -> RunConfig:
         """The settings of a run that is evaluated."""
@@ -84,8 +86,8 @@ class Rival:
 @dataclass(frozen=True)
 class RivalsPlan:
     tasks: dict[str, tuple[Rival, ...]]
-    seeds: tuple[int, ...]
     order: dict[str, list[str]]  # all tasks of the recipe, also those that are not run now, and their rivals
+    table: str  # one of TABLES
 
 
 def plan_rivals(config: RivalsConfig) -> RivalsPlan:
@@ -97,7 +99,11 @@ def plan_rivals(config: RivalsConfig) -> RivalsPlan:
     recipe = read_recipe(config.rivals)
     tasks, rivals = (_mappings(recipe.pop(key, None), key, config.rivals) for key in ("tasks", "rivals"))
     recipe_seeds = recipe.pop("seeds", (0, 1, 2))
-    seeds = read_seeds(config.seeds or recipe_seeds)
+    seeds = {name: own.pop("seeds", recipe_seeds) for name, own in rivals.items()}
+    seeds = {name: read_seeds(config.seeds or own) for name, own in seeds.items()}
+    table = recipe.pop("table", TABLES[0])
+    if table not in TABLES:
+        raise ConfigError(f"in the recipe {config.rivals}, table must be one of {', '.join(TABLES)}, not {table}")
     _known(config.tasks, tasks, "--tasks")
     given = (key_value(text, "--set") for text in config.settings)
     flags = {key.replace("-", "_"): read_yaml(value, f"--set {key}={value}") for key, value in given}
@@ -116,9 +122,9 @@ def plan_rivals(config: RivalsConfig) -> RivalsPlan:
         common = merged(recipe, tasks[task], flags, own)
         _check_common(common, rivals, task)
         found[task] = tuple(
-            _rival(task, name, settings, common, flags, tune_steps, seeds) for name, settings in rivals.items()
+            _rival(task, name, settings, common, flags, tune_steps, seeds[name]) for name, settings in rivals.items()
         )
-    return RivalsPlan(found, seeds, {task: list(rivals) for task in tasks})
+    return RivalsPlan(found, {task: list(rivals) for task in tasks}, table)
 
 
 def _rival(
@@ -128,7 +134,7 @@ def _rival(
     common: Mapping[str, Any],
     flags: Mapping[str, Any],
     tune_steps: int | None,
-    seeds: Sequence[int],
+    seeds: tuple[int, ...],
 ) -> Rival:
     own = dict(settings)
     tune = {str(key).replace("-", "_"): values for key, values in (own.pop("tune", None) or {}).items()}
@@ -148,7 +154,7 @@ def _rival(
     grid = {key: values for key, values in grid.items() if key not in by_flag}
     merged_settings = merged(fitting, own, by_flag)
     candidates = tuple(dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))
-    rival = Rival(name, merged_settings, candidates, tune_steps)
+    rival = Rival(name, merged_settings, candidates, tune_steps, seeds)
     if AUTO in (merged_settings.get("sparsity"), *grid.get("sparsity", ())):
         raise ConfigError(f"{what}: a rival has a sparsity of its own, not {AUTO}: tune it over values")
     try:

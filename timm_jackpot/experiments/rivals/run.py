@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from accelerate import Accelerator
 from timm_jackpot.errors import ConfigError, TrainingError
 from timm_jackpot.experiments import Cell, csv_table, folder_lock, run_cells, write_outputs
 from timm_jackpot.experiments.journal import read_journal
+from timm_jackpot.experiments.rivals.cost_table import cost_table
 from timm_jackpot.experiments.rivals.measure import test_split_figures, validation_accuracy
-from timm_jackpot.experiments.rivals.plan import Rival, RivalsConfig, plan_rivals
+from timm_jackpot.experiments.rivals.plan import Rival, RivalsConfig, RivalsPlan, plan_rivals
 from timm_jackpot.experiments.rivals.table import rivals_table
 from timm_jackpot.methods import Task
-from timm_jackpot.plots import adapter_figure
+from timm_jackpot.plots import adapter_figure, cost_figure, sparsity_figure
 from timm_jackpot.runtime.outputs import check_output
 from timm_jackpot.runtime.processes import described, from_main, make_accelerator
 from timm_jackpot.search import RunConfig
@@ -27,6 +28,11 @@ from timm_jackpot.search.task import open_task
 
 _JOURNAL = "results.json"
 _FILES = {"base_checkpoint", "data_dir"}
+_TABLES = {"adapters": rivals_table, "cost": cost_table}
+_PICTURES = {
+    "adapters": {"adapters.png": adapter_figure},
+    "cost": {"cost.png": cost_figure, "sparsity.png": sparsity_figure},
+}
 
 
 @dataclass(frozen=True)
@@ -48,31 +54,32 @@ def compare_rivals(config: RivalsConfig) -> RivalsResult:
     """
     plan, folder = plan_rivals(config), check_output(config.output)
     first = next(iter(plan.tasks.values()))[0]
-    accelerator = make_accelerator(seed=0, timeout=first.run(first.candidates[0], plan.seeds[0]).timeout)
+    accelerator = make_accelerator(seed=0, timeout=first.run(first.candidates[0], first.seeds[0]).timeout)
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
     for name, rivals in plan.tasks.items():
         with folder_lock(folder / name, accelerator):
-            open_once = _opener(name, rivals[0], plan.seeds[0], accelerator)
+            open_once = _opener(name, rivals, accelerator)
             for rival in rivals:
-                failures += _run_rival(name, rival, plan.seeds, open_once, folder / name / _JOURNAL, accelerator)
-                rows = from_main(accelerator, lambda: _write_tables(folder, plan.order))
+                failures += _run_rival(name, rival, open_once, folder / name / _JOURNAL, accelerator)
+                rows = from_main(accelerator, lambda: _write_tables(folder, plan))
     if failures:
         raise TrainingError(
             f"{len(failures)} runs failed; the first was {failures[0]}; {folder} holds the results of the others; run "
             "the same command to try again"
         )
     summary = {"tasks": len(plan.tasks), "runs": len(rows), "table": str(folder / "table.md")}
-    return RivalsResult(rows, rivals_table(rows), summary)
+    return RivalsResult(rows, _TABLES[plan.table](rows), summary)
 
 
-def _opener(name: str, rival: Rival, seed: int, accelerator: Accelerator) -> Callable[[], Task]:
+def _opener(name: str, rivals: tuple[Rival, ...], accelerator: Accelerator) -> Callable[[], Task]:
     """Loads a task once a cell needs it: all its rivals share base, images and the initial head."""
 
     @cache
     def task() -> Task:
-        opened, _ = open_task(rival.run(rival.candidates[0], seed), None, accelerator)
-        if opened.data.val is None:
+        first = rivals[0]
+        opened, _ = open_task(first.run(first.candidates[0], first.seeds[0]), None, accelerator)
+        if opened.data.val is None and any(len(rival.candidates) > 1 for rival in rivals):
             raise ConfigError(f"the task {name} holds out no images to tune on: set val_fraction or val_split")
         return opened
 
@@ -82,7 +89,6 @@ def _opener(name: str, rival: Rival, seed: int, accelerator: Accelerator) -> Cal
 def _run_rival(
     task_name: str,
     rival: Rival,
-    seeds: tuple[int, ...],
     task: Callable[[], Task],
     journal: Path,
     accelerator: Accelerator,
@@ -95,7 +101,7 @@ def _run_rival(
         return Cell(key, key, made_from, lambda: measure(task(), run))
 
     tuning = [
-        cell(_tuning_key(rival, candidate), rival.tuning_run(candidate, seeds[0]), validation_accuracy)
+        cell(_tuning_key(rival, candidate), rival.tuning_run(candidate, rival.seeds[0]), validation_accuracy)
         for candidate in rival.candidates
         if len(rival.candidates) > 1
     ]
@@ -111,7 +117,7 @@ def _run_rival(
 
         return measure
 
-    cells = [cell(f"{rival.name}, seed {seed}", rival.run(chosen, seed), evaluate(seed)) for seed in seeds]
+    cells = [cell(f"{rival.name}, seed {seed}", rival.run(chosen, seed), evaluate(seed)) for seed in rival.seeds]
     return run_cells(cells, journal, accelerator, what=f"rivals: {task_name}, run", go_on=True).failures
 
 
@@ -126,13 +132,13 @@ def _choose(rival: Rival, tuned: Mapping[str, Any]) -> dict[str, Any]:
     return max(rival.candidates, key=lambda candidate: tuned[_tuning_key(rival, candidate)]["top1"])
 
 
-def _write_tables(folder: Path, order: Mapping[str, list[str]]) -> list[dict[str, Any]]:
+def _write_tables(folder: Path, plan: RivalsPlan) -> list[dict[str, Any]]:
     """Write what is there so far, in the recipe's order; returns its rows."""
     rows = []
-    for task, rivals in order.items():
+    for task, rivals in plan.order.items():
         entries = read_journal(folder / task / _JOURNAL).values()
         found = [one.result for one in entries if one.result and one.result.get("rival") in rivals]
         rows += [{"task": task, **row} for row in sorted(found, key=lambda row: rivals.index(row["rival"]))]
-    texts = {"table.md": rivals_table(rows), "table.csv": csv_table(rows)}
-    write_outputs(folder, texts, {"adapters.png": lambda: adapter_figure(rows)})
+    texts = {"table.md": _TABLES[plan.table](rows), "table.csv": csv_table(rows)}
+    write_outputs(folder, texts, {name: partial(draw, rows) for name, draw in _PICTURES[plan.table].items()})
     return rows

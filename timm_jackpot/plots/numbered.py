@@ -1,0 +1,75 @@
+"""Panels of points with numbers, which a legend beside them explains: for more names than a panel has room for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+from timm_jackpot.plots.style import COLORS, finish, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Rows = Sequence[Mapping[str, Any]]
+FAMILIES = ("mask search", "one-shot", "ticket", "sparse training", "reference")
+
+
+def numbered_panels(rows: Rows, place: Callable[[Rows], float], look: Callable[[Rows], dict[str, Any]]) -> Figure:
+    """One panel per task: test top-1 (mean, with one standard deviation) of every rival.
+
+    Args:
+        rows: task, rival and top1, one per seed, and what the functions read.
+        place: x of the rows of one rival.
+        look: how its point is drawn.
+
+    Raises:
+        ConfigError: if matplotlib is not installed.
+    """
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    numbers = numbers_of(rows)
+    figure = new_figure(1.8 + 4.4 * min(2, len(tasks)), 3.9 * ((len(tasks) + 1) // 2))
+    panels = figure.subplots((len(tasks) + 1) // 2, min(2, len(tasks)), squeeze=False).flatten()
+    for panel, task in zip(panels, tasks, strict=False):
+        of_task = [row for row in rows if row["task"] == task]
+        for rival in dict.fromkeys(row["rival"] for row in of_task):
+            points = [row for row in of_task if row["rival"] == rival]
+            top1, x = [row["top1"] for row in points], place(points)
+            spread = stdev(top1) if len(top1) > 1 else None
+            panel.errorbar(x, mean(top1), yerr=spread, capsize=2, ms=5, lw=1, **look(points))
+            annotate(panel, numbers[rival], x, mean(top1))
+        panel.set_title(f"{task}, {of_task[0]['test_images']} test images", fontsize=10, loc="left")
+        panel.set_ylabel("top-1 (%)", fontsize=8)
+        panel.margins(x=0.15, y=0.12)
+        finish(panel, legend=None)
+    for empty in panels[len(tasks) :]:
+        empty.remove()
+    return figure
+
+
+def annotate(panel: Axes, number: int, x: float, y: float) -> None:
+    panel.annotate(str(number), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+
+
+def numbers_of(rows: Rows) -> dict[str, int]:
+    """The number of each rival, from 1, in the order of the rows."""
+    return {rival: i for i, rival in enumerate(dict.fromkeys(row["rival"] for row in rows), 1)}
+
+
+def name_numbers(figure: Figure, rows: Rows, color: Callable[[str], str] = lambda rival: "black") -> None:
+    """The legend of the numbers, on the right."""
+    from matplotlib.lines import Line2D
+
+    names = [Line2D([], [], linestyle="none", label=f"{number}  {rival}") for rival, number in numbers_of(rows).items()]
+    legend = figure.legend(
+        handles=names, loc="outside right upper", frameon=False, fontsize=8, handlelength=0, handletextpad=0
+    )
+    for text, rival in zip(legend.get_texts(), numbers_of(rows), strict=True):
+        text.set_color(color(rival))
+
+
+def family_look(family: str) -> dict[str, Any]:
+    """Color and marker of a family of methods."""
+    number = FAMILIES.index(family)
+    return {"color": COLORS[number], "marker": "osD^v"[number], "mfc": "white" if number else COLORS[0]}
