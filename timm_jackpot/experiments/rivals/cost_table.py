@@ -10,8 +10,8 @@ from timm_jackpot.experiments import markdown_table, mean_std
 
 _HEAD = ["method", "family", "top-1", "top-5", "sparsity (%)", "epochs", "dense epochs", "seconds"]
 _CAPTION = """Top-1 and top-5 in per cent on the test split, mean ± standard deviation (seeds). *Epochs* over the
-training images, by phase. *Dense epochs*: of dense training, with as many floating-point operations, as if zeros cost nothing.
-Neither counts what trained the base that a method begins from.
+training images, by phase. *Dense epochs*: of dense training, with as many floating-point operations, as if zeros cost
+nothing. Neither counts what trained the base that a method begins from.
 """
 
 
