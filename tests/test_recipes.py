@@ -317,7 +317,7 @@ def test_yaml_that_no_settings_are_like_is_refused(text: str, sentence: str, tmp
 )
 def test_a_rivals_recipe_runs_on_made_up_data(name: str, images: Path, tmp_path: Path) -> None:
     plan = plan_rivals(RivalsConfig(rivals=name, output=str(tmp_path)))
-    steps = 12 if name == "rivals_cifar10" else 1  # tickets are pruned in rounds
+    steps = {"rivals_cifar10": 12, "fig7_tuning": 2}.get(name, 1)  # tickets are pruned in rounds
     sizes = {"steps": steps, "tune_steps": 1, "batch_size": 4, "workers": 0, "val_fraction": 0.5, "model_kwargs": "[]"}
     data = {"model": "digits_resnet", "img_size": 32, "dataset": "folder", "num_classes": 5}
     task = next(task for task in plan.tasks if task != "digits")

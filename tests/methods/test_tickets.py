@@ -141,6 +141,25 @@ def test_pruning_from_the_base_begins_with_its_largest_weights(task: Task, monke
     assert len(seen) == 8
 
 
+def test_a_tuned_jackpot_has_the_mask_of_the_search_and_other_weights(task: Task) -> None:
+    found = run(task, "search", method("search").settings(distill_weight=0), steps=10)  # pyright: ignore
+    own = method("tuned_jackpot").settings(distill_weight=0, tune_fraction=0.375)  # pyright: ignore
+    tuned = run(task, "tuned_jackpot", own)
+    assert found.masks is not None
+    assert tuned.masks is not None
+    assert tuned.masks.hash() == found.masks.hash()
+    base = task.base.model.state_dict()
+    for name, mask in found.masks.items():
+        weight = tuned.changed[name].tensor
+        assert not weight[~mask].any()
+        assert not torch.equal(weight[mask], base[name][mask]), "it was trained"
+    assert [phase.title for phase in tuned.phases] == ["search", "search", "training"]
+    assert sum(phase.steps for phase in tuned.phases) == tuned.steps == 16
+    assert tuned.phases[-1].steps == 6
+    with pytest.raises(ConfigError, match="1 steps are too few to search and to tune"):
+        run(task, "tuned_jackpot", steps=1)
+
+
 def test_late_resetting_returns_to_the_step_that_it_names(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = watch_masks(monkeypatch)
     own = method("late_resetting").settings(rewind=0.5, prune_fraction=1)  # pyright: ignore[reportCallIssue]

@@ -53,7 +53,7 @@ def find_masks(
 
     def before_step(step: int) -> None:
         training.before_step(step)
-        if step and step % max(1, steps // 4) == 0:
+        if step and step % max(1, steps // settings.validations) == 0:
             _validate(model, task, step)
 
     def figures() -> dict[str, float]:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from torch import nn
+
 from timm_jackpot.base import norm_affine, open_branches, random_weights, working_copy
 from timm_jackpot.methods.task import ChangedTensor, Outcome, Task
 
@@ -15,9 +17,14 @@ def with_random_weights(task: Task) -> Task:
     fresh = random_weights(task.base.ref)
     model = working_copy(task.base.model, own=[name for name, _ in task.base.model.named_parameters()])
     model.load_state_dict(fresh, strict=False)
+    return replace(on_network(task, model), pretrained=False)
+
+
+def on_network(task: Task, model: nn.Module) -> Task:
+    """The task with other weights of the same architecture in place of its base's."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     maskable = replace(task.maskable, weights={name: parameters[name] for name in task.maskable.weights})
-    return replace(task, base=replace(task.base, model=model), maskable=maskable, pretrained=False)
+    return replace(task, base=replace(task.base, model=model), maskable=maskable)
 
 
 def with_open_branches(task: Task) -> Task:

@@ -70,5 +70,7 @@ class SearchSettings(ScoreSettings, WarmHeadFlags):
     """Weight of self-distillation from the dense base; the rest is cross-entropy. Off with a new head."""
     temperature: float = Field(default=8.0, ge=1e-2, le=1e3)
     """Distillation temperature."""
+    validations: int = Field(default=4, ge=1, le=10**6)
+    """How often held-out images are evaluated during the search: the points of a convergence curve."""
     recalibrate_batches: int = Field(default=0, ge=0, le=10**6)
     """Batches on which running statistics are re-estimated at the end; 0 keeps the moving averages of the run."""
