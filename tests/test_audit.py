@@ -17,12 +17,11 @@ from accelerate import Accelerator
 from timm_jackpot.artifact import read_artifact
 from timm_jackpot.audit import AuditConfig, AuditReport, audit_jackpot, evaluate
 from timm_jackpot.audit.__main__ import main
-from timm_jackpot.audit.run import similar_margin
 from timm_jackpot.base import load_base, tensor_ids
 from timm_jackpot.data import DataFlags, open_data
 from timm_jackpot.errors import ArtifactError, ConfigError, TrainingError
 from timm_jackpot.evaluation import evaluate_accuracy, predict
-from timm_jackpot.evidence import AUDIT_CONTROLS, AUDIT_MODELS
+from timm_jackpot.evidence import AUDIT_CONTROLS, AUDIT_MODELS, similar_margin
 from timm_jackpot.evidence.read import read_audit
 from timm_jackpot.hub import render_card
 from timm_jackpot.hub.push import _collect

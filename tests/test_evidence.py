@@ -12,7 +12,16 @@ from pydantic import ValidationError
 
 from timm_jackpot.artifact import read_artifact
 from timm_jackpot.errors import ArtifactError
-from timm_jackpot.evidence import AUDIT_CONTROLS, AuditReport, Interval, audit_section, paired_intervals, verdict_line
+from timm_jackpot.evidence import (
+    AUDIT_CONTROLS,
+    AuditReport,
+    Interval,
+    ModelResult,
+    audit_section,
+    conclusions,
+    paired_intervals,
+    verdict_line,
+)
 from timm_jackpot.evidence.read import read_audit
 from timm_jackpot.evidence.verdict import answer_principles, verdict_of
 from timm_jackpot.hub import render_card
@@ -92,6 +101,63 @@ def test_principles_that_need_trained_tickets_are_not_asked() -> None:
         "similar_same_lr": "not asked",
         "similar_well_trained": "yes",
     }
+
+
+@pytest.mark.parametrize(
+    ("expected", "figures"),
+    [
+        ("jackpot", {}),
+        ("secondary prize", {"behind_dense": around(3)}),
+        ("none", {"small_dense": around(0.2)}),
+        ("none", {"gaps": {"random_reinit": around(0.2)}}),
+        ("none", {"behind_same_lr": {0.1: around(3), 0.01: around(4)}}),
+        ("jackpot", {"behind_same_lr": {0.1: around(3), 0.01: NEAR}}),  # one learning rate is enough
+        ("not decided", {"behind_same_lr": {0.1: around(3), 0.01: around(0.5)}}),
+        ("not decided", {"small_dense": None}),
+        ("not decided", {"gaps": {}}),
+        ("not decided", {"behind_same_lr": {}}),
+        ("not decided", {"behind_dense": None}),
+        ("none", {"gaps": {}, "small_dense": around(0.2)}),
+        ("none", {"kept": 50}),
+    ],
+)
+def test_verdicts_on_tickets(expected: str, figures: dict[str, Any]) -> None:
+    best: dict[str, Any] = {"small_dense": FAR, "gaps": {"random_reinit": FAR}, "behind_dense": NEAR, "kept": 5}
+    principles = answer_principles(**{**best, "behind_same_lr": {0.1: NEAR}, **figures}, total=100, similar_margin=0.5)
+    told = {"test_images": 599, "leaked_test_images": 0, "shuffled_ahead": None}
+    assert verdict_of(principles, **told, all_asked=True) == expected
+    assert verdict_of(principles, **{**told, "leaked_test_images": 2}, all_asked=True) != "jackpot"
+
+
+def test_trained_networks_answer_what_is_not_asked_without_them(told: dict[str, Any]) -> None:
+    report = _report(told)
+    jackpot = report.models["jackpot_recalibrated"].top1.value
+
+    def beside(small_dense: Interval, dense: Interval) -> dict[str, ModelResult]:
+        ahead = {"small_dense_ticket": small_dense, "dense_ticket": dense}
+        rows = {
+            name: ModelResult(top1=around(jackpot - gap.value), std=0.1, n=7, jackpot_ahead=gap)
+            for name, gap in ahead.items()
+        }
+        return {**report.models, **rows}
+
+    def judged(models: dict[str, ModelResult]) -> tuple[dict[str, str], str]:
+        figures = {key: getattr(report, key) for key in ("behind_dense", "shuffled_ahead", "similar_margin")}
+        principles, verdict = conclusions(report.layers, models, report.controls, report.data, **figures)
+        shown = report.model_copy(update={"models": models, "principles": principles, "verdict": verdict})
+        assert AuditReport.model_validate_json(shown.model_dump_json()) == shown
+        assert "| small dense network, trained |" in audit_section(shown)
+        assert "(n = 7)" in audit_section(shown)
+        return {name: principle.answer for name, principle in principles.items()}, verdict_line(shown)
+
+    answers, _ = judged(beside(FAR, around(-0.2)))
+    assert (answers["small_dense"], answers["similar_same_lr"]) == ("yes", "yes")
+    answers, line = judged(beside(around(0.1), around(-0.8)))
+    assert (answers["small_dense"], answers["similar_same_lr"]) == ("no", "no")
+    assert "**none**. ② clear drop of a small dense network: no" in line
+    forged = report.model_copy(update={"models": beside(FAR, NEAR)}).model_dump_json()
+    with pytest.raises(ValidationError, match="do not follow from the figures"):
+        AuditReport.model_validate_json(forged)
 
 
 def test_the_gap_is_that_to_the_control_that_the_answer_hangs_on() -> None:
@@ -180,7 +246,7 @@ def test_a_report_that_does_not_agree_with_itself_is_refused(told: dict[str, Any
         ({"controls": [*told_controls, "unheard_of"]}, "models are missing"),
         ({"controls": [*told_controls, "jackpot"]}, "does not match its two"),
         ({"models": {**told["models"], "<b>": told["models"]["random"]}}, "pattern"),
-        ({"format": 3}, "format"),
+        ({"format": 4}, "format"),
     ]
     for changes, message in forged:
         with pytest.raises(ValidationError, match=message):

@@ -1,7 +1,8 @@
-"""Audit: compare a jackpot with its controls, and reach a verdict."""
+"""Audit: compare a jackpot or a trained ticket with its controls, and reach a verdict."""
 
 from timm_jackpot.audit.config import AuditConfig
 from timm_jackpot.audit.run import audit_jackpot
-from timm_jackpot.evidence import AuditReport
+from timm_jackpot.audit.tickets import audit_tickets
+from timm_jackpot.evidence import AuditReport, TicketReport
 
-__all__ = ["AuditConfig", "AuditReport", "audit_jackpot"]
+__all__ = ["AuditConfig", "AuditReport", "TicketReport", "audit_jackpot", "audit_tickets"]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from timm_jackpot.audit import AuditConfig, audit_jackpot
+from timm_jackpot.audit import AuditConfig, audit_jackpot, audit_tickets
 from timm_jackpot.cli import parse, run_verb, show
-from timm_jackpot.evidence import audit_section, verdict_line
+from timm_jackpot.evidence import audit_section, ticket_section, ticket_verdict_line, verdict_line
 
 
 def main() -> dict[str, object]:
-    report = audit_jackpot(parse(AuditConfig))
+    config = parse(AuditConfig)
+    if config.artifact is None:
+        tickets = audit_tickets(config)
+        show(f"{ticket_verdict_line(tickets)}\n\n{ticket_section(tickets)}")
+        return tickets.summary()
+    report = audit_jackpot(config)
     show(f"{verdict_line(report)}\n\n{audit_section(report)}")
     return report.summary()
 

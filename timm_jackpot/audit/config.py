@@ -2,30 +2,49 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
+from typing_extensions import Self
 
 from timm_jackpot.artifact import ArtifactFlags
 from timm_jackpot.data import DataFlags
+from timm_jackpot.errors import ConfigError
 from timm_jackpot.evidence import AUDIT_MODELS
 from timm_jackpot.methods import method_names
 from timm_jackpot.schema import Command, OneOf
 
+_OF_ARTIFACTS = {"seeds", "beside", "revision", "base_checkpoint", "trust_base"}
+
 
 class AuditConfig(ArtifactFlags, DataFlags):
-    """Compare a jackpot with its controls: does the mask deserve its accuracy? Data flags that are not given default
-    to those of its search, but the data set and its splits are never taken from the artifact."""
+    """Compare a jackpot, or trained tickets, with controls: does the mask deserve its accuracy? Data flags that are not
+    given default to those of its search, but the data set and its splits are never taken from the artifact."""
 
     group: ClassVar[str] = "Options"
     command: ClassVar[Command | None] = Command(
         "audit",
         (
             "my_jackpot --seeds 3",
-            "my_jackpot --beside snip synflow    # further methods in the table",
-            "user/name --data-dir flowers --output audits/flowers",
+            "user/name --data-dir flowers --beside snip synflow --output audits/flowers",
+            "--tickets sweeps/tickets --output audits/tickets    # no jackpot",
         ),
-        basic=("artifact", "seeds", "beside", "base_checkpoint", "dataset", "data_dir", "batch_size", "output"),
+        basic=(
+            "artifact",
+            "tickets",
+            "seeds",
+            "beside",
+            "base_checkpoint",
+            "dataset",
+            "data_dir",
+            "batch_size",
+            "output",
+        ),
     )
 
+    artifact: str | None = Field(default=None, json_schema_extra={"positional": True})  # pyright: ignore
+    """An artifact folder, or the name of a Hub repo. Without one, the tickets in --tickets are audited."""
+    tickets: str | None = None
+    """Folder of trained tickets, such as a sweep's over methods, learning rates and seeds. Beside an artifact, small
+    dense networks and dense training from it are compared with the jackpot."""
     seeds: int = Field(default=3, ge=1, le=100)
     """Number of seeds for random controls and searches (two searches per seed)."""
     beside: tuple[Annotated[str, OneOf(method_names)], ...] = ()
@@ -35,7 +54,16 @@ class AuditConfig(ArtifactFlags, DataFlags):
     """Points below the dense base that still count as similar. Default: 1 (CIFAR-100, Tiny-ImageNet), 1.5 (ImageNet),
     0.5 (all other data)."""
     output: str | None = None
-    """Folder for audit.json, audit.md and figures. Default: the artifact's folder, whose card is updated."""
+    """Folder for audit.json, audit.md and figures. Default: the artifact's folder, whose card is updated, or that of
+    the tickets."""
+
+    @model_validator(mode="after")
+    def _something_to_audit(self) -> Self:
+        if self.artifact is None and self.tickets is None:
+            raise ConfigError("name an artifact to audit, or a folder of trained tickets: --tickets FOLDER")
+        if self.artifact is None and (idle := sorted(self.model_fields_set & _OF_ARTIFACTS)):
+            raise ConfigError(f"--{idle[0].replace('_', '-')} goes with an artifact: tickets are audited as they are")
+        return self
 
     @field_validator("beside")
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from statistics import mean, stdev
@@ -16,6 +15,7 @@ from timm_jackpot.artifact import Artifact, open_artifact
 from timm_jackpot.audit.config import AuditConfig
 from timm_jackpot.audit.evaluate import RowResult, agreement, correct, evaluate_rows
 from timm_jackpot.audit.rows import audit_rows
+from timm_jackpot.audit.tickets import trained_rows
 from timm_jackpot.audit.write import choose_target, write_report
 from timm_jackpot.base import norm_statistics
 from timm_jackpot.criteria import criterion_names
@@ -33,6 +33,8 @@ from timm_jackpot.evidence import (
     SecondSearch,
     conclusions,
     paired_intervals,
+    plain_text,
+    similar_margin,
 )
 from timm_jackpot.experiments import folder_lock
 from timm_jackpot.masks import MaskSet, chance_overlap, mask_overlap
@@ -45,9 +47,6 @@ from timm_jackpot.search.save import published_settings
 from timm_jackpot.training import CALIBRATION_IMAGES
 
 _JOURNAL = "audit.partial.json"  # an interrupted audit resumes from it
-# The paper's margins (Sec. 2.2) by name of the data set; the first match counts.
-_MARGINS = ((r"cifar-?100|tiny-?imagenet", 1.0), (r"imagenet", 1.5))
-_DEFAULT_MARGIN = 0.5
 _MAX_CHANCE_OVERLAP = 0.999  # above it, random masks with the same counts are all nearly the same
 
 
@@ -65,6 +64,7 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
     """
     accelerator = make_accelerator(seed=0)
     target = choose_target(config)
+    assert config.artifact is not None
     with accelerator.main_process_first():
         artifact, loaded = open_artifact(
             config.artifact,
@@ -93,11 +93,14 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
         **published_settings(search),
     }
     rows = audit_rows(artifact, task, budget, search, seeds, config.beside)
+    if config.tickets is not None:
+        trained, made_from["tickets"] = trained_rows(config, artifact, task, search)
+        rows += trained
     with folder_lock(target.folder.resolve(), accelerator):
         answers = evaluate_rows(rows, task, journal, made_from)
 
     tested = AuditData(
-        dataset=_plain(data.name),
+        dataset=plain_text(data.name),
         train_images=len(data.train),
         test_images=len(answers["dense"][0].predictions.labels),
         calibration_images=_calibration_images(task, task.batch_size * accelerator.num_processes),
@@ -109,25 +112,20 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
         format=AUDIT_FORMAT,
         controls=list(AUDIT_CONTROLS),
         producer=_producer(),
-        base=_plain(loaded.ref.name),
+        base=plain_text(loaded.ref.name),
         mask_hash=masks.hash(),
         steps=budget.steps,
         seeds=seeds,
         second_search=_second_search(answers),
         overlaps=_overlaps(task, budget, search),
         seconds=round(sum(row.seconds for rows in answers.values() for row in rows), 2),
-        device=_plain(torch.cuda.get_device_name() if accelerator.device.type == "cuda" else "cpu"),
+        device=plain_text(torch.cuda.get_device_name() if accelerator.device.type == "cuda" else "cpu"),
     )
     if accelerator.is_main_process:
         for line in write_report(report, target):
             say(line, accelerator)
         journal.unlink(missing_ok=True)
     return report
-
-
-def similar_margin(dataset: str) -> float:
-    """Points below dense that still count as similar in the paper, by name of the data set."""
-    return next((margin for pattern, margin in _MARGINS if re.search(pattern, dataset.lower())), _DEFAULT_MARGIN)
 
 
 def _check_controls_are_possible(masks: MaskSet) -> None:
@@ -140,7 +138,7 @@ def _check_controls_are_possible(masks: MaskSet) -> None:
 def _report_differences(artifact: Artifact, data: Data, accelerator: Accelerator) -> None:
     searched_on = (artifact.config.info.get("results") or {}).get("dataset")
     if searched_on != data.name:
-        say(f"note: the search used {_plain(str(searched_on))}, the audit uses {data.name}", accelerator)
+        say(f"note: the search used {plain_text(str(searched_on))}, the audit uses {data.name}", accelerator)
     processes = recorded_processes(artifact)
     if processes not in (None, accelerator.num_processes):
         say(
@@ -174,8 +172,7 @@ def _figures_and_verdict(
         "shuffled_ahead": differences[shuffled],
         "similar_margin": margin,
     }
-    controls = {name: models[name] for name in AUDIT_CONTROLS}
-    principles, verdict = conclusions(layers, controls, tested, **figures)
+    principles, verdict = conclusions(layers, models, AUDIT_CONTROLS, tested, **figures)
     return {
         **figures,
         "models": models,
@@ -219,8 +216,3 @@ def _producer() -> Any:
     from timm_jackpot.artifact.schema import Producer
 
     return Producer(name="timm_jackpot", version=__version__)
-
-
-def _plain(text: str) -> str:
-    """Text without the characters that a report does not allow."""
-    return re.sub(r"[^\w ./:()+@-]", "", text)[:200] or "unknown"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from timm_jackpot.artifact import read_artifact
 from timm_jackpot.audit.config import AuditConfig
 from timm_jackpot.errors import ArtifactError, ConfigError
-from timm_jackpot.evidence import AUDIT, AuditReport, audit_section, verdict_line
+from timm_jackpot.evidence import AUDIT, AuditReport, TicketReport, audit_section, ticket_page, verdict_line
 from timm_jackpot.hub import render_card
 from timm_jackpot.plots import AUDIT_PICTURES, audit_figures
 from timm_jackpot.runtime.outputs import check_output, write_atomically
@@ -30,7 +30,7 @@ def choose_target(config: AuditConfig) -> Target:
     Raises:
         ConfigError: if it cannot be written to, or is missing for an artifact that is not local.
     """
-    artifact = Path(config.artifact)
+    artifact = Path(str(config.artifact))
     if config.output is None and not os.path.isdir(artifact):
         raise ConfigError(f"{config.artifact} is not a local folder: choose one for the report with --output FOLDER")
     folder = artifact if config.output is None else check_output(config.output)
@@ -61,6 +61,16 @@ def write_report(report: AuditReport, target: Target) -> list[str]:
     else:
         messages.append(f"note: {_CARD} was edited by hand and was not updated; a push renders a new one")
     return messages
+
+
+def write_ticket_report(report: TicketReport, folder: Path) -> None:
+    """Write audit.json and audit.md.
+
+    Raises:
+        ConfigError: if a file cannot be written.
+    """
+    text = report.model_dump_json(indent=1).encode() + b"\n"
+    _write(folder, {AUDIT: text, _PAGE: ticket_page(report).encode()})
 
 
 def _card(folder: Path) -> str:

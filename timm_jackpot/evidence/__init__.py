@@ -14,12 +14,23 @@ from timm_jackpot.evidence.report import (
     conclusions,
 )
 from timm_jackpot.evidence.section import audit_section, data_label, title_of, verdict_line
+from timm_jackpot.evidence.tickets import (
+    TicketReport,
+    TicketRow,
+    plain_text,
+    ticket_page,
+    ticket_section,
+    ticket_verdict_line,
+)
 from timm_jackpot.evidence.verdict import (
     AUDIT_CONTROLS,
     AUDIT_MODELS,
+    DENSE_ROW,
     NON_TRIVIAL_PERCENT,
+    SMALL_DENSE_ROW,
     Principle,
     answer_principles,
+    similar_margin,
     verdict_of,
 )
 
@@ -28,7 +39,9 @@ __all__ = [
     "AUDIT_CONTROLS",
     "AUDIT_FORMAT",
     "AUDIT_MODELS",
+    "DENSE_ROW",
     "NON_TRIVIAL_PERCENT",
+    "SMALL_DENSE_ROW",
     "AuditData",
     "AuditReport",
     "Interval",
@@ -37,12 +50,19 @@ __all__ = [
     "Overlap",
     "Principle",
     "SecondSearch",
+    "TicketReport",
+    "TicketRow",
     "answer_principles",
     "audit_section",
     "conclusions",
     "data_label",
     "paired_intervals",
+    "plain_text",
     "read_audit",
+    "similar_margin",
+    "ticket_page",
+    "ticket_section",
+    "ticket_verdict_line",
     "title_of",
     "verdict_line",
     "verdict_of",

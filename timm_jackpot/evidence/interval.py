@@ -22,3 +22,6 @@ class Interval(Document):
         if not self.low <= self.value <= self.high:
             raise ValueError("a figure lies outside its interval")
         return self
+
+    def negated(self) -> Interval:
+        return Interval(value=0 - self.value, low=0 - self.high, high=0 - self.low)  # 0 stays 0, not −0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -13,6 +14,9 @@ from timm_jackpot.evidence.interval import Interval
 from timm_jackpot.evidence.verdict import (
     AUDIT_CONTROLS,
     AUDIT_MODELS,
+    DENSE_ROW,
+    SMALL_DENSE_ROW,
+    TICKET_ROWS,
     Principle,
     Verdict,
     answer_principles,
@@ -26,7 +30,7 @@ MethodName = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[a-z][
 Plain = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w ./:()+@-]*$")]
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 _ROUNDING = 1e-6
-AUDIT_FORMAT = 2
+AUDIT_FORMAT = 3
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -81,7 +85,7 @@ class AuditReport(Document):
     refused.
 
     Every audit has the models in AUDIT_MODELS; others, such as controls of a later version, are read and shown too.
-    Format 1 had none of those and no list of controls.
+    Format 1 had none of those and no list of controls, format 2 no rows of trained networks (TICKET_ROWS).
     """
 
     format: int = Field(ge=1, le=AUDIT_FORMAT)
@@ -120,13 +124,14 @@ class AuditReport(Document):
             raise ValueError("a layer keeps more weights than it has")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("a seed is listed twice")
-        if any(measured.n not in (1, len(self.seeds)) for measured in self.models.values()):
+        if any(m.n not in (1, len(self.seeds)) for name, m in self.models.items() if name not in TICKET_ROWS):
             raise ValueError("a model must be measured once, or once per seed")
         chance = _chance_overlap(self.layers)
         if any(abs(found.chance - chance) > _ROUNDING for found in (self.second_search, *self.overlaps.values())):
             raise ValueError("an overlap by chance does not follow from the layer counts")
         top1 = {name: measured.top1.value for name, measured in self.models.items()}
-        ahead = {n: m.jackpot_ahead for n, m in self.models.items() if m.jackpot_ahead or n in self.controls}
+        needed = {*self.controls, *TICKET_ROWS}
+        ahead = {n: m.jackpot_ahead for n, m in self.models.items() if m.jackpot_ahead or n in needed}
         differences = [
             (self.behind_dense, top1["dense"] - top1["jackpot"]),
             (self.shuffled_ahead, top1["shuffled_labels"] - top1["magnitude_recalibrated"]),
@@ -136,7 +141,8 @@ class AuditReport(Document):
             raise ValueError("a difference does not match its two accuracies")
         principles, verdict = conclusions(
             self.layers,
-            {name: self.models[name] for name in self.controls},
+            self.models,
+            self.controls,
             self.data,
             behind_dense=self.behind_dense,
             shuffled_ahead=self.shuffled_ahead,
@@ -173,7 +179,8 @@ def _chance_overlap(layers: list[LayerDensity]) -> float:
 
 def conclusions(
     layers: list[LayerDensity],
-    controls: dict[str, ModelResult],
+    models: dict[str, ModelResult],
+    controls: Sequence[str],
     data: AuditData,
     *,
     behind_dense: Interval,
@@ -181,12 +188,16 @@ def conclusions(
     similar_margin: float,
 ) -> tuple[dict[str, Principle], Verdict]:
     """The answers to the principles, and the verdict, that follow from a report's figures."""
+    ahead = {name: model.jackpot_ahead for name, model in models.items() if model.jackpot_ahead is not None}
+    dense = ahead.get(DENSE_ROW)
     principles = answer_principles(
         kept=sum(layer.kept for layer in layers),
         total=sum(layer.total for layer in layers),
-        gaps={name: gap for name, measured in controls.items() if (gap := measured.jackpot_ahead) is not None},
+        gaps={name: ahead[name] for name in controls},
         behind_dense=behind_dense,
         similar_margin=similar_margin,
+        small_dense=ahead.get(SMALL_DENSE_ROW),
+        behind_same_lr={} if dense is None else {None: dense.negated()},
     )
     verdict = verdict_of(
         principles,

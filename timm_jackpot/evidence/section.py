@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from timm_jackpot.evidence.interval import Interval
 from timm_jackpot.evidence.report import AuditReport, ModelResult
-from timm_jackpot.evidence.verdict import Principle, labels_leak
+from timm_jackpot.evidence.verdict import TICKET_ROWS, Principle, labels_leak
 
 TITLES: Mapping[str, str] = {
     "dense": "dense base",
@@ -22,6 +22,9 @@ TITLES: Mapping[str, str] = {
     "smallest": "smallest weights, same layer counts",
     "reinitialised": "the mask on re-initialized weights",
     "shuffled_labels": "search with shuffled labels",
+    "small_dense_ticket": "small dense network, trained",
+    "random_reinit": "the mask on fresh weights",
+    "dense_ticket": "dense training at the search's learning rate",
 }
 _QUESTIONS = {
     "sparsity": "non-trivial sparsity (over 60 %)",
@@ -68,9 +71,7 @@ def audit_section(report: AuditReport, *, pictures: Mapping[str, str] | None = N
         "|---|---|---|",
         *(_row(name, report.models[name]) for name in rows),
         "",
-        "| principle (Ma et al. 2021) | answer | figure |",
-        "|---|---|---|",
-        *(_principle_row(name, principle) for name, principle in report.principles.items()),
+        *principle_table(report.principles),
         "",
         "| mask | overlap with the jackpot's | by chance |",
         "|---|---|---|",
@@ -83,7 +84,7 @@ def audit_section(report: AuditReport, *, pictures: Mapping[str, str] | None = N
         "",
         f"The jackpot and searches from other seeds predict the same class for "
         f"{100 * report.second_search.agreement:.2f} % of the test images.",
-        _leaks(data.leaked_test_images),
+        leaks(data.leaked_test_images),
     ]
     for file, text in (pictures or {}).items():
         lines += ["", f"![{text}]({file})"]
@@ -93,19 +94,40 @@ def audit_section(report: AuditReport, *, pictures: Mapping[str, str] | None = N
 def _row(name: str, measured: ModelResult) -> str:
     top1, bold = measured.top1, "**" if name == "jackpot" else ""
     spread = f" ± {measured.std:.2f}" if measured.std is not None else ""
-    ahead = _points(measured.jackpot_ahead) if measured.jackpot_ahead is not None else "–"
-    return f"| {bold}{title_of(name)}{bold} | {bold}{top1.value:.2f}{bold}{spread} {_range(top1)} | {ahead} |"
+    spread += f" (n = {measured.n})" if name in TICKET_ROWS else ""
+    ahead = points(measured.jackpot_ahead) if measured.jackpot_ahead is not None else "–"
+    return f"| {bold}{title_of(name)}{bold} | {bold}{top1.value:.2f}{bold}{spread} {interval_range(top1)} | {ahead} |"
 
 
-def _principle_row(name: str, principle: Principle) -> str:
-    figure = "–"
-    if name == "sparsity" and principle.figure is not None:
-        figure = f"{principle.figure.value:.2f} %"
-    elif principle.control is not None and principle.figure is not None:
-        figure = f"{_points(principle.figure)} over {title_of(principle.control)}"
-    elif principle.figure is not None:
-        figure = f"{_points(principle.figure)} below dense; at most {principle.margin:g} allowed"
-    return f"| {_NUMBERS[principle.number - 1]} {_QUESTIONS[name]} | {principle.answer} | {figure} |"
+def principle_table(principles: Mapping[str, Principle]) -> list[str]:
+    """The answers to the principles, as the lines of a table."""
+    return [
+        "| principle (Ma et al. 2021) | answer | figure |",
+        "|---|---|---|",
+        *(f"| {asked(name, found)} | {found.answer} | {_figure(name, found)} |" for name, found in principles.items()),
+    ]
+
+
+def asked(name: str, principle: Principle) -> str:
+    """The number of a principle, and its question."""
+    return f"{_NUMBERS[principle.number - 1]} {_QUESTIONS[name]}"
+
+
+def answered(name: str, principle: Principle) -> str:
+    """A principle, its answer and its figure, in a sentence."""
+    figure = "" if principle.figure is None else f" ({_figure(name, principle)})"
+    return f"{asked(name, principle)}: {principle.answer}{figure}."
+
+
+def _figure(name: str, principle: Principle) -> str:
+    if principle.figure is None:
+        return "–"
+    if name == "sparsity":
+        return f"{principle.figure.value:.2f} %"
+    if principle.control is not None:
+        return f"{points(principle.figure)} over {title_of(principle.control)}"
+    at = "" if principle.lr is None else f" at {principle.lr:g}"
+    return f"{points(principle.figure)} below dense{at}; at most {principle.margin:g} allowed"
 
 
 def _why(report: AuditReport) -> str:
@@ -120,13 +142,18 @@ def _why(report: AuditReport) -> str:
         return f"No accuracy here counts: {report.data.leaked_test_images:,} test images are also training images."
     if labels_leak(report.shuffled_ahead):
         return (
-            f"A search with shuffled labels beats magnitude by {_points(report.shuffled_ahead)} points, more than "
+            f"A search with shuffled labels beats magnitude by {points(report.shuffled_ahead)} points, more than "
             "noise explains: the search learns from something other than the labels."
         )
-    ahead = f"{_points(gap.figure)} points over the nearest control ({title_of(gap.control)})"
-    behind = f"{_points(similar.figure)} points below dense (similar: at most {similar.margin:g})"
+    ahead = f"{points(gap.figure)} points over the nearest control ({title_of(gap.control)})"
+    behind = f"{points(similar.figure)} points below dense (similar: at most {similar.margin:g})"
     if gap.answer == "no":
         return f"No clear gap: {ahead}."
+    trained = {name: principles[name] for name in ("small_dense", "similar_same_lr")}
+    for answer in ("no", "not decided"):
+        for name, principle in trained.items():
+            if principle.answer == answer:
+                return answered(name, principle)
     if gap.answer == "not decided":
         return f"Noise is too large to tell whether the gap is clear (over 0.5 points): {ahead}."
     if similar.answer == "not decided":
@@ -140,7 +167,8 @@ def _statistics(images: int) -> str:
     return f"Norm statistics are re-estimated on the same {images:,} training images unless a row says otherwise."
 
 
-def _leaks(count: int | None) -> str:
+def leaks(count: int | None) -> str:
+    """A sentence about test images among the training images."""
     if count is None:
         return "It was not checked whether test images are also training images."
     return f"Test images that are also training images (compared pixel by pixel): {count}."
@@ -150,9 +178,11 @@ def _seeds(report: AuditReport) -> str:
     return f"{len(report.seeds)} seeds" if len(report.seeds) > 1 else "one seed"
 
 
-def _points(difference: Interval) -> str:
-    return f"{difference.value:+.2f} {_range(difference, signed=True)}"
+def points(difference: Interval) -> str:
+    """A difference, and its confidence interval."""
+    return f"{difference.value:+.2f} {interval_range(difference, signed=True)}"
 
 
-def _range(interval: Interval, *, signed: bool = False) -> str:
+def interval_range(interval: Interval, *, signed: bool = False) -> str:
+    """A confidence interval in brackets."""
     return f"[{interval.low:+.2f}, {interval.high:+.2f}]" if signed else f"[{interval.low:.2f}, {interval.high:.2f}]"

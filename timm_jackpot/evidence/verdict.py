@@ -1,15 +1,17 @@
 """The principles of Ma et al. 2021 (arXiv:2107.00166, Sec. 2.2), and the verdict that follows from the figures.
 
-The paper lists five. Three apply to a jackpot, whose weights are never trained: ① non-trivial sparsity (over 60 %);
-③ a clear gap (over 0.5 points) to every control; ⑤ an accuracy similar to the well-trained dense network's (within a
-margin that depends on the data). ② compares with a trained small dense network and ④ with a dense network at the same
-learning rate: both are "not asked".
+The paper lists five: ① non-trivial sparsity (over 60 %); ② a small dense network is clearly worse; ③ so is the same
+mask on other initial weights, by over 0.5 points; ④ at some learning rate, an accuracy similar to dense training at
+that rate (within a margin that depends on the data); ⑤ one similar to the well-trained dense network's. The paper has
+no margin for ②: it is that of ③. The weights of a jackpot are never trained, so that ③ is asked of all its controls; ②
+and ④ are "not asked" of it without trained tickets to compare with.
 
 If the 95 % interval of a figure contains its margin, the answer is "not decided".
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -29,11 +31,15 @@ AUDIT_CONTROLS = (
     "reinitialised",
     "shuffled_labels",
 )
+SMALL_DENSE_ROW, DENSE_ROW = TICKET_ROWS = ("small_dense_ticket", "dense_ticket")  # trained, for ② and ④
 AUDIT_MODELS = ("dense", "dense_recalibrated", "jackpot", "jackpot_recalibrated", "second_search", *AUDIT_CONTROLS)
 
 NON_TRIVIAL_PERCENT = 60.0
 CLEAR_GAP = 0.5  # points
 FEWEST_IMAGES = 30  # with fewer, bootstrap intervals are not reliable
+# The paper's margins for ④ and ⑤, by name of the data set; the first match counts.
+_MARGINS = ((r"cifar-?100|tiny-?imagenet", 1.0), (r"imagenet", 1.5))
+_DEFAULT_MARGIN = 0.5
 
 
 class Principle(Document):
@@ -44,20 +50,29 @@ class Principle(Document):
     margin: float | None = None
     figure: Interval | None = None
     control: str | None = None  # the control whose gap is the figure
+    lr: float | None = None  # the learning rate at which the figure was found
 
 
 def answer_principles(
-    *, kept: int, total: int, gaps: Mapping[str, Interval], behind_dense: Interval, similar_margin: float
+    *,
+    kept: int,
+    total: int,
+    gaps: Mapping[str, Interval],
+    behind_dense: Interval | None,
+    similar_margin: float,
+    small_dense: Interval | None = None,
+    behind_same_lr: Mapping[float | None, Interval] | None = None,
 ) -> dict[str, Principle]:
-    """Answer every principle.
+    """Answer every principle; those without figures are not asked.
 
     Args:
         kept, total: numbers of maskable weights.
         gaps: points by which the jackpot beats each control.
         behind_dense: points by which it is below the dense base.
         similar_margin: points below dense that still count as similar.
+        small_dense: points by which it beats a small dense network.
+        behind_same_lr: points by which it is below dense training, by learning rate (None: that of its search).
     """
-    control = _hardest(gaps)
     sparsity = 100 * (total - kept) / total
     return {
         "sparsity": Principle(
@@ -66,15 +81,18 @@ def answer_principles(
             margin=NON_TRIVIAL_PERCENT,
             figure=Interval(value=sparsity, low=sparsity, high=sparsity),
         ),
-        "small_dense": Principle(number=2, answer="not asked"),
-        "clear_gap": Principle(
-            number=3, answer=_clear(gaps[control]), margin=CLEAR_GAP, figure=gaps[control], control=control
-        ),
-        "similar_same_lr": Principle(number=4, answer="not asked"),
-        "similar_well_trained": Principle(
-            number=5, answer=_similar(behind_dense, similar_margin), margin=similar_margin, figure=behind_dense
+        "small_dense": _answer_gap(2, {} if small_dense is None else {SMALL_DENSE_ROW: small_dense}),
+        "clear_gap": _answer_gap(3, gaps),
+        "similar_same_lr": _answer_similar(4, behind_same_lr or {}, similar_margin),
+        "similar_well_trained": _answer_similar(
+            5, {} if behind_dense is None else {None: behind_dense}, similar_margin
         ),
     }
+
+
+def similar_margin(dataset: str) -> float:
+    """Points below dense that still count as similar in the paper, by name of the data set."""
+    return next((margin for pattern, margin in _MARGINS if re.search(pattern, dataset.lower())), _DEFAULT_MARGIN)
 
 
 def labels_leak(shuffled_ahead: Interval) -> bool:
@@ -83,28 +101,54 @@ def labels_leak(shuffled_ahead: Interval) -> bool:
 
 
 def verdict_of(
-    principles: Mapping[str, Principle], *, test_images: int, leaked_test_images: int | None, shuffled_ahead: Interval
+    principles: Mapping[str, Principle],
+    *,
+    test_images: int,
+    leaked_test_images: int | None,
+    shuffled_ahead: Interval | None,
+    all_asked: bool = False,
 ) -> Verdict:
-    """The verdict of the paper's Fig. 2, without the principles that need trained tickets.
+    """The verdict of the paper's Fig. 2.
 
-    ①, ③ and ⑤: jackpot. ① and ③ without ⑤: secondary prize. Without ① or ③: none. Not decided if a needed answer is
-    not decided, or if the accuracies are not reliable (leaked test images, shuffled labels that help, too few test
+    All principles: jackpot. All but ⑤: secondary prize. Without one of the others: none. Not decided if a needed answer
+    is not decided, or if the accuracies are not reliable (leaked test images, shuffled labels that help, too few test
     images).
 
     Args:
         leaked_test_images: test images found among the training images; None if not checked.
-        shuffled_ahead: points by which the search with shuffled labels beats recalibrated magnitude.
+        shuffled_ahead: points by which the search with shuffled labels beats recalibrated magnitude, if there is one.
+        all_asked: whether ② and ④ are needed too, as they are for a ticket.
     """
-    gap, similar = principles["clear_gap"].answer, principles["similar_well_trained"].answer
-    if principles["sparsity"].answer == "no":
+    needed = {name: principle.answer for name, principle in principles.items()}
+    if needed.pop("sparsity") == "no":
         return "none"
-    if leaked_test_images or labels_leak(shuffled_ahead) or test_images < FEWEST_IMAGES:
+    shuffled_helps = shuffled_ahead is not None and labels_leak(shuffled_ahead)
+    if leaked_test_images or shuffled_helps or test_images < FEWEST_IMAGES:
         return "not decided"
-    if gap == "no":
+    similar = needed.pop("similar_well_trained")
+    if "no" in needed.values():
         return "none"
-    if "not decided" in (gap, similar):
+    if "not decided" in (*needed.values(), similar) or (all_asked and "not asked" in (*needed.values(), similar)):
         return "not decided"
     return "jackpot" if similar == "yes" else "secondary prize"
+
+
+def _answer_gap(number: int, gaps: Mapping[str, Interval]) -> Principle:
+    if not gaps:
+        return Principle(number=number, answer="not asked")
+    control = _hardest(gaps)
+    return Principle(
+        number=number, answer=_clear(gaps[control]), margin=CLEAR_GAP, figure=gaps[control], control=control
+    )
+
+
+def _answer_similar(number: int, behind: Mapping[float | None, Interval], margin: float) -> Principle:
+    """One learning rate at which it is similar is enough."""
+    if not behind:
+        return Principle(number=number, answer="not asked")
+    rank = {"yes": 0, "not decided": 1, "no": 2}
+    lr = min(behind, key=lambda at: (rank[_similar(behind[at], margin)], behind[at].value))
+    return Principle(number=number, answer=_similar(behind[lr], margin), margin=margin, figure=behind[lr], lr=lr)
 
 
 def _non_trivial(kept: int, total: int) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from accelerate import Accelerator
@@ -85,6 +86,12 @@ def search_settings(artifact: Artifact, flags: DataFlags) -> RunConfig:
     if found.steps is None and found.epochs is None:
         raise ArtifactError("the artifact does not record the number of steps of its search: it cannot be repeated")
     return found
+
+
+def data_flags(settings: Mapping[str, Any], flags: DataFlags) -> DataFlags:
+    """The data of `flags`; augmentation and held-out images, where not given, as in the settings of a run."""
+    given = {key: getattr(flags, key) for key in flags.model_fields_set & set(DataFlags.model_fields)}
+    return DataFlags(**{key: settings[key] for key in _HARMLESS_DATA & settings.keys()} | given)
 
 
 def recorded_processes(artifact: Artifact) -> int | None:

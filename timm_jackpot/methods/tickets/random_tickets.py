@@ -62,15 +62,20 @@ def random_ticket(task: Task, budget: Budget, settings: RandomTicketSettings) ->
     )
 
 
-def fresh_weights(ref: BaseRef, seed: int) -> dict[str, Tensor]:
-    """Random weights of the architecture that differ from those that a run with this seed starts from.
+def drawn_weights(ref: BaseRef, seed: int) -> dict[str, Tensor]:
+    """The random weights that a run with this seed starts from: θ₀.
 
     Raises:
         BaseError: if timm cannot build the architecture.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed((seed + _FRESH) % 2**63)
+        torch.manual_seed(seed % 2**63)
         return random_weights(ref)
+
+
+def fresh_weights(ref: BaseRef, seed: int) -> dict[str, Tensor]:
+    """Random weights that differ from those that a run with this seed starts from."""
+    return drawn_weights(ref, seed + _FRESH)
 
 
 def _fresh_in_the_end(last: int, ref: BaseRef, seed: int) -> Restart:
