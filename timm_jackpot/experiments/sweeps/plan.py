@@ -36,7 +36,7 @@ class SweepConfig(Settings):
 
     sweep: str = Field(json_schema_extra={"flags": ["--recipe"]})
     """A bundled recipe by name, or a YAML file: settings of `search`, plus grid (setting: values), cells (a list of
-    settings that go together) and seeds."""
+    settings that go together), seeds, and published (figures of a paper, to be shown beside ours)."""
     grid: tuple[str, ...] = ()
     """Settings that add to or replace the recipe's: steps=300 preset=paper,default."""
     seeds: tuple[int, ...] | None = None
@@ -64,7 +64,8 @@ def plan_grid(config: SweepConfig) -> list[GridPoint]:
     cells = recipe.pop("cells", None) or [{}]
     grid = recipe.pop("grid", None) or {}
     seeds = read_seeds(config.seeds or recipe.get("seeds") or (0, 1, 2))
-    recipe.pop("seeds", None)
+    for key in ("seeds", "published"):
+        recipe.pop(key, None)
     if not isinstance(grid, dict) or not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
         raise ConfigError(
             f"in the recipe {config.sweep}, grid must map settings to lists, and cells must be a list of mappings"

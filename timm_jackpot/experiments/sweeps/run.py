@@ -6,6 +6,7 @@ from typing import Any
 
 from timm_jackpot.experiments import csv_table, folder_lock, run_cells, search_cell, write_outputs
 from timm_jackpot.experiments.sweeps.plan import SweepConfig, plan_grid
+from timm_jackpot.experiments.sweeps.published import published_figures, published_rows, published_table
 from timm_jackpot.experiments.sweeps.table import sweep_table
 from timm_jackpot.plots import convergence_figure, sweep_figure
 from timm_jackpot.runtime.outputs import check_output
@@ -27,7 +28,7 @@ def run_sweep(config: SweepConfig) -> dict[str, Any]:
         JackpotError: whatever a search raises; earlier runs are kept.
     """
     folder = check_output(config.output)
-    cells = plan_grid(config)
+    cells, published = plan_grid(config), published_figures(config.sweep)
     runs = {f"{cell.name}/seed{seed}": (cell, seed) for cell in cells for seed in cell.searches}
     searches = [
         search_cell(folder, key, f"{cell.name}, seed {seed}", cell.searches[seed]) for key, (cell, seed) in runs.items()
@@ -45,7 +46,8 @@ def run_sweep(config: SweepConfig) -> dict[str, Any]:
             records.setdefault(cell.name, []).append(read_record(folder / key / "record.jsonl"))
         return convergence_figure(records)
 
-    texts = {"table.csv": csv_table(rows), "table.md": sweep_table(cells, rows)}
+    table = sweep_table(cells, rows) + published_table(published, cells, rows)
+    texts = {"table.csv": csv_table([*rows, *published_rows(published)]), "table.md": table}
     pictures = {"picture.png": lambda: sweep_figure(rows, axes), "convergence.png": convergence}
     from_main(accelerator, lambda: write_outputs(folder, texts, pictures))
     return {"cells": len(cells), "runs": len(runs), "skipped": ran.skipped, "table": str(folder / "table.md")}
