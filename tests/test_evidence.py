@@ -148,6 +148,7 @@ def test_trained_networks_answer_what_is_not_asked_without_them(told: dict[str, 
         assert AuditReport.model_validate_json(shown.model_dump_json()) == shown
         assert "| small dense network, trained |" in audit_section(shown)
         assert "(n = 7)" in audit_section(shown)
+        assert "two dense ones and those trained from random weights keep the same number" in audit_section(shown)
         return {name: principle.answer for name, principle in principles.items()}, verdict_line(shown)
 
     answers, _ = judged(beside(FAR, around(-0.2)))

@@ -60,12 +60,14 @@ def audit_section(report: AuditReport, *, pictures: Mapping[str, str] | None = N
     data = report.data
     first = ("dense", "dense_recalibrated", "jackpot", "jackpot_recalibrated", "second_search", *report.controls)
     rows = [*first, *(name for name in report.models if name not in first)]
+    trained = " and those trained from random weights" if any(name in report.models for name in TICKET_ROWS) else ""
     lines = [
         f"Top-1 accuracy (%) on the test split of {data_label(data.dataset)} (n = {data.test_images:,}), evaluated "
         f"once per model. Random and searched rows: mean ± standard deviation over {_seeds(report)}. Brackets: 95 % "
-        "confidence intervals (paired bootstrap over test images and seeds). All rows but the two dense ones keep the "
-        f"same number of weights. {_statistics(data.calibration_images)} The last column compares with the jackpot "
-        f"with re-estimated statistics. Every search takes {report.steps:,} steps, like the jackpot's.",
+        "confidence intervals (paired bootstrap over test images and seeds). All rows but the two dense ones"
+        f"{trained} keep the same number of weights. {_statistics(data.calibration_images)} The last column compares "
+        "with the jackpot with re-estimated statistics. "
+        f"Every search takes {report.steps:,} steps, like the jackpot's.",
         "",
         "| | top-1 | jackpot minus row |",
         "|---|---|---|",

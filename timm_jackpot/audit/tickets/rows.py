@@ -53,7 +53,7 @@ def trained_rows(config: AuditConfig, artifact: Artifact, task: Task, search: Ru
             task.accelerator,
         )
     rows = [
-        AuditRow(name, partial(_as_trained, network, task), recalibrated=False, seed=found.seed)
+        AuditRow(name, partial(_as_trained, network, task), seed=found.seed)
         for name, those in chosen.items()
         for found, network in zip(those.found, those.networks, strict=True)
     ]
