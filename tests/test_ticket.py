@@ -216,8 +216,10 @@ def test_what_cannot_be_transferred_is_refused(ticket: TicketResult, tmp_path: P
     small = train(tmp_path / "small", "small_dense", model="cifar_resnet20", pretrained=False, steps=1)
     for settings, told in (
         ({}, "name the ticket to transfer: --ticket FOLDER"),
+        ({"ticket": str(tmp_path)}, "holds no ticket.json"),
         ({"ticket": str(folder_of(small))}, "holds a dense network, without a mask"),
         ({"ticket": str(folder_of(ticket)), "model": "cifar_resnet20", "pretrained": False}, "masks other weights"),
     ):
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises((ArtifactError, ConfigError), match=told):
             train(tmp_path / "t", "transferred_ticket", **settings)
+        assert not (tmp_path / "t").exists()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from timm_jackpot.artifact import recover_folder
 from timm_jackpot.data import Data, DataFlags
-from timm_jackpot.errors import BaseError, ConfigError, RunInterrupted, TrainingError
+from timm_jackpot.errors import ArtifactError, BaseError, ConfigError, RunInterrupted, TrainingError
 from timm_jackpot.runtime.interruption import Interruption
 from timm_jackpot.runtime.lock import locked
 from timm_jackpot.runtime.processes import device_name, make_accelerator, say
@@ -174,7 +174,7 @@ class RunState:
             except Exception as error:
                 notice = self._kept_notice()
                 say(notice, self._accelerator)
-                if notice is None and isinstance(error, (BaseError, ConfigError)):  # refused before any training
+                if notice is None and isinstance(error, (ArtifactError, BaseError, ConfigError)):  # refused before any training
                     self._leave_nothing()
                 raise
             finally:
