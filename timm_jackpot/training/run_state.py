@@ -174,7 +174,9 @@ class RunState:
             except Exception as error:
                 notice = self._kept_notice()
                 say(notice, self._accelerator)
-                if notice is None and isinstance(error, (ArtifactError, BaseError, ConfigError)):  # refused before any training
+                if notice is None and isinstance(
+                    error, (ArtifactError, BaseError, ConfigError)
+                ):  # refused before any training
                     self._leave_nothing()
                 raise
             finally:
