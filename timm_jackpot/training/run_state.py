@@ -26,6 +26,7 @@ from timm_jackpot.training.record import Record, start_tracker
 
 CHECKPOINTS, RECORDING = "checkpoints", "record.partial.jsonl"
 _DETERMINISTIC = "the same seed gives the same result on this machine, bit for bit"
+_REFUSALS = (ArtifactError, BaseError, ConfigError)
 _NOT_QUITE = (
     "cuDNN kernels are deterministic; others (scatter, interpolation, attention backward) may round differently"
 )
@@ -174,9 +175,7 @@ class RunState:
             except Exception as error:
                 notice = self._kept_notice()
                 say(notice, self._accelerator)
-                if notice is None and isinstance(
-                    error, (ArtifactError, BaseError, ConfigError)
-                ):  # refused before any training
+                if notice is None and isinstance(error, _REFUSALS):  # before any training
                     self._leave_nothing()
                 raise
             finally:
