@@ -25,8 +25,8 @@ from timm_jackpot.training.flags import OutputFlags, RunFlags
 from timm_jackpot.training.record import Record, start_tracker
 
 CHECKPOINTS, RECORDING = "checkpoints", "record.partial.jsonl"
-_DETERMINISTIC = "the same seed gives the same result on this machine, bit for bit"
 _REFUSALS = (ArtifactError, BaseError, ConfigError)
+_DETERMINISTIC = "the same seed gives the same result on this machine, bit for bit"
 _NOT_QUITE = (
     "cuDNN kernels are deterministic; others (scatter, interpolation, attention backward) may round differently"
 )
