@@ -291,8 +291,12 @@ def test_the_cost_of_a_dense_step_is_three_forward_passes(task: Task) -> None:
     gradual = cost_of(task, run(task, "gradual_magnitude", steps=10))
     assert gradual.epochs == {"training": pytest.approx(10 / (len(task.data.train) // 64), abs=2e-3)}
     assert 10 / 4 * static.forward_flops < gradual.forward_flops < 10 / 4 * cost.forward_flops
-    search = cost_of(task, run(task, "search", steps=4))
-    assert search.backward_flops > 2 * search.forward_flops  # scores need the gradients of removed weights
+    alone = cost_of(task, run(task, "search", method("search").settings(distill_weight=0), steps=4))  # pyright: ignore
+    assert alone.backward_flops > 2 * alone.forward_flops  # scores need the gradients of removed weights
+    assert static.forward_flops < alone.forward_flops < cost.forward_flops  # the sparsity ramps up
+    taught = cost_of(task, run(task, "search", steps=4))
+    assert taught.forward_flops - alone.forward_flops == cost.forward_flops  # the teacher's
+    assert taught.backward_flops == alone.backward_flops
 
 
 def test_a_planted_cheat_that_keeps_trained_weights_is_seen(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
