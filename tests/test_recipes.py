@@ -309,9 +309,7 @@ def test_yaml_that_no_settings_are_like_is_refused(text: str, sentence: str, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "rivals_cifar10" else []) for name in RIVALS]
-)
+@pytest.mark.parametrize("name", RIVALS)
 def test_a_rivals_recipe_runs_on_made_up_data(name: str, images: Path, tmp_path: Path) -> None:
     plan = plan_rivals(RivalsConfig(rivals=name, output=str(tmp_path)))
     steps = {"rivals_cifar10": 12, "fig7_tuning": 2}.get(name, 1)  # tickets are pruned in rounds

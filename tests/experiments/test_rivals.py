@@ -132,11 +132,13 @@ def test_the_best_come_first_and_sparsity_has_a_picture() -> None:
     first, second, *_ = [line for line in cost_table(rows).splitlines() if line.startswith(("| a", "| b"))]
     assert first == "| b | mask search | 75.00 (1) | 99.00 | 80.00 | 1.0 search + 0.5 head | 1.50 | 9 |"
     assert second == "| a | ticket | 71.00 ± 1.41 (2) | 99.00 | 80.00 | 2.0 training | 1.50 | 9 |"
+    earlier = {"task": "80", "rival": "c", "top1": 80.0, "sparsity": 0.8, "seconds": 3.0, "test_images": 10}
+    assert "| c | – | 80.00 (1) | – | 80.00 | – | – | 3 |" in cost_table([*rows, earlier])
     pytest.importorskip("matplotlib")
     for draw in (cost_figure, sparsity_figure):
         picture = draw(rows)
         assert picture is not None
-        assert picture == draw(rows)
+        assert picture == draw(rows) == draw([*rows, earlier])
     assert sparsity_figure(rows[:3]) is None
 
 

@@ -23,6 +23,7 @@ def cost_figure(rows: Rows) -> bytes | None:
     Raises:
         ConfigError: if matplotlib is not installed.
     """
+    rows = [row for row in rows if "dense_epochs" in row]  # not in rows of an earlier version
     if not rows:
         return None
     figure = numbered_panels(rows, _dense_epochs, lambda points: family_look(points[0]["family"]))
@@ -41,6 +42,7 @@ def sparsity_figure(rows: Rows) -> bytes | None:
     Raises:
         ConfigError: if matplotlib is not installed.
     """
+    rows = [row for row in rows if "family" in row]  # not in rows of an earlier version
     if len({row["task"] for row in rows}) < 2:
         return None
     figure = new_figure(6.6, 4.4)

@@ -18,6 +18,8 @@ nothing. Neither counts what trained the base that a method begins from.
 def cost_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The best come first; all figures but top-1 and top-5 are means over seeds.
 
+    Rows of an earlier version lack some figures: – stands for these.
+
     Args:
         rows: one per task, rival and seed, as `compare_rivals` returns them.
     """
@@ -32,15 +34,22 @@ def cost_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _line(rival: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    phases = {title: mean(row["epochs"].get(title, 0.0) for row in rows) for row in rows for title in row["epochs"]}
-    split = " + ".join(f"{epochs:.1f} {title}" for title, epochs in phases.items())
+    top5 = [row["top5"] for row in rows if "top5" in row]
+    dense = [row["dense_epochs"] for row in rows if "dense_epochs" in row]
     return [
         rival,
-        rows[0]["family"],
+        rows[0].get("family", "–"),
         mean_std((row["top1"] for row in rows), count=True),
-        mean_std(row["top5"] for row in rows),
+        mean_std(top5) if top5 else "–",
         f"{100 * mean(row['sparsity'] for row in rows):.2f}",
-        split or "0",
-        f"{mean(row['dense_epochs'] for row in rows):.2f}",
+        _by_phase([row["epochs"] for row in rows if "epochs" in row]),
+        f"{mean(dense):.2f}" if dense else "–",
         f"{mean(row['seconds'] for row in rows):.0f}",
     ]
+
+
+def _by_phase(epochs: Sequence[Mapping[str, float]]) -> str:
+    if not epochs:
+        return "–"
+    phases = {title: mean(one.get(title, 0.0) for one in epochs) for some in epochs for title in some}
+    return " + ".join(f"{taken:.1f} {title}" for title, taken in phases.items()) or "0"
