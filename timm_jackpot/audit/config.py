@@ -28,15 +28,8 @@ class AuditConfig(ArtifactFlags, DataFlags):
             "--tickets sweeps/tickets --output audits/tickets    # no jackpot",
         ),
         basic=(
-            "artifact",
-            "tickets",
-            "seeds",
-            "beside",
-            "base_checkpoint",
-            "dataset",
-            "data_dir",
-            "batch_size",
-            "output",
+            *("artifact", "tickets", "seeds", "beside", "base_checkpoint"),
+            *("dataset", "data_dir", "batch_size", "output"),
         ),
     )
 

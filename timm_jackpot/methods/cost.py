@@ -26,10 +26,6 @@ class Cost:
     seconds: float
     dense_epochs: float  # the epochs of dense training of the base that have as many FLOPs
 
-    @property
-    def total_epochs(self) -> float:
-        return sum(self.epochs.values())
-
 
 def cost_of(task: Task, outcome: Outcome) -> Cost:
     """A backward pass costs a forward pass for the gradients of activations, and another for those of weights.
@@ -39,14 +35,14 @@ def cost_of(task: Task, outcome: Outcome) -> Cost:
     per_epoch = steps_per_epoch(len(task.data.train), task.batch_size, shard_of(task.accelerator))
     images = task.batch_size * task.accelerator.num_processes * task.accelerator.gradient_accumulation_steps
     layers, rest = _layer_flops(outcome.network or task.base.model, task)
-    of_base = forward_flops(task.base.model, task)
+    dense = rest + sum(layers.values())
+    of_base = dense if outcome.network is None else forward_flops(task.base.model, task)
     epochs: dict[str, float] = {}
     forward = backward = 0.0
     for phase in outcome.phases:
         taken = phase.steps * task.accelerator.gradient_accumulation_steps / per_epoch
         epochs[phase.title] = round(epochs.get(phase.title, 0.0) + taken, 3)
         sparse = rest + sum(_kept_share(phase, task, name) * flops for name, flops in layers.items())
-        dense = rest + sum(layers.values())
         forward += phase.steps * images * (sparse + phase.teacher * of_base)
         if not phase.head_only:
             of_weights = phase.dense_gradients * dense + (1 - phase.dense_gradients) * sparse

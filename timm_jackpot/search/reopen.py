@@ -70,7 +70,6 @@ def search_settings(artifact: Artifact, flags: DataFlags) -> RunConfig:
         ArtifactError: if it does not record its search settings, or they are not valid.
     """
     given = {key: value for key, value in _recorded(artifact).items() if key not in _LEFT_OUT}
-    data = {key: getattr(flags, key) for key in flags.model_fields_set & set(DataFlags.model_fields)}
     allocation = artifact.config.allocation.label
     exact = {"allocation": allocation, "sparsity": artifact.config.sparsity.requested}
     if ":" in allocation:
@@ -80,7 +79,7 @@ def search_settings(artifact: Artifact, flags: DataFlags) -> RunConfig:
     if isinstance(steps, int) and not isinstance(steps, bool) and steps >= 0:
         exact |= {"steps": steps, "epochs": None}
     try:
-        found = config_from({**given, **exact, **data})
+        found = config_from({**given, **exact, **_given(flags)})
     except ConfigError as error:
         raise ArtifactError(f"the artifact's search settings are not valid: {error}") from error
     if found.steps is None and found.epochs is None:
@@ -90,14 +89,17 @@ def search_settings(artifact: Artifact, flags: DataFlags) -> RunConfig:
 
 def data_flags(settings: Mapping[str, Any], flags: DataFlags) -> DataFlags:
     """The data of `flags`; augmentation and held-out images, where not given, as in the settings of a run."""
-    given = {key: getattr(flags, key) for key in flags.model_fields_set & set(DataFlags.model_fields)}
-    return DataFlags(**{key: settings[key] for key in _HARMLESS_DATA & settings.keys()} | given)
+    return DataFlags(**{key: settings[key] for key in _HARMLESS_DATA & settings.keys()} | _given(flags))
 
 
 def recorded_processes(artifact: Artifact) -> int | None:
     """The number of processes that the search ran on, if recorded."""
     count = _results(artifact).get("processes")
     return count if isinstance(count, int) and not isinstance(count, bool) else None
+
+
+def _given(flags: DataFlags) -> dict[str, Any]:
+    return {key: getattr(flags, key) for key in flags.model_fields_set & set(DataFlags.model_fields)}
 
 
 def _recorded(artifact: Artifact) -> dict[str, Any]:

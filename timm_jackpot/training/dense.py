@@ -57,7 +57,7 @@ class DenseRun:
     steps: int
     state: RunState
     accelerator: Accelerator
-    save_steps: tuple[int, ...] = ()  # steps after which the weights are kept too
+    save_steps: tuple[int, ...] = ()  # numbers of steps after which the weights are kept too
 
     def train_and_save(self, summarize: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
         """Train, evaluate once on the test split, and save weights, config and record.

@@ -13,6 +13,7 @@ from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods import build_network, method
 from timm_jackpot.runtime.processes import make_accelerator, say
 from timm_jackpot.search.reopen import reopen_search
+from timm_jackpot.training import Record
 
 
 def method_columns(
@@ -44,7 +45,7 @@ def method_columns(
     found = []
     for number, name in enumerate(dict.fromkeys(names), 1):
         say(f"compare: method {number} of {len(names)}: {name}", accelerator)
-        outcome = method(name).run(task, replace(budget, seed=seed))
+        outcome = method(name).run(replace(task, record=Record()), replace(budget, seed=seed))
         accuracy = evaluate_accuracy(
             build_network(task, outcome), task.data.test, batch_size=task.batch_size, accelerator=accelerator
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -17,6 +18,7 @@ from timm_jackpot.masks import encode_compact
 from timm_jackpot.methods import Budget, Outcome, Task, build_network, cost_of, method
 from timm_jackpot.search import RunConfig
 from timm_jackpot.search.task import steps_of
+from timm_jackpot.training import Record
 
 _SWITCHES = 5
 _BYTES = 4  # float32
@@ -98,6 +100,7 @@ def switch_seconds(task: Task, outcome: Outcome) -> float:
 
 def _train(task: Task, config: RunConfig) -> Outcome:
     steps = steps_of(config, len(task.data.train), task.accelerator)
+    task = replace(task, record=Record())  # progress lines show its last validation
     outcome = method(config.method).run(task, Budget.of(config, steps=steps, seed=config.seed), config)
     if not all(bool(tensor.isfinite().all()) for _, tensor in outcome.changed.values()):
         raise TrainingError("training diverged: lower the learning rate")
