@@ -104,8 +104,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def reports(root: Path) -> dict[str, dict[str, Any]]:
     """What came of every case, tried in one process of its own."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(root / "hf"), "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, hostile.__file__, str(root)]
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(root), str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    command = [sys.executable, "-m", "hostile.program", str(root)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment, cwd=root) as child:
         assert child.stdin
