@@ -258,7 +258,7 @@ def test_narrow_networks_keep_to_their_budget(task: Task) -> None:
 
 
 def test_too_few_steps_for_the_rounds_are_refused(task: Task) -> None:
-    with pytest.raises(ConfigError, match="8 rounds need more than 5 steps"):
+    with pytest.raises(ConfigError, match="8 rounds of pruning need at least 9 steps, not 5"):
         run(task, "lottery_ticket", steps=5)
     with pytest.raises(ConfigError, match="not patterns"):
         run(task, "imp", allocation="2:4")

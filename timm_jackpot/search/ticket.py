@@ -17,7 +17,7 @@ from timm_jackpot.methods import Budget, Task, build_network, method
 from timm_jackpot.runtime.lock import locked
 from timm_jackpot.runtime.outputs import check_output
 from timm_jackpot.runtime.processes import device_name, launched_as_main
-from timm_jackpot.search.config import RunConfig
+from timm_jackpot.search.config import AUTO, RunConfig
 from timm_jackpot.search.save import fresh_output, published_settings
 from timm_jackpot.search.save_ticket import TICKET_FILES, save_ticket, ticket_of
 from timm_jackpot.search.task import open_task, steps_of
@@ -46,6 +46,8 @@ def train_ticket(config: RunConfig) -> TicketResult:
             f"the method {config.method} does not give a mask that an artifact can hold: compare --methods and audit "
             "--beside show its accuracy"
         )
+    if config.sparsity == AUTO:
+        raise ConfigError(f"only searches for a jackpot choose a sparsity: give --sparsity a number, not {AUTO}")
     accelerator = run_accelerator(config, config.output or "runs/ticket")
     folder = check_output(config.output) if config.output else fresh_output(config)
     with open_run(folder, accelerator, config, settings=published_settings(config), digest=_digest) as state:

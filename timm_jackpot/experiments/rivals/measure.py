@@ -57,14 +57,14 @@ def test_split_figures(task: Task, config: RunConfig) -> dict[str, Any]:
 
 
 def stored_bytes(task: Task, outcome: Outcome) -> dict[str, int]:
-    """Bytes that one task takes beside the base, by kind: compact masks, everything else in float32."""
+    """Bytes that one task takes beside the base, by kind: compact masks, everything else in float32, without zeros."""
     found: dict[str, int] = dict.fromkeys(("mask", "norm_statistics", "norm_affine", "head", "weights"), 0)
     if outcome.masks is not None:
         weights = {name: task.maskable.weights[name].detach().cpu() for name in outcome.masks}
         found["mask"] = encode_compact(outcome.masks, weights).numel()
-    for role, tensor in outcome.changed.values():
+    for name, (role, _) in outcome.changed.items():
         if role != "weights" or not outcome.factors:
-            found[role] += tensor.numel() * _BYTES
+            found[role] += _values(name, outcome) * _BYTES
     if outcome.network is not None:  # stored whole, in place of the base
         found["weights"] += _parameters(outcome.network) * _BYTES
     found["weights"] += sum(a.numel() + b.numel() for a, b in outcome.factors.values()) * _BYTES
@@ -117,11 +117,17 @@ def _trained(task: Task, outcome: Outcome, config: RunConfig) -> int:
     scores = outcome.masks.total if outcome.masks is not None and method(config.method).family == "mask search" else 0
     factors = sum(a.numel() + b.numel() for a, b in outcome.factors.values())
     others = sum(
-        tensor.numel()
-        for role, tensor in outcome.changed.values()
+        _values(name, outcome)
+        for name, (role, _) in outcome.changed.items()
         if role != "norm_statistics" and not (role == "weights" and outcome.factors)
     )
     return scores + factors + others + (_parameters(outcome.network) if outcome.network is not None else 0)
+
+
+def _values(name: str, outcome: Outcome) -> int:
+    """The number of values of a changed tensor, only those that its mask keeps if it has one."""
+    masked = outcome.masks is not None and name in outcome.masks
+    return int(outcome.masks[name].count_nonzero()) if masked else outcome.changed[name].tensor.numel()
 
 
 def _parameters(network: nn.Module) -> int:

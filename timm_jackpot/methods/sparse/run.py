@@ -18,7 +18,7 @@ from timm_jackpot.methods.sparse.network import SparseWeights, Update
 from timm_jackpot.methods.start import start_from
 from timm_jackpot.methods.task import Outcome, Phase, Stopwatch, Task
 from timm_jackpot.methods.train import HeadFlags, all_of, changed_tensors, train_network, unfreeze
-from timm_jackpot.runtime.processes import same_everywhere
+from timm_jackpot.runtime.processes import same_everywhere, say
 from timm_jackpot.training import average_norm_statistics
 
 _STREAM = 1_000_003  # parts the random choices of a run from those of its batches
@@ -63,6 +63,8 @@ def sparse_training(
     task = task if settings.pretrained_weights else with_random_weights(task)
     start = MaskSet(masks(task))
     final, model = train_sparse(task, budget, settings, start, update=update, after_step=after_step, state=state)
+    if (update or after_step) and final.hash() == start.hash():
+        say(f"note: none of the {budget.steps} steps changed the mask: it is the one that it began with", task.accelerator)
     sparse = Phase("training", budget.steps - dense_steps, final.kept_per_layer(), dense_gradients)
     phases = [Phase("training", dense_steps), sparse] if dense_steps else [sparse]
     return outcome_of(model, final, task, watch, phases, start=start, initial=task.base.model.state_dict())

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import pairwise
-from math import floor
+from math import ceil, floor
 from typing import ClassVar
 
 import torch
@@ -74,8 +74,8 @@ def plan_rounds(
     dense = budget.steps / (first + each * rounds)
     if rounds and each * dense < 1:
         raise ConfigError(
-            f"{rounds} rounds need more than {budget.steps} steps: raise --steps, or prune more at once with a larger "
-            "--prune-fraction"
+            f"{rounds} rounds of pruning need at least {ceil(first / each + rounds)} steps, not {budget.steps}: raise "
+            "--steps, or prune more at once with a larger --prune-fraction"
         )
     starts = [0, *(floor(dense * (first + each * i) + 0.5) for i in range(rounds + 1))]
     return Rounds(tuple(f"{s:f}" for s in sparsities), tuple(starts), round(rewind * starts[1]))
