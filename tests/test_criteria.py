@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from timm_jackpot.base import load_base, maskable_weights
-from timm_jackpot.criteria import grasp, magnitude, obd, random, snip, synflow
+from timm_jackpot.criteria import grasp, magnitude, obd, random, reconstruction, snip, synflow
 from timm_jackpot.data import Batch, DataFlags, open_data
 from timm_jackpot.runtime.processes import Shard
 from timm_jackpot.search import SearchConfig, search_jackpot
@@ -383,6 +383,9 @@ CRITERIA: dict[str, Callable[[nn.Module, Weights, Any], dict[str, Tensor]]] = {
     "synflow": lambda model, weights, batches: synflow(model, weights, batches[0].images.shape[1:]),
     "magnitude": lambda model, weights, batches: magnitude(weights),
     "random": lambda model, weights, batches: random(weights, seed=0),
+    "reconstruction": lambda model, weights, batches: reconstruction(
+        model, weights, batches, {name: weight.numel() // 10 for name, weight in weights.items()}
+    ),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 every_criterion = pytest.mark.parametrize("criterion", CRITERIA)

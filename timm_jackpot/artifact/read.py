@@ -155,8 +155,8 @@ def read_config(folder: Path) -> Config:
     """
     if is_ticket(folder):
         raise ArtifactError(
-            f"{folder} holds a ticket, whose weights are trained, and no jackpot: its network is the model "
-            f"local-dir:{folder}, and {Path(folder) / INNER} is an artifact with its mask on the weights that it began from"
+            f"{folder} holds a ticket, whose weights are trained, and no jackpot: its network is the model local-dir:"
+            f"{folder}, and {Path(folder) / INNER} is an artifact with its mask on the weights that it began from"
         )
     return parse_config(read_bytes(folder / CONFIG, MAX_CONFIG_BYTES))
 

@@ -13,7 +13,7 @@ from timm_jackpot.data import Batch
 from timm_jackpot.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., dict[str, Tensor]])
-_ARGUMENTS = frozenset(("weights", "model", "batches", "input_size", "seed"))
+_ARGUMENTS = frozenset(("weights", "model", "batches", "input_size", "seed", "kept"))
 _registered: dict[str, Criterion] = {}
 
 
@@ -34,21 +34,24 @@ class Criterion:
         batches: Callable[[], Iterable[Batch]],
         input_size: Sequence[int],
         seed: int,
+        kept: Callable[[], Mapping[str, int]],
     ) -> dict[str, Tensor]:
-        """Scores of the `weights` of `model`, by name. `batches` is called only if the function needs images, and what
-        it returns may be read more than once."""
+        """Scores of the `weights` of `model`, by name. `batches` and `kept` (the number of weights that each mask will
+        keep) are called only if the function needs them, and the batches may be read more than once."""
         arguments: dict[str, Callable[[], Any]] = {
             "weights": lambda: weights,
             "model": lambda: model,
             "batches": batches,
             "input_size": lambda: input_size,
             "seed": lambda: seed,
+            "kept": kept,
         }
         return self.function(**{name: arguments[name]() for name in self.needs})
 
 
 def register_criterion(name: str, *, paper: str) -> Callable[[F], F]:
-    """Register a function that takes any of `weights`, `model`, `batches`, `input_size`, `seed` and returns scores."""
+    """Register a function that takes any of `weights`, `model`, `batches`, `input_size`, `seed`, `kept` and
+    returns scores."""
 
     def add(function: F) -> F:
         needs = frozenset(inspect.signature(function).parameters)

@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import broadcast
 from torch import Tensor
 
-from timm_jackpot.criteria import criterion
+from timm_jackpot.criteria import criterion, magnitude
 from timm_jackpot.data import Batch, ImageSource
 from timm_jackpot.masks import MaskSet, keep_largest, keep_n_of_m
 from timm_jackpot.methods.budget import Budget
@@ -59,6 +59,7 @@ def start_from(name: str, task: Task, budget: Budget, *, batches: int = 1) -> St
         batches=lambda: _FirstBatches(task.data.train, batches, budget.seed),
         input_size=task.data.config["input_size"],
         seed=budget.seed,
+        kept=lambda: budget.counts(magnitude(task.maskable.weights)),
     )
     # Every rank reads the same images, but kernels may round differently.
     if task.accelerator.num_processes > 1:

@@ -77,7 +77,7 @@ class TrainableJackpot(nn.Module):
         for name in trained:
             parameters[name].requires_grad_(True)
         scores = criterion(config.criterion).scores(
-            self._maskable.weights, self.model, batches=list, input_size=data["input_size"], seed=config.seed
+            self._maskable.weights, self.model, batches=list, input_size=data["input_size"], seed=config.seed, kept=dict
         )
         budget = Budget.of(config, steps=config.steps, seed=config.seed)
         start = Start(scores, budget.counts(scores), budget.n_of_m)

@@ -82,7 +82,12 @@ def criterion_columns(
 
     def mask(name: str) -> MaskSet:
         scores = criterion(name).scores(
-            weights, base.model, batches=tuple, input_size=artifact.config.data.input_size, seed=seed
+            weights,
+            base.model,
+            batches=tuple,
+            input_size=artifact.config.data.input_size,
+            seed=seed,
+            kept=lambda: kept,
         )
         return MaskSet({layer: keep_largest(values, kept[layer]) for layer, values in scores.items()})
 

@@ -64,7 +64,10 @@ def sparse_training(
     start = MaskSet(masks(task))
     final, model = train_sparse(task, budget, settings, start, update=update, after_step=after_step, state=state)
     if (update or after_step) and final.hash() == start.hash():
-        say(f"note: none of the {budget.steps} steps changed the mask: it is the one that it began with", task.accelerator)
+        say(
+            f"note: none of the {budget.steps} steps changed the mask: it is the one that it began with",
+            task.accelerator,
+        )
     sparse = Phase("training", budget.steps - dense_steps, final.kept_per_layer(), dense_gradients)
     phases = [Phase("training", dense_steps), sparse] if dense_steps else [sparse]
     return outcome_of(model, final, task, watch, phases, start=start, initial=task.base.model.state_dict())
