@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from timm_jackpot.experiments.rivals.measure import stored_bytes
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods import Budget, Outcome, Task, build_network, method
 from timm_jackpot.methods.sparse import SparseWeights, drop_and_grow, drop_smallest, grow_largest, share_out
@@ -130,6 +131,22 @@ def test_nothing_dropped_is_the_static_mask_bit_for_bit(task: Task) -> None:
         still = run(task, name, own)
         assert still.masks == static.masks
         assert all(torch.equal(still.changed[key].tensor, entry.tensor) for key, entry in static.changed.items())
+
+
+def test_a_run_too_short_to_change_its_mask_says_so(task: Task, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = run(task, "rigl", steps=2)
+    assert outcome.masks == outcome.start
+    assert "note: none of the 2 steps changed the mask: it is the one that it began with" in capsys.readouterr().err
+    run(task, "rigl", RigLSettings(update_interval=1), steps=4)
+    run(task, "static_random", steps=2)
+    assert "changed the mask" not in capsys.readouterr().err
+
+
+def test_zeros_cost_no_bytes(task: Task) -> None:
+    outcome = run(task, "static_random", steps=2)
+    assert outcome.masks is not None
+    others = [t.numel() for n, (role, t) in outcome.changed.items() if role == "weights" and n not in outcome.masks]
+    assert stored_bytes(task, outcome)["weights"] == 4 * (outcome.masks.kept + sum(others))
 
 
 @pytest.mark.parametrize("opt", ["sgd", "adam", "adamw"])

@@ -126,8 +126,8 @@ def _trained(task: Task, outcome: Outcome, config: RunConfig) -> int:
 
 def _values(name: str, outcome: Outcome) -> int:
     """The number of values of a changed tensor, only those that its mask keeps if it has one."""
-    masked = outcome.masks is not None and name in outcome.masks
-    return int(outcome.masks[name].count_nonzero()) if masked else outcome.changed[name].tensor.numel()
+    mask = (outcome.masks or {}).get(name)
+    return outcome.changed[name].tensor.numel() if mask is None else int(mask.count_nonzero())
 
 
 def _parameters(network: nn.Module) -> int:
