@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
+from timm_jackpot.criteria._swaps import Moments, refine
 from timm_jackpot.criteria.magnitude import magnitude
 from timm_jackpot.criteria.registry import register_criterion
 from timm_jackpot.data import Batch
 from timm_jackpot.masks import keep_largest
 
 _CHUNK = 16  # images whose patches are in memory at a time
-_LEAST_GAIN = 1e-6  # of the loss at the start of a layer
-_RIDGE = 1e-6  # of var(y), added to var(y'): no row gains by vanishing
 _ARGUMENTS = {
     F.linear: ("input", "weight", "bias"),
     F.conv2d: ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
@@ -103,9 +102,10 @@ class _Refiner(TorchFunctionMode):
         if id(given["weight"]) not in self._refined:
             self._refined.add(id(given["weight"]))
             moments = _moments(func, given, masked, outputs, centered=self._rescaled)
-            weight = given["weight"].detach().flatten(1).double()
-            rows = _Rows(weight, mask.flatten(1).clone(), moments, rescaled=self._rescaled)
-            mask.copy_(_refine(rows).view(mask.shape))
+            rows = refine(
+                given["weight"].flatten(1).cpu().double(), mask.flatten(1).cpu(), moments, rescaled=self._rescaled
+            )
+            mask.copy_(rows.view(mask.shape))
         under_mask = func(**{**given, "input": masked, "weight": given["weight"] * mask})
         return torch.cat((outputs, under_mask))
 
@@ -118,17 +118,9 @@ def _batch_norm(given: dict[str, Any]) -> Tensor:
     return torch.cat((dense, F.batch_norm(**{**given, **anew, "input": given["input"][half:]})))
 
 
-class _Moments(NamedTuple):
-    """Second moments over images and positions, in float64."""
-
-    inputs: Tensor  # of x', E x' x'ᵀ [groups, d, d]
-    outputs: Tensor  # of y with x', E y x'ᵀ [o, d]; y without bias, which y' has too
-    squares: Tensor  # of y, E y² [o]
-
-
 def _moments(
     func: Callable[..., Tensor], given: Mapping[str, Any], masked: Tensor, outputs: Tensor, *, centered: bool
-) -> _Moments:
+) -> Moments:
     groups, bias = given.get("groups", 1), given.get("bias")
     total, squares, count = torch.zeros(()), torch.zeros(()), 0
     for x, y in zip(masked.split(_CHUNK), outputs.split(_CHUNK), strict=True):
@@ -139,14 +131,14 @@ def _moments(
             wanted = _by_group((y if bias is None else y - bias[:, None, None]).flatten(2), groups)
         one = torch.ones_like(inputs[..., :1])
         products = torch.cat((inputs, one), -1).transpose(1, 2) @ torch.cat((inputs, wanted, one), -1)
-        total, count = total + products.double(), count + inputs.shape[1]
-        squares = squares + wanted.square().sum(1).double()
+        total, count = total + products.cpu().double(), count + inputs.shape[1]
+        squares = squares + wanted.square().sum(1).cpu().double()
     mean, squares = total / count, squares / count  # [groups, d + 1, d + o / groups + 1], [groups, o / groups]
     d = mean.shape[1] - 1
     if centered:
         squares = squares - mean[:, d, d:-1].square()
         mean = mean - mean[:, :, -1:] * mean[:, -1:, :]
-    return _Moments(mean[:, :d, :d], mean[:, :d, d:-1].transpose(1, 2).flatten(0, 1), squares.flatten())
+    return Moments(mean[:, :d, :d], mean[:, :d, d:-1].transpose(1, 2).flatten(0, 1), squares.flatten())
 
 
 def _patches(x: Tensor, given: Mapping[str, Any]) -> Tensor:
@@ -158,78 +150,3 @@ def _patches(x: Tensor, given: Mapping[str, Any]) -> Tensor:
 def _by_group(columns: Tensor, groups: int) -> Tensor:
     """[n, groups · d, positions] → [groups, n · positions, d]"""
     return columns.unflatten(1, (groups, -1)).permute(1, 0, 3, 2).flatten(1, 2)
-
-
-class _Rows:
-    """The rows of a weight [o, d] under a mask, and how the loss of each would change with each of its weights.
-
-    The loss of a row is E(y − y')² − E y², or if `rescaled`, −cov(y, y')² / var(y').
-    """
-
-    def __init__(self, weight: Tensor, mask: Tensor, moments: _Moments, *, rescaled: bool) -> None:
-        self.weight, self.mask = weight, mask
-        self._inputs, self._outputs, self._rescaled = moments.inputs, moments.outputs, rescaled
-        self._ridge = (_RIDGE * moments.squares).clamp_min(torch.finfo(moments.squares.dtype).tiny)
-        groups, d = moments.inputs.shape[:2]
-        self._group = torch.arange(len(weight), device=weight.device) // (len(weight) // groups)
-        self._diagonal = moments.inputs.diagonal(dim1=1, dim2=2)[self._group]
-        kept = weight * mask
-        self._products = (kept.view(groups, -1, d) @ moments.inputs).flatten(0, 1)  # (m ⊙ w)ᵀ E x' x'ᵀ
-        self._with_dense = (kept * moments.outputs).sum(1)  # E y y'
-        self._square = (kept * self._products).sum(1)  # E y'²
-        self.changes = self._changes(torch.arange(len(weight), device=weight.device))
-
-    def loss(self) -> Tensor:
-        """[o]"""
-        return self._loss(slice(None), self._with_dense[:, None], self._square[:, None])[:, 0]
-
-    def toggle(self, rows: Tensor, columns: Tensor) -> None:
-        """Remove or add one weight in each of some rows."""
-        step = torch.where(self.mask[rows, columns], -1.0, 1.0) * self.weight[rows, columns]
-        self._with_dense[rows] += step * self._outputs[rows, columns]
-        self._square[rows] += 2 * step * self._products[rows, columns]
-        self._square[rows] += step.square() * self._diagonal[rows, columns]
-        self._products[rows] += step[:, None] * self._inputs[self._group[rows], columns]
-        self.mask[rows, columns] = ~self.mask[rows, columns]
-        self.changes[rows] = self._changes(rows)
-
-    def _changes(self, rows: Tensor) -> Tensor:
-        """How the loss of its row changes if a weight is removed, or added; [rows, d]."""
-        step = torch.where(self.mask[rows], -1.0, 1.0) * self.weight[rows]
-        with_dense, square = self._with_dense[rows, None], self._square[rows, None]
-        after = self._loss(
-            rows,
-            with_dense + step * self._outputs[rows],
-            square + 2 * step * self._products[rows] + step.square() * self._diagonal[rows],
-        )
-        return after - self._loss(rows, with_dense, square)
-
-    def _loss(self, rows: Tensor | slice, with_dense: Tensor, square: Tensor) -> Tensor:
-        if not self._rescaled:
-            return square - 2 * with_dense
-        return -with_dense.clamp_min(0).square() / (square.clamp_min(0) + self._ridge[rows, None])
-
-
-def _refine(rows: _Rows) -> Tensor:
-    """Swap weights inside the mask for others as long as the total loss falls; returns the mask.
-
-    Rows do not affect each other, so that a round adds one weight in each of several rows, and then removes as many.
-    """
-    inf, least = torch.inf, _LEAST_GAIN * float(rows.loss().sum().abs())
-    swaps = len(rows.weight)
-    while swaps:
-        adding, column = torch.where(rows.mask, inf, rows.changes).min(1)
-        removing = torch.where(rows.mask, rows.changes, inf).amin(1)
-        helpful = adding.sort().values + removing.sort().values < 0
-        swaps = min(swaps, int(helpful.sum()))
-        before = float(rows.loss().sum())
-        added = adding.argsort()[:swaps]
-        rows.toggle(added, column[added])
-        removing, other = torch.where(rows.mask, rows.changes, inf).min(1)
-        removed = removing.argsort()[:swaps]
-        rows.toggle(removed, other[removed])
-        if float(rows.loss().sum()) > before - least:
-            rows.toggle(removed, other[removed])
-            rows.toggle(added, column[added])
-            swaps //= 2
-    return rows.mask

@@ -1,0 +1,100 @@
+"""Swaps between the kept and the removed weights of one layer, on second moments of its inputs and outputs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_LEAST_GAIN = 1e-6  # of the loss at the start of a layer
+_RIDGE = 1e-6  # of var(y), added to var(y'): no row gains by vanishing
+
+
+class Moments(NamedTuple):
+    """Second moments over images and positions, in float64 on the CPU."""
+
+    inputs: Tensor  # of x', E x' x'ᵀ [groups, d, d]
+    outputs: Tensor  # of y with x', E y x'ᵀ [o, d]; y without bias, which y' has too
+    squares: Tensor  # of y, E y² [o]
+
+
+def refine(weight: Tensor, mask: Tensor, moments: Moments, *, rescaled: bool) -> Tensor:
+    """Swap weights outside a mask for others inside it as long as the loss of all outputs falls; returns the mask.
+
+    The loss of an output is E(y − y')², or if `rescaled`, the variance of y that y' does not explain up to scale.
+    Outputs do not affect each other, so that a round adds one weight for each of several, and then removes as many.
+
+    Args:
+        weight: [o, d], in float64 on the CPU.
+        mask: [o, d], boolean, on the CPU; it is not changed.
+    """
+    rows = _Rows(weight, mask.clone(), moments, rescaled=rescaled)
+    inf, least = torch.inf, _LEAST_GAIN * float(rows.loss().sum().abs())
+    swaps = len(rows.weight)
+    while swaps:
+        adding, column = torch.where(rows.mask, inf, rows.changes).min(1)
+        removing = torch.where(rows.mask, rows.changes, inf).amin(1)
+        helpful = adding.sort().values + removing.sort().values < 0
+        swaps = min(swaps, int(helpful.sum()))
+        before = float(rows.loss().sum())
+        added = adding.argsort()[:swaps]
+        rows.toggle(added, column[added])
+        removing, other = torch.where(rows.mask, rows.changes, inf).min(1)
+        removed = removing.argsort()[:swaps]
+        rows.toggle(removed, other[removed])
+        if float(rows.loss().sum()) > before - least:
+            rows.toggle(removed, other[removed])
+            rows.toggle(added, column[added])
+            swaps //= 2
+    return rows.mask
+
+
+class _Rows:
+    """The rows of a weight [o, d] under a mask, and how the loss of each would change with each of its weights.
+
+    The loss of a row is E(y − y')² − E y², or if `rescaled`, −cov(y, y')² / var(y').
+    """
+
+    def __init__(self, weight: Tensor, mask: Tensor, moments: Moments, *, rescaled: bool) -> None:
+        self.weight, self.mask = weight, mask
+        self._inputs, self._outputs, self._rescaled = moments.inputs, moments.outputs, rescaled
+        self._ridge = (_RIDGE * moments.squares).clamp_min(torch.finfo(moments.squares.dtype).tiny)
+        groups, d = moments.inputs.shape[:2]
+        self._group = torch.arange(len(weight)) // (len(weight) // groups)
+        self._diagonal = moments.inputs.diagonal(dim1=1, dim2=2)[self._group]
+        kept = weight * mask
+        self._products = (kept.view(groups, -1, d) @ moments.inputs).flatten(0, 1)  # (m ⊙ w)ᵀ E x' x'ᵀ
+        self._with_dense = (kept * moments.outputs).sum(1)  # E y y'
+        self._square = (kept * self._products).sum(1)  # E y'²
+        self.changes = self._changes(torch.arange(len(weight)))
+
+    def loss(self) -> Tensor:
+        """[o]"""
+        return self._loss(slice(None), self._with_dense[:, None], self._square[:, None])[:, 0]
+
+    def toggle(self, rows: Tensor, columns: Tensor) -> None:
+        """Remove or add one weight in each of some rows."""
+        step = torch.where(self.mask[rows, columns], -1.0, 1.0) * self.weight[rows, columns]
+        self._with_dense[rows] += step * self._outputs[rows, columns]
+        self._square[rows] += 2 * step * self._products[rows, columns]
+        self._square[rows] += step.square() * self._diagonal[rows, columns]
+        self._products[rows] += step[:, None] * self._inputs[self._group[rows], columns]
+        self.mask[rows, columns] = ~self.mask[rows, columns]
+        self.changes[rows] = self._changes(rows)
+
+    def _changes(self, rows: Tensor) -> Tensor:
+        """How the loss of its row changes if a weight is removed, or added; [rows, d]."""
+        step = torch.where(self.mask[rows], -1.0, 1.0) * self.weight[rows]
+        with_dense, square = self._with_dense[rows, None], self._square[rows, None]
+        after = self._loss(
+            rows,
+            with_dense + step * self._outputs[rows],
+            square + 2 * step * self._products[rows] + step.square() * self._diagonal[rows],
+        )
+        return after - self._loss(rows, with_dense, square)
+
+    def _loss(self, rows: Tensor | slice, with_dense: Tensor, square: Tensor) -> Tensor:
+        if not self._rescaled:
+            return square - 2 * with_dense
+        return -with_dense.clamp_min(0).square() / (square.clamp_min(0) + self._ridge[rows, None])
