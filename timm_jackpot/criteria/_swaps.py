@@ -7,35 +7,38 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_LEAST_GAIN = 1e-6  # of the loss at the start of a layer
-_RIDGE = 1e-6  # of var(y), added to var(y'): no row gains by vanishing
+_LEAST_GAIN = 1e-6  # of Σ E y²: what a round must gain
+_RIDGE = 1e-6  # of E y², added to var(y'): no row gains by vanishing
 
 
 class Moments(NamedTuple):
-    """Second moments over images and positions, in float64 on the CPU."""
+    """Second moments over images and positions, in float64 on the CPU. If outputs are rescaled, two are centered."""
 
-    inputs: Tensor  # of x', E x' x'ᵀ [groups, d, d]
-    outputs: Tensor  # of y with x', E y x'ᵀ [o, d]; y without bias, which y' has too
+    inputs: Tensor  # of x', E x' x'ᵀ [groups, d, d], maybe centered
+    outputs: Tensor  # of y with x', E y x'ᵀ [o, d], maybe centered; y without bias, which y' has too
     squares: Tensor  # of y, E y² [o]
 
 
 def refine(weight: Tensor, mask: Tensor, moments: Moments, *, rescaled: bool) -> Tensor:
-    """Swap weights outside a mask for others inside it as long as the loss of all outputs falls; returns the mask.
+    """Add weights to a mask and remove as many others, until a round no longer lowers the loss; returns the mask.
 
-    The loss of an output is E(y − y')², or if `rescaled`, the variance of y that y' does not explain up to scale.
-    Outputs do not affect each other, so that a round adds one weight for each of several, and then removes as many.
+    The loss of a row, that is, of an output, is E(y − y')², or if `rescaled`, the variance of y that y' does not
+    explain up to scale. Rows do not affect each other: a round adds the best weight of the rows that gain most, then
+    removes the best one of those that lose least, which may be others.
 
     Args:
         weight: [o, d], in float64 on the CPU.
         mask: [o, d], boolean, on the CPU; it is not changed.
     """
     rows = _Rows(weight, mask.clone(), moments, rescaled=rescaled)
-    inf, least = torch.inf, _LEAST_GAIN * float(rows.loss().sum().abs())
+    inf, least = torch.inf, _LEAST_GAIN * float(moments.squares.sum())
     swaps = len(rows.weight)
     while swaps:
         adding, column = torch.where(rows.mask, inf, rows.changes).min(1)
         removing = torch.where(rows.mask, rows.changes, inf).amin(1)
-        helpful = adding.sort().values + removing.sort().values < 0
+        helpful = (
+            adding.sort().values + removing.sort().values < 0
+        )  # the best addition with the best removal, and so on
         swaps = min(swaps, int(helpful.sum()))
         before = float(rows.loss().sum())
         added = adding.argsort()[:swaps]
@@ -43,7 +46,7 @@ def refine(weight: Tensor, mask: Tensor, moments: Moments, *, rescaled: bool) ->
         removing, other = torch.where(rows.mask, rows.changes, inf).min(1)
         removed = removing.argsort()[:swaps]
         rows.toggle(removed, other[removed])
-        if float(rows.loss().sum()) > before - least:
+        if not float(rows.loss().sum()) < before - least:
             rows.toggle(removed, other[removed])
             rows.toggle(added, column[added])
             swaps //= 2

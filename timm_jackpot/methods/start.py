@@ -14,6 +14,7 @@ from torch import Tensor
 
 from timm_jackpot.criteria import criterion, magnitude
 from timm_jackpot.data import Batch, ImageSource
+from timm_jackpot.errors import ConfigError
 from timm_jackpot.masks import MaskSet, keep_largest, keep_n_of_m
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.task import Task
@@ -59,12 +60,24 @@ def start_from(name: str, task: Task, budget: Budget, *, batches: int = 1) -> St
         batches=lambda: _FirstBatches(task.data.train, batches, budget.seed),
         input_size=task.data.config["input_size"],
         seed=budget.seed,
-        kept=lambda: budget.counts(magnitude(task.maskable.weights)),
+        kept=lambda: _counts_of_magnitude(name, task, budget),
     )
     # Every rank reads the same images, but kernels may round differently.
     if task.accelerator.num_processes > 1:
         scores = {layer: cast(Tensor, broadcast(values)) for layer, values in scores.items()}
     return Start(scores, budget.counts(scores), None if budget.kept is not None else budget.n_of_m)
+
+
+def _counts_of_magnitude(name: str, task: Task, budget: Budget) -> dict[str, int]:
+    """
+    Raises:
+        ConfigError: for an N:M pattern, which a mask that is refined at its counts would not keep.
+    """
+    if budget.kept is None and budget.n_of_m is not None:
+        raise ConfigError(
+            f"the criterion {name} keeps layer counts, not patterns: replace --allocation {budget.allocation}"
+        )
+    return budget.counts(magnitude(task.maskable.weights))
 
 
 def starved_notice(start: Start) -> str | None:
