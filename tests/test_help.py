@@ -45,7 +45,7 @@ def test_a_method_changes_the_help(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.delitem(sys.modules, "timm_jackpot.search.__main__", raising=False)  # other tests import it
     with pytest.raises(SystemExit):
         typed(monkeypatch, "search", "--method", "snip", "--help")
-    assert "[default: snip]" in capsys.readouterr().out
+    assert "[default: snip]" in " ".join(capsys.readouterr().out.split())
     typed(monkeypatch, "search", "--help-all")
     assert "--criterion-batches" in capsys.readouterr().out
 
