@@ -61,18 +61,15 @@ def read_yaml(text: str, what: str) -> Any:
         raise ConfigError(f"{what} is too long: settings have at most {_MAX_SIZE:,} characters")
     try:
         value = yaml.load(text, Loader=_PlainNumbers)  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ConfigError(f"{what} is not valid YAML: {where}{error.problem}") from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: a date, or an int of 5,000 digits
-        raise ConfigError(f"{what} is not valid YAML: {_fault(error)}") from error
+        raise ConfigError(f"{what} is not valid YAML: {str(error).splitlines()[0]}") from error
     except RecursionError:
         raise ConfigError(f"{what} is nested too deeply: at most {_MAX_DEPTH} levels are allowed") from None
     _check_size(value, what)
     return value
-
-
-def _fault(error: Exception) -> str:
-    """The first line of an error, and where it is if YAML says so."""
-    mark = getattr(error, "problem_mark", None)
-    return f"line {mark.line + 1}: {error.problem}" if mark else str(error).splitlines()[0]  # pyright: ignore
 
 
 def _check_size(value: Any, what: str) -> None:

@@ -117,6 +117,15 @@ def requested_sparsity(kept: int, total: int) -> str:
     return f"{Decimal(total - kept) / max(total, 1):.25f}"
 
 
+def claim_first_layer(config: dict[str, Any], shape: list[int]) -> None:
+    """Give the first layer a shape, none of whose weights is kept; all counts are made to agree."""
+    config["layers"][0].update(shape=shape, kept=0)
+    kept = sum(layer["kept"] for layer in config["layers"])
+    total = sum(prod(layer["shape"]) for layer in config["layers"])
+    config["sparsity"].update(maskable=[kept, total], all_parameters=[kept + 2794, total + 2794])
+    config["sparsity"]["requested"] = requested_sparsity(kept, total)
+
+
 def tensors_file(tensors: Mapping[str, tuple[str, list[int], bytes]], metadata: dict[str, str]) -> bytes:
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     body = b""

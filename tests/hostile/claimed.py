@@ -7,7 +7,7 @@ from collections.abc import Callable
 from math import prod
 from pathlib import Path
 
-from hostile.case import CONFIG, EXTRAS, FIRST, GIANT, MASKS, add, edited, join, requested_sparsity, split
+from hostile.case import CONFIG, EXTRAS, FIRST, GIANT, MASKS, add, claim_first_layer, edited, join, split
 
 
 def _sparse(file: str, size: int, *, tell: bool) -> Callable[[Path], None]:
@@ -43,11 +43,7 @@ def _giant_layer(shape: list[int]) -> Callable[[Path], None]:
         (folder / MASKS).write_bytes(front)
         os.truncate(folder / MASKS, size)
         with edited(folder) as config:
-            config["layers"][0].update(shape=shape, kept=0)
-            kept = sum(layer["kept"] for layer in config["layers"])
-            total = sum(prod(layer["shape"]) for layer in config["layers"])
-            config["sparsity"].update(maskable=[kept, total], all_parameters=[kept + 2794, total + 2794])
-            config["sparsity"]["requested"] = requested_sparsity(kept, total)
+            claim_first_layer(config, shape)
             config["files"][MASKS]["bytes"] = size
 
     return build

@@ -5,7 +5,6 @@ from __future__ import annotations
 import lzma
 import os
 from collections.abc import Callable, Iterable
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from hostile.case import (
     FIRST,
     MASKS,
     add,
+    claim_first_layer,
     edited,
     join,
     on_config,
@@ -119,11 +119,7 @@ def _giant_compact(shape: list[int], size: int, source: str = "timm") -> Callabl
         (folder / MASKS).write_bytes(join(header, body))
         os.truncate(folder / MASKS, (folder / MASKS).stat().st_size + size)
         with edited(folder) as config:
-            config["layers"][0].update(shape=shape, kept=0)
-            kept = sum(layer["kept"] for layer in config["layers"])
-            total = sum(prod(layer["shape"]) for layer in config["layers"])
-            config["sparsity"].update(maskable=[kept, total], all_parameters=[kept + 2794, total + 2794])
-            config["sparsity"]["requested"] = requested_sparsity(kept, total)
+            claim_first_layer(config, shape)
             config["files"][MASKS]["bytes"] = (folder / MASKS).stat().st_size
             config["base"]["source"] = source
         if size < 10**9:

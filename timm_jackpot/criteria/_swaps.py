@@ -34,8 +34,9 @@ def refine(weight: Tensor, mask: Tensor, moments: Moments, *, rescaled: bool) ->
     inf, least = torch.inf, _LEAST_GAIN * float(moments.squares.sum())
     swaps = len(rows.weight)
     while swaps:
-        adding, column = torch.where(rows.mask, inf, rows.changes).min(1)
-        removing = torch.where(rows.mask, rows.changes, inf).amin(1)
+        changes = rows.changes()
+        adding, column = torch.where(rows.mask, inf, changes).min(1)
+        removing = torch.where(rows.mask, changes, inf).amin(1)
         helpful = (
             adding.sort().values + removing.sort().values < 0
         )  # the best addition with the best removal, and so on
@@ -43,7 +44,7 @@ def refine(weight: Tensor, mask: Tensor, moments: Moments, *, rescaled: bool) ->
         before = float(rows.loss().sum())
         added = adding.argsort()[:swaps]
         rows.toggle(added, column[added])
-        removing, other = torch.where(rows.mask, rows.changes, inf).min(1)
+        removing, other = torch.where(rows.mask, rows.changes(), inf).min(1)
         removed = removing.argsort()[:swaps]
         rows.toggle(removed, other[removed])
         if not float(rows.loss().sum()) < before - least:
@@ -70,11 +71,17 @@ class _Rows:
         self._products = (kept.view(groups, -1, d) @ moments.inputs).flatten(0, 1)  # (m ⊙ w)ᵀ E x' x'ᵀ
         self._with_dense = (kept * moments.outputs).sum(1)  # E y y'
         self._square = (kept * self._products).sum(1)  # E y'²
-        self.changes = self._changes(torch.arange(len(weight)))
 
     def loss(self) -> Tensor:
         """[o]"""
-        return self._loss(slice(None), self._with_dense[:, None], self._square[:, None])[:, 0]
+        return self._loss(self._with_dense[:, None], self._square[:, None])[:, 0]
+
+    def changes(self) -> Tensor:
+        """How the loss of its row changes if a weight is removed, or added; [o, d]."""
+        step = torch.where(self.mask, -self.weight, self.weight)
+        with_dense = self._with_dense[:, None] + step * self._outputs
+        square = self._square[:, None] + 2 * step * self._products + step.square() * self._diagonal
+        return self._loss(with_dense, square) - self.loss()[:, None]
 
     def toggle(self, rows: Tensor, columns: Tensor) -> None:
         """Remove or add one weight in each of some rows."""
@@ -84,20 +91,8 @@ class _Rows:
         self._square[rows] += step.square() * self._diagonal[rows, columns]
         self._products[rows] += step[:, None] * self._inputs[self._group[rows], columns]
         self.mask[rows, columns] = ~self.mask[rows, columns]
-        self.changes[rows] = self._changes(rows)
 
-    def _changes(self, rows: Tensor) -> Tensor:
-        """How the loss of its row changes if a weight is removed, or added; [rows, d]."""
-        step = torch.where(self.mask[rows], -1.0, 1.0) * self.weight[rows]
-        with_dense, square = self._with_dense[rows, None], self._square[rows, None]
-        after = self._loss(
-            rows,
-            with_dense + step * self._outputs[rows],
-            square + 2 * step * self._products[rows] + step.square() * self._diagonal[rows],
-        )
-        return after - self._loss(rows, with_dense, square)
-
-    def _loss(self, rows: Tensor | slice, with_dense: Tensor, square: Tensor) -> Tensor:
+    def _loss(self, with_dense: Tensor, square: Tensor) -> Tensor:
         if not self._rescaled:
             return square - 2 * with_dense
-        return -with_dense.clamp_min(0).square() / (square.clamp_min(0) + self._ridge[rows, None])
+        return -with_dense.clamp_min(0).square() / (square.clamp_min(0) + self._ridge[:, None])
