@@ -1,8 +1,7 @@
-"""Single images through a model, with class names; a jackpot as a plain timm checkpoint."""
+"""Single images through a model, with class names."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from timm_jackpot import JackpotConfig, JackpotModel, from_pretrained, get_jackpot_model, merge_artifact, predict
+from timm_jackpot import JackpotConfig, JackpotModel, from_pretrained, get_jackpot_model, predict
 from timm_jackpot.data.digits import digits_split
-from timm_jackpot.errors import ArtifactError, ConfigError, DataError
+from timm_jackpot.errors import ConfigError, DataError
 from timm_jackpot.evaluation.images import class_names
 
 NAMES = ("zero", "one", "two")
@@ -57,18 +56,6 @@ def test_class_names_come_from_the_artifact_or_imagenet(named_jackpot: Path) -> 
     assert class_names(serving) == dict(enumerate(NAMES))
     assert class_names(timm.create_model("resnet18", num_classes=1000))[1].startswith("goldfish")
     assert class_names(timm.create_model("resnet18", num_classes=7)) == {}
-
-
-def test_merged_it_opens_in_timm_with_its_class_names(named_jackpot: Path, tmp_path: Path) -> None:
-    folder = merge_artifact(named_jackpot, tmp_path / "merged")
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
-    opened = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    images = torch.rand(2, 3, 32, 32)
-    assert torch.equal(opened(images), from_pretrained(named_jackpot)(images))
-    assert class_names(opened) == dict(enumerate(NAMES))
-    assert json.loads((folder / "config.json").read_text())["num_classes"] == 3
-    with pytest.raises(ArtifactError, match="is not an empty folder"):
-        merge_artifact(named_jackpot, folder)
 
 
 def test_what_is_no_image_is_one_sentence(named_jackpot: Path, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from timm_jackpot.adapter import zero_fractions as zero_fractions
     from timm_jackpot.artifact import Jackpot as Jackpot
     from timm_jackpot.artifact import from_pretrained as from_pretrained
-    from timm_jackpot.artifact import merge_artifact as merge_artifact
     from timm_jackpot.artifact import save_pretrained as save_pretrained
     from timm_jackpot.artifact import transform_of as transform_of
     from timm_jackpot.audit import AuditConfig as AuditConfig
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from timm_jackpot.base import maskable_weights as maskable_weights
     from timm_jackpot.errors import JackpotError as JackpotError
     from timm_jackpot.evaluation.images import predict as predict
+    from timm_jackpot.export import export_jackpot as export_jackpot
+    from timm_jackpot.export import load_shrunk as load_shrunk
     from timm_jackpot.hub import push_to_hub as push_to_hub
     from timm_jackpot.masks import MaskSet as MaskSet
     from timm_jackpot.masks import allocate as allocate
@@ -76,14 +77,15 @@ _EXPORTS = {
     "cubic_ramp": "timm_jackpot.training",
     "detach": "timm_jackpot.adapter",
     "equalise_gradients": "timm_jackpot.methods",
+    "export_jackpot": "timm_jackpot.export",
     "from_pretrained": "timm_jackpot.artifact",
     "get_jackpot_model": "timm_jackpot.own_loop",
     "layer_overlaps": "timm_jackpot.masks",
     "load_base": "timm_jackpot.base",
+    "load_shrunk": "timm_jackpot.export",
     "mask_overlap": "timm_jackpot.masks",
     "maskable_weights": "timm_jackpot.base",
     "merge": "timm_jackpot.adapter",
-    "merge_artifact": "timm_jackpot.artifact",
     "predict": "timm_jackpot.evaluation.images",
     "proportional_scores": "timm_jackpot.methods",
     "push_to_hub": "timm_jackpot.hub",

@@ -11,13 +11,13 @@ from typing import NoReturn
 
 from timm_jackpot import __version__
 
-# Verb: its module in the package (predict and merge are functions there), and what it does.
+# Verb: its module in the package (predict is a function there), and what it does.
 VERBS: dict[str, tuple[str, str]] = {
     "search": ("search", "find a jackpot in a pre-trained model"),
     "evaluate": ("evaluate", "accuracy of a jackpot, or of a dense base"),
     "predict": ("predict_verb", "the most likely classes of images"),
     "inspect": ("inspect", "what is in an artifact: layers, sparsity, sizes"),
-    "merge": ("merge_verb", "a plain timm checkpoint of a jackpot"),
+    "export": ("export", "a jackpot for use elsewhere, checked and timed"),
     "push": ("push", "publish an artifact on the Hugging Face Hub"),
     "audit": ("audit", "a jackpot beside its controls, and a verdict"),
     "compare": ("compare", "artifacts and methods side by side"),

@@ -40,7 +40,7 @@ from timm_jackpot.artifact.ticket import (
     is_ticket,
     read_ticket,
 )
-from timm_jackpot.artifact.timm_checkpoint import MergeConfig, merge_artifact, timm_checkpoint
+from timm_jackpot.artifact.timm_checkpoint import timm_checkpoint
 
 __all__ = [
     "INITIAL",
@@ -56,7 +56,6 @@ __all__ = [
     "ExtrasDtype",
     "InspectConfig",
     "Jackpot",
-    "MergeConfig",
     "Spent",
     "Ticket",
     "TicketLayer",
@@ -77,7 +76,6 @@ __all__ = [
     "load_base_of",
     "load_dense_base",
     "locate_artifact",
-    "merge_artifact",
     "open_artifact",
     "read_artifact",
     "read_config",

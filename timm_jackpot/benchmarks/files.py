@@ -14,12 +14,12 @@ from torch import Tensor
 from timm_jackpot.artifact import Jackpot, from_pretrained, save_pretrained
 from timm_jackpot.base import load_base, maskable_weights
 from timm_jackpot.benchmarks.config import BenchConfig
-from timm_jackpot.benchmarks.paired import Ratio, paired_ratio
 from timm_jackpot.benchmarks.steps import build, search_step
 from timm_jackpot.criteria import magnitude
 from timm_jackpot.data.memory import MemoryImages
 from timm_jackpot.data.open import data_config
 from timm_jackpot.masks import MaskSet, allocate, decode_compact, encode_compact, keep_largest, pack, unpack
+from timm_jackpot.runtime.paired import Ratio, paired_ratio
 from timm_jackpot.runtime.processes import Shard
 
 _IMAGES = 10_000

@@ -17,9 +17,9 @@ from torch import nn
 
 from timm_jackpot.base import maskable_weights
 from timm_jackpot.benchmarks.config import BenchConfig
-from timm_jackpot.benchmarks.paired import Ratio, spread
 from timm_jackpot.benchmarks.steps import Step, build, dense_step, search_step
 from timm_jackpot.errors import ConfigError
+from timm_jackpot.runtime.paired import Ratio, spread
 
 _M_MMAP_THRESHOLD, _MAPPED = -3, 1 << 16  # glibc's mallopt
 _UNKNOWN = "{} on a CPU needs Linux with glibc: leave it out of --what"

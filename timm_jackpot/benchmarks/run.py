@@ -20,10 +20,10 @@ from timm_jackpot.benchmarks.files import (
     load_ratio,
 )
 from timm_jackpot.benchmarks.memory import search_memory
-from timm_jackpot.benchmarks.paired import Ratio
 from timm_jackpot.benchmarks.serving import serve_memory, serve_routed_ratio, serve_switch_ratio
 from timm_jackpot.benchmarks.steps import distill_step_ratio, reference_step_ratio, search_step_ratio
 from timm_jackpot.errors import BaseError, ConfigError
+from timm_jackpot.runtime.paired import Ratio
 
 _ON_DEVICE: Mapping[str, Callable[[str, BenchConfig], Ratio]] = {
     "search_step": search_step_ratio,

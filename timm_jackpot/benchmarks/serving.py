@@ -18,9 +18,9 @@ from timm_jackpot.artifact import Extra, Jackpot, save_pretrained
 from timm_jackpot.base import classifier_parameters, load_base, maskable_weights, norm_statistics, save_random_weights
 from timm_jackpot.benchmarks.config import BenchConfig
 from timm_jackpot.benchmarks.memory import forget, in_own_process, resident
-from timm_jackpot.benchmarks.paired import Ratio, paired_ratio, spread
 from timm_jackpot.data.open import data_config
 from timm_jackpot.masks import MaskSet, allocate, keep_largest
+from timm_jackpot.runtime.paired import Ratio, paired_ratio, spread
 from timm_jackpot.serving import JackpotModel
 
 _SPARSITY = "0.5"

@@ -15,10 +15,10 @@ from torch.nn.utils import parametrize
 from timm_jackpot.adapter import attach
 from timm_jackpot.base import create_timm_model, maskable_weights, working_copy
 from timm_jackpot.benchmarks.config import BenchConfig
-from timm_jackpot.benchmarks.paired import Ratio, paired_ratio
 from timm_jackpot.criteria import magnitude
 from timm_jackpot.masks import allocate
 from timm_jackpot.methods.equalise import equalise_gradients
+from timm_jackpot.runtime.paired import Ratio, paired_ratio
 from timm_jackpot.training import Objective
 
 Step = Callable[[], None]

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import shtab
 
-from timm_jackpot.artifact import InspectConfig, MergeConfig
+from timm_jackpot.artifact import InspectConfig
 from timm_jackpot.audit import AuditConfig
 from timm_jackpot.benchmarks import BenchConfig
 from timm_jackpot.evaluation.images import PredictConfig
@@ -18,6 +18,7 @@ from timm_jackpot.experiments.comparison import CompareConfig
 from timm_jackpot.experiments.rivals import RivalsConfig
 from timm_jackpot.experiments.sweeps import SweepConfig
 from timm_jackpot.experiments.transfer import TransferConfig
+from timm_jackpot.export import ExportConfig
 from timm_jackpot.flags import parser_of
 from timm_jackpot.hub import PushConfig
 from timm_jackpot.main import HELP, VERBS
@@ -32,7 +33,7 @@ _SCHEMAS: tuple[type[Settings], ...] = (
     EvaluateConfig,
     PredictConfig,
     InspectConfig,
-    MergeConfig,
+    ExportConfig,
     PushConfig,
     AuditConfig,
     CompareConfig,

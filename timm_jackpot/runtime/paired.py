@@ -22,9 +22,16 @@ class Ratio(NamedTuple):
 
 def paired_ratio(ours: Callable[[], object], theirs: Callable[[], object], *, pairs: int, warmup: int = 1) -> Ratio:
     """Time `ours` and `theirs` in turn, `pairs` times after `warmup` uncounted pairs."""
-    timed = [(_seconds(ours), _seconds(theirs)) for _ in range(warmup + pairs)][warmup:]
+    timed = paired_seconds(ours, theirs, pairs=pairs, warmup=warmup)
     ratios = spread([first / second for first, second in timed])
     return ratios._replace(ms=1e3 * median(first for first, _ in timed))
+
+
+def paired_seconds(
+    ours: Callable[[], object], theirs: Callable[[], object], *, pairs: int, warmup: int = 1
+) -> list[tuple[float, float]]:
+    """The seconds of `ours` and `theirs`, pair by pair, after `warmup` uncounted pairs."""
+    return [(_seconds(ours), _seconds(theirs)) for _ in range(warmup + pairs)][warmup:]
 
 
 def spread(ratios: Sequence[float]) -> Ratio:

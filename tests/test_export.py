@@ -1,0 +1,230 @@
+"""Exports: exact removal of dead channels, formats that open elsewhere, refusals that write nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from timm_jackpot import JackpotConfig, export_jackpot, from_pretrained, get_jackpot_model, load_shrunk
+from timm_jackpot.errors import ArtifactError, ConfigError
+from timm_jackpot.evaluation.images import class_names
+from timm_jackpot.export import measure, registry
+from timm_jackpot.export import shrink as shrink_module
+from timm_jackpot.export.__main__ import main
+from timm_jackpot.export.shrink import shrink
+
+FAMILIES = ("cifar_resnet20", "test_resnet", "test_efficientnet", "test_convnext", "test_vit", "test_byobnet")
+
+
+@pytest.fixture(autouse=True)
+def _few_timings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "_PAIRS", {1: 2, 32: 2})
+
+
+def with_dead_filters(name: str, *, share: float = 0.5) -> tuple[nn.Module, Tensor]:
+    """A network of random weights, of which many are zero and some filters have nothing else, and images for it."""
+    torch.manual_seed(0)
+    network = timm.create_model(name, num_classes=5).eval().requires_grad_(False)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2)  # pyright: ignore
+            module.running_var.uniform_(0.5, 2)  # pyright: ignore
+            module.bias.normal_(0, 0.3)
+    for parameter in network.parameters():
+        if parameter.dim() > 1 and len(parameter) > 5:
+            parameter.mul_(torch.rand_like(parameter) > 0.8)
+            parameter[torch.rand(len(parameter)) < share] = 0
+    size = 160 if name == "test_vit" else 32
+    return network, torch.randn(6, 3, size, size)
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_without_its_dead_channels_a_network_gives_the_same_logits(name: str, tmp_path: Path) -> None:
+    network, images = with_dead_filters(name)
+    small, shrinkage = shrink(network, images)
+    wanted = network(images)
+    assert float((small(images) - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())
+    assert sum(shrinkage.removed.values()) > 0
+    assert parameters(small) < parameters(network)
+    described = export_jackpot(network, tmp_path / "small", format="shrunk", images=images)
+    assert torch.equal(load_shrunk(tmp_path / "small")(images), small(images))
+    assert described["removed_channels"] == shrinkage.removed
+    assert described["bytes_after"]["disk"] < described["bytes_before"]["disk"]
+    assert [one["batch"] for one in described["beside_whole"]] == [1, 32]
+    export_jackpot(network, tmp_path / "whole", images=images)
+    opened = timm.create_model(f"local-dir:{tmp_path / 'whole'}", pretrained=True).eval()
+    assert torch.equal(opened(images), wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_onnxruntime_gives_the_same_logits(name: str, tmp_path: Path) -> None:
+    network, images = with_dead_filters(name)
+    described = export_jackpot(network, tmp_path / "onnx", format="onnx", images=images)
+    assert described["relative_difference"] <= 1e-4
+    assert described["removed_channels"]
+
+
+class Constants(nn.Module):
+    """A padded convolution reads eight channels, of which four are constant and not zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.second, self.last = nn.Conv2d(8, 4, 3, padding=1), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(F.relu(self.norm(self.first(x))))
+        return self.last(self.reduce(x))
+
+    def reduce(self, x: Tensor) -> Tensor:
+        return x.relu().mean((2, 3))
+
+
+def constants(kind: type[Constants] = Constants) -> tuple[Constants, Tensor]:
+    torch.manual_seed(0)
+    network = kind().eval().requires_grad_(False)
+    network.first.weight[2:6] = 0
+    network.norm.bias[2:6] = torch.tensor([0.5, -1.0, 2.0, 1.0])  # the second one is zero behind the relu
+    network.first.bias[2:6] = 0  # pyright: ignore
+    return network, torch.randn(3, 3, 6, 6)
+
+
+def test_constants_go_into_one_channel_which_is_exact_at_padded_borders_too() -> None:
+    network, images = constants()
+    small, shrinkage = shrink(network, images)
+    assert shrinkage.removed == {"first": 3}
+    assert torch.allclose(small(images), network(images), rtol=1e-6, atol=1e-6)
+    assert int(network.first.weight.count_nonzero()) == 4 * 27  # the network itself is as it was
+
+
+def test_a_wrong_fold_is_noticed_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, images = with_dead_filters("cifar_resnet20")
+    right = shrink_module._dead
+
+    def without_constants(*arguments: Any) -> Any:
+        dead = right(*arguments)
+        dead.shares.zero_()
+        return dead
+
+    monkeypatch.setattr(shrink_module, "_dead", without_constants)
+    with pytest.raises(ConfigError, match=r"as shrunk the network gives other logits, .*: nothing was written"):
+        export_jackpot(network, tmp_path / "wrong", format="shrunk", images=images)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Sorting(Constants):
+    def reduce(self, x: Tensor) -> Tensor:
+        return x.cumsum(1).mean((2, 3))
+
+
+class Grouped(Constants):
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = nn.Conv2d(8, 4, 3, padding=1, groups=2)
+
+
+class Standardized(Constants):
+    def __init__(self) -> None:
+        super().__init__()
+        from timm.layers.std_conv import StdConv2d
+
+        self.second = StdConv2d(8, 4, 3, padding=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer", "why"),
+    [
+        (Sorting, "second", "Cumsum"),
+        (Grouped, "first", r"second \(Conv2d\)"),
+        (Standardized, "first", r"second \(StdConv2d\)"),
+    ],
+)
+def test_what_is_not_understood_stays_and_is_named(kind: type[Constants], layer: str, why: str) -> None:
+    network, images = constants(kind)
+    network.second.weight[1] = 0
+    small, shrinkage = shrink(network, images)
+    assert torch.allclose(small(images), network(images), atol=1e-6)
+    assert layer not in shrinkage.removed
+    assert list(shrinkage.left) == [layer]
+    assert re.search(why, shrinkage.left[layer])
+
+
+@pytest.fixture(scope="module")
+def jackpot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A digits jackpot with a new head of three named classes."""
+    net = timm.create_model("digits_resnet", pretrained=True)
+    net.fc = nn.Linear(net.num_features, 3)  # pyright: ignore
+    model = get_jackpot_model(net, JackpotConfig(sparsity=0.5, class_names=("zero", "one", "two")))
+    return model.save_pretrained(tmp_path_factory.mktemp("export") / "jackpot")
+
+
+def test_a_dense_export_opens_in_timm_with_its_class_names(jackpot: Path, tmp_path: Path) -> None:
+    described = export_jackpot(from_pretrained(jackpot), tmp_path / "dense")
+    assert described["compared_on"] == "noise"
+    assert sorted(p.name for p in (tmp_path / "dense").iterdir()) == ["config.json", "export.json", "model.safetensors"]
+    opened = timm.create_model(f"local-dir:{tmp_path / 'dense'}", pretrained=True).eval()
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(opened(images), from_pretrained(jackpot)(images))
+    assert class_names(opened) == {0: "zero", 1: "one", 2: "two"}
+
+
+def test_an_onnx_export_takes_batches_of_any_size(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    network = timm.create_model("digits_resnet", pretrained=True).eval()
+    images = torch.rand(4, 3, 32, 32)
+    described = export_jackpot(network, tmp_path / "onnx", format="onnx", images=images)
+    assert described["speed_by_mask"] == "no faster: no channel could be removed"
+    assert json.loads((tmp_path / "onnx" / "export.json").read_text()) == {
+        key: value for key, value in json.loads(json.dumps(described)).items() if key != "folder"
+    }
+    session = onnxruntime.InferenceSession(tmp_path / "onnx" / "model.onnx")
+    for n in (1, 3):
+        (logits,) = session.run(None, {"images": images[:n].numpy()})
+        assert torch.allclose(torch.from_numpy(logits), network(images[:n]), atol=1e-4)
+
+
+def test_the_verb_says_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = Path(__file__).parents[1] / "hubcards" / "digits"
+    words = ["export", str(released), str(tmp_path / "e"), "--format", "shrunk", "--images", "8"]
+    monkeypatch.setattr("sys.argv", words)
+    summary = main()
+    assert summary["compared_on"] == "test images"
+    assert summary["images"] == 8
+    assert summary["open_with"] == 'timm_jackpot.load_shrunk("FOLDER")'
+
+
+def test_bad_input_is_one_sentence_and_writes_nothing(
+    jackpot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = timm.create_model("digits_resnet").eval()
+    with pytest.raises(ConfigError, match="there is no format 'tflite': choose one of dense, shrunk, onnx"):
+        export_jackpot(network, tmp_path / "x", format="tflite")
+    with pytest.raises(ArtifactError, match="is not an empty folder"):
+        export_jackpot(network, jackpot)
+    monkeypatch.setattr(registry, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs the package torch-pruning: pip install 'timm-jackpot\[export\]'"):
+        export_jackpot(network, tmp_path / "x", format="shrunk")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ArtifactError, match="does not hold a shrunk network"):
+        load_shrunk(tmp_path)
+
+
+def test_a_network_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:
+    network = timm.create_model("digits_resnet").eval().requires_grad_(False)
+    network.fc.weight.fill_(torch.nan)  # pyright: ignore
+    with pytest.raises(ConfigError, match="other logits"):
+        export_jackpot(network, tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
