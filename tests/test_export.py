@@ -162,6 +162,27 @@ def test_what_is_not_understood_stays_and_is_named(kind: type[Constants], layer:
     assert re.search(why, shrinkage.left[layer])
 
 
+class Offset(Constants):
+    """Adds a buffer, of which torch_pruning knows nothing."""
+
+    offset: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("offset", torch.ones(1, 8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(F.relu(self.norm(self.first(x))) + self.offset)
+        return self.last(self.reduce(x))
+
+
+def test_a_network_that_cannot_be_shrunk_is_refused(tmp_path: Path) -> None:
+    network, images = constants(Offset)
+    with pytest.raises(ConfigError, match="dead channels of this network cannot be removed: "):
+        export_jackpot(network, tmp_path / "x", format="shrunk", images=images)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture(scope="module")
 def jackpot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A digits jackpot with a new head of three named classes."""

@@ -37,7 +37,7 @@ def dense(network: nn.Module, images: Tensor) -> Exported:
 @register_format("shrunk", packages=("torch_pruning",))
 def shrunk(network: nn.Module, images: Tensor) -> Exported:
     """A checkpoint without the channels that the mask made dead; `load_shrunk(FOLDER)` opens it."""
-    small, shrinkage = shrink(network, images)
+    small, shrinkage = _shrink(network, images)
     # config.json describes the whole architecture; the widths are those of the tensors.
     whole = timm_checkpoint(network)
     files = {**whole, "model.safetensors": timm_checkpoint(small)["model.safetensors"]}
@@ -53,17 +53,21 @@ def shrunk(network: nn.Module, images: Tensor) -> Exported:
 
 @register_format("onnx", packages=("onnx", "onnxscript", "onnxruntime", "torch_pruning"))
 def onnx(network: nn.Module, images: Tensor) -> Exported:
-    """The shrunk network as model.onnx, with a dynamic batch; other removed weights are zeros."""
+    """The network as model.onnx, with a dynamic batch; shrunk where that is possible, else with zeros."""
     import onnxruntime
 
-    small, shrinkage = shrink(network, images)
+    try:
+        small, shrinkage = _shrink(network, images)
+        notes = _notes(shrinkage)
+    except ConfigError as error:
+        small, notes = network, {"not_shrunk": str(error)}
     return Exported(
         _onnx_file(small, images),
         _open_onnx,
         f"onnxruntime {onnxruntime.__version__}",
         'onnxruntime.InferenceSession("FOLDER/model.onnx")',
-        {"opset": _OPSET, **_notes(shrinkage)},
-        _onnx_file(network, images) if shrinkage.removed else None,
+        {"opset": _OPSET, **notes},
+        _onnx_file(network, images) if notes.get("removed_channels") else None,
     )
 
 
@@ -82,8 +86,7 @@ def _onnx_file(network: nn.Module, images: Tensor) -> dict[str, bytes]:
                 verbose=False,
             )
     except Exception as error:  # the exporter raises all kinds of errors
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"torch cannot export this network to ONNX: {reason[:300]}") from error
+        raise ConfigError(f"torch cannot export this network to ONNX: {_first_line(error)}") from error
     assert program is not None
     return {"model.onnx": program.model_proto.SerializeToString()}
 
@@ -120,6 +123,19 @@ def _eager(network: nn.Module) -> Run:
         return network(images)
 
     return run
+
+
+def _shrink(network: nn.Module, images: Tensor) -> tuple[nn.Module, Shrinkage]:
+    try:
+        small, shrinkage = shrink(network, images)
+        small(images[:2])  # torch_pruning does not see everything that a channel passes through
+    except Exception as error:  # and raises all kinds of errors
+        raise ConfigError(f"dead channels of this network cannot be removed: {_first_line(error)}") from error
+    return small, shrinkage
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _notes(shrinkage: Shrinkage) -> dict[str, object]:

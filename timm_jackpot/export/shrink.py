@@ -96,6 +96,8 @@ def _groups(graph: DependencyGraph, network: nn.Module) -> Iterator[_Group]:
     for module in network.modules():
         if type(module) not in _PRODUCTS or module in seen or getattr(module, "groups", 1) > 1:
             continue
+        if module not in graph.module2node:  # its weight is used without it, as in some attentions
+            continue
         width = len(module.weight)  # pyright: ignore
         everything = list(range(width))
         makers, readers, obstacle = {}, {}, None
