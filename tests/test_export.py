@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from timm_jackpot import JackpotConfig, export_jackpot, from_pretrained, get_jackpot_model, load_shrunk
 from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.evaluation.images import class_names
-from timm_jackpot.export import measure, registry
+from timm_jackpot.export import formats, measure, registry
 from timm_jackpot.export import shrink as shrink_module
 from timm_jackpot.export.__main__ import main
 from timm_jackpot.export.shrink import shrink
@@ -58,6 +58,7 @@ def test_without_its_dead_channels_a_network_gives_the_same_logits(name: str, tm
     assert float((small(images) - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())
     assert sum(shrinkage.removed.values()) > 0
     assert parameters(small) < parameters(network)
+    small, shrinkage = shrink(network, images, multiple=8)
     described = export_jackpot(network, tmp_path / "small", format="shrunk", images=images)
     assert torch.equal(load_shrunk(tmp_path / "small")(images), small(images))
     assert described["removed_channels"] == shrinkage.removed
@@ -176,8 +177,12 @@ class Offset(Constants):
         return self.last(self.reduce(x))
 
 
-def test_a_network_that_cannot_be_shrunk_is_refused(tmp_path: Path) -> None:
+def test_a_network_that_cannot_be_shrunk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "_WIDTHS", 1)
     network, images = constants(Offset)
+    with pytest.raises(ConfigError, match="Offset is not a timm model"):
+        export_jackpot(network, tmp_path / "x", images=images)
+    network.pretrained_cfg = {"architecture": "offset"}  # pyright: ignore
     with pytest.raises(ConfigError, match="dead channels of this network cannot be removed: "):
         export_jackpot(network, tmp_path / "x", format="shrunk", images=images)
     assert list(tmp_path.iterdir()) == []

@@ -100,6 +100,8 @@ def export_jackpot(
         ArtifactError: if the folder is not empty or cannot be written.
     """
     target, write = _new_folder(folder), writer_of(format)
+    if not hasattr(model, "pretrained_cfg"):
+        raise ConfigError(f"{type(model).__name__} is not a timm model: give one, such as from_pretrained returns")
     network = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     compared_on = "noise" if images is None else "test images"
     if images is None:

@@ -56,7 +56,7 @@ class _Dead:
 
 
 @torch.no_grad()
-def shrink(network: nn.Module, images: Tensor) -> tuple[nn.Module, Shrinkage]:
+def shrink(network: nn.Module, images: Tensor, *, multiple: int = 1) -> tuple[nn.Module, Shrinkage]:
     """A copy of a network in eval mode without its dead channels.
 
     A channel is dead if no layer reads it, or if every layer that makes it has only zeros for it and it is therefore
@@ -69,6 +69,7 @@ def shrink(network: nn.Module, images: Tensor) -> tuple[nn.Module, Shrinkage]:
 
     Args:
         images: [b, c, h, w], on which it is seen which channels are constant.
+        multiple: of what widths stay: as many dead channels are kept as that takes.
     """
     from torch_pruning import DependencyGraph
 
@@ -82,7 +83,7 @@ def shrink(network: nn.Module, images: Tensor) -> tuple[nn.Module, Shrinkage]:
             if group.obstacle is not None:
                 if zeros := int((~_makes(group.makers[group.root])).sum()):
                     done.left[group.root] = f"{zeros} filters of zeros: their outputs pass through {group.obstacle}"
-            elif (dead := _dead(group, small, images)).channels:
+            elif (dead := _dead(group, small, images, multiple)).channels:
                 _remove(graph, group, dead)
                 done.removed[group.root] = done.removed.get(group.root, 0) + len(dead.channels)
                 shrunk = True
@@ -146,7 +147,7 @@ def _called(node: Any, names: dict[nn.Module, str]) -> str:
     return type(node.module).__name__.strip("_") if function is None else _function_name(function)
 
 
-def _dead(group: _Group, network: nn.Module, images: Tensor) -> _Dead:
+def _dead(group: _Group, network: nn.Module, images: Tensor, multiple: int) -> _Dead:
     width = len(group.makers[group.root].weight)  # pyright: ignore
     read = torch.stack([_reads(layer) for layer in group.readers.values()]).any(0)
     plain = [layer for layer in group.makers.values() if getattr(layer, "groups", 1) == 1]
@@ -162,7 +163,9 @@ def _dead(group: _Group, network: nn.Module, images: Tensor) -> _Dead:
         holder = None  # all of them are zero, if there are any
     elif holder is not None and not all(constants[holder]):
         constants, holder = {}, None  # zero at one reader, where others may not be
-    channels = [*unread, *(i for i in constants if i != holder)][: width - 1]
+    channels = [*unread, *(i for i in constants if i != holder)]
+    rest = max(multiple, -(-(width - len(channels)) // multiple) * multiple)
+    channels = channels[: max(0, width - rest)]
     values = [constants.get(i, [0.0] * len(group.readers)) for i in channels]
     shares = torch.tensor(values, dtype=torch.float64).view(len(channels), len(group.readers))
     if holder is not None:
