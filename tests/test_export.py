@@ -121,7 +121,7 @@ def test_a_wrong_fold_is_noticed_and_nothing_is_written(tmp_path: Path, monkeypa
         return dead
 
     monkeypatch.setattr(shrink_module, "_dead", without_constants)
-    with pytest.raises(ConfigError, match=r"as shrunk the network gives other logits, .*: nothing was written"):
+    with pytest.raises(ConfigError, match="dead channels of this network cannot be removed"):
         export_jackpot(network, tmp_path / "wrong", format="shrunk", images=images)
     assert list(tmp_path.iterdir()) == []
 
@@ -180,11 +180,58 @@ class Offset(Constants):
 def test_a_network_that_cannot_be_shrunk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "_WIDTHS", 1)
     network, images = constants(Offset)
-    with pytest.raises(ConfigError, match="Offset is not a timm model"):
+    with pytest.raises(ConfigError, match="Offset is not a timm classifier"):
         export_jackpot(network, tmp_path / "x", images=images)
-    network.pretrained_cfg = {"architecture": "offset"}  # pyright: ignore
+    network.pretrained_cfg, network.num_classes = {"architecture": "offset"}, 2  # pyright: ignore
     with pytest.raises(ConfigError, match="dead channels of this network cannot be removed: "):
         export_jackpot(network, tmp_path / "x", format="shrunk", images=images)
+    assert list(tmp_path.iterdir()) == []
+
+
+class MeanGate(Constants):
+    """Shut on most images, and reads channels that no layer reads."""
+
+    shut = -1.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.first(x)))
+        return self.last(self.reduce(self.second(x + F.relu(x.mean(1, keepdim=True) + self.shut))))
+
+
+def test_what_is_shut_on_all_images_is_opened_to_see_whether_a_channel_is_dead() -> None:
+    network, images = constants(MeanGate)
+    network.second.weight[:, 6:] = 0
+    assert float(F.relu(network.norm(network.first(images))).mean(1).max()) < 1.5
+    with pytest.raises(ConfigError, match="torch-pruning does not see what reads them"):
+        shrink(network, images)
+
+
+class Skip(Constants):
+    """What it adds to constants is shut on small images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.reduce(self.second(F.relu(self.first(x) + x[:, :1]))))
+
+
+def test_a_constant_that_other_images_move_stays() -> None:
+    network, images = constants(Skip)
+    network.first.bias[2:6] = -6  # pyright: ignore
+    small, shrinkage = shrink(network, images)
+    assert torch.equal(small(20 * images), network(20 * images))
+    assert shrinkage.removed == {}
+
+
+def test_in_inference_mode_it_shrinks_too() -> None:
+    network, images = constants()
+    with torch.inference_mode():
+        assert shrink(network, images)[1].removed == {"first": 3}
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 32, 32), (3, 32, 32), (2, 1, 32, 32)])
+def test_images_that_do_not_fit_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    network = timm.create_model("digits_resnet").eval()
+    with pytest.raises(ConfigError, match=r"does not take images of shape|at least one image"):
+        export_jackpot(network, tmp_path / "x", images=torch.zeros(shape))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -39,7 +39,7 @@ def dense(network: nn.Module, images: Tensor) -> Exported:
 @register_format("shrunk", packages=("torch_pruning",))
 def shrunk(network: nn.Module, images: Tensor) -> Exported:
     """A checkpoint without the channels that the mask made dead; `load_shrunk(FOLDER)` opens it."""
-    small, shrinkage = _shrink(network, images)
+    small, shrinkage = shrink(network, images, multiple=_WIDTHS)
     # config.json describes the whole architecture; the widths are those of the tensors.
     whole = timm_checkpoint(network)
     files = {**whole, "model.safetensors": timm_checkpoint(small)["model.safetensors"]}
@@ -59,7 +59,7 @@ def onnx(network: nn.Module, images: Tensor) -> Exported:
     import onnxruntime
 
     try:
-        small, shrinkage = _shrink(network, images)
+        small, shrinkage = shrink(network, images, multiple=_WIDTHS)
         notes = _notes(shrinkage)
     except ConfigError as error:
         small, notes = network, {"not_shrunk": str(error)}
@@ -125,15 +125,6 @@ def _eager(network: nn.Module) -> Run:
         return network(images)
 
     return run
-
-
-def _shrink(network: nn.Module, images: Tensor) -> tuple[nn.Module, Shrinkage]:
-    try:
-        small, shrinkage = shrink(network, images, multiple=_WIDTHS)
-        small(images[:2])  # torch_pruning does not see everything that a channel passes through
-    except Exception as error:  # and raises all kinds of errors
-        raise ConfigError(f"dead channels of this network cannot be removed: {_first_line(error)}") from error
-    return small, shrinkage
 
 
 def _first_line(error: Exception) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm import create_model
 from torch import Tensor, nn
@@ -23,15 +22,15 @@ def load_shrunk(folder: str | Path) -> nn.Module:
     try:
         state = load_file(Path(folder) / "model.safetensors")
         model = create_model(f"local-dir:{folder}", pretrained=False)
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ArtifactError(f"{folder} does not hold a shrunk network: {reason}") from error
-    for name, module in model.named_modules():
-        _resize(module, {key: state[f"{name}.{key}"] for key in _own(module) if f"{name}.{key}" in state})
-    try:
+        for name, module in model.named_modules():
+            _resize(module, {key: state[f"{name}.{key}"] for key in _own(module) if f"{name}.{key}" in state})
         model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ArtifactError(f"{folder} does not fit its architecture: {str(error).splitlines()[-1].strip()}") from error
+    except Exception as error:  # a damaged folder makes timm and torch raise all kinds of errors
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+        raise ArtifactError(f"{folder} does not hold a shrunk network: {reason[:300]}") from error
+    head = model.get_classifier()  # pyright: ignore
+    if isinstance(head, nn.Linear):
+        vars(model)["num_features"] = head.in_features  # for a new head
     return model.eval()
 
 
@@ -56,4 +55,4 @@ def _resize(module: nn.Module, tensors: dict[str, Tensor]) -> None:
         return  # no layer that shrinks: loading the tensors will say what does not fit
     for key, value in tensors.items():
         empty = torch.empty_like(value)
-        setattr(module, key, nn.Parameter(empty, requires_grad=False) if key in module._parameters else empty)
+        setattr(module, key, nn.Parameter(empty) if key in module._parameters else empty)

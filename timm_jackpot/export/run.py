@@ -100,18 +100,19 @@ def export_jackpot(
         ArtifactError: if the folder is not empty or cannot be written.
     """
     target, write = _new_folder(folder), writer_of(format)
-    if not hasattr(model, "pretrained_cfg"):
-        raise ConfigError(f"{type(model).__name__} is not a timm model: give one, such as from_pretrained returns")
+    if not (hasattr(model, "pretrained_cfg") and hasattr(model, "num_classes")):
+        raise ConfigError(f"{type(model).__name__} is not a timm classifier: give one, such as from_pretrained returns")
     network = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     compared_on = "noise" if images is None else "test images"
     if images is None:
         size = resolve_model_data_config(network)["input_size"]
         images = torch.randn(_NOISE, *size, generator=torch.Generator().manual_seed(0))
     images = images.cpu().float()
+    wanted = _logits(network, images)
     exported = write(network, images)
     with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
         run = exported.open(_written(exported.files, Path(scratch, "exported")))
-        largest, relative = difference(network(images), run(images))
+        largest, relative = difference(wanted, run(images))
         if not relative <= _BOUND:  # a NaN, too
             raise ConfigError(
                 f"as {format} the network gives other logits, by up to {relative:.1g} of the largest one: nothing was "
@@ -143,6 +144,17 @@ def export_jackpot(
     return {"folder": str(target), **described}
 
 
+@torch.inference_mode()
+def _logits(network: nn.Module, images: Tensor) -> Tensor:
+    try:
+        logits = network(images)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"the network does not take images of shape {[*images.shape]}: {error}") from error
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or not len(logits):
+        raise ConfigError("an export needs at least one image, and a network that gives logits [b, classes]")
+    return logits
+
+
 def _written(files: Mapping[str, bytes], folder: Path) -> Path:
     folder.mkdir()
     for name, content in files.items():
@@ -155,7 +167,11 @@ def _sentences(timed: Sequence[Latency]) -> str:
 
 
 def _new_folder(folder: str | Path) -> Path:
-    target = Path(folder).resolve()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    try:
+        target = Path(folder).resolve()
+        free = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{str(folder)[:100]!r} cannot be a folder: {error}") from error
+    if not free:
         raise ArtifactError(f"{folder} is not an empty folder: name a new one")
     return target

@@ -14,6 +14,8 @@ from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
+from timm_jackpot.errors import ConfigError
+
 if TYPE_CHECKING:
     from torch_pruning import DependencyGraph
 
@@ -26,6 +28,9 @@ _CHANNELWISE = re.compile(
     r"MaxPool2DWithIndices|AvgPool2D|AdaptiveAvgPool2D|MkldnnAdaptiveAvgPool2D|Mean|Clone|Addmm|Mm|T|Transpose|Permute|"
     r"Squeeze|Unsqueeze)Backward\d+"
 )
+_SCALES = (1, 10, -10)  # of the images: a unit that is shut on some may open on others
+_EXACT = 1e-5  # of the largest logit
+_IMAGES = 16
 
 
 @dataclass
@@ -68,9 +73,27 @@ def shrink(network: nn.Module, images: Tensor, *, multiple: int = 1) -> tuple[nn
     batch norms and functions of single channels: a layer norm or a softmax sees all channels at once.
 
     Args:
-        images: [b, c, h, w], on which it is seen which channels are constant.
+        images: [b, c, h, w]; on these, and on their multiples, it is seen which channels are constant.
         multiple: of what widths stay: as many dead channels are kept as that takes.
+
+    Raises:
+        ConfigError: if torch_pruning, which says which channels go together, cannot follow the network.
     """
+    try:
+        with torch.inference_mode(False), torch.no_grad():  # in inference mode nothing could be traced
+            probes = torch.cat([images[:_IMAGES].clone() * scale for scale in _SCALES])
+            small, done = _shrink(network, probes, multiple)
+            wanted, found = network(probes), small(probes)
+        wrong = not bool((found - wanted).abs().max() <= _EXACT * wanted.abs().max())
+    except Exception as error:  # torch_pruning, and the network it leaves, raise all kinds of errors
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"dead channels of this network cannot be removed: {reason[:300]}") from error
+    if wrong:
+        raise ConfigError("dead channels of this network cannot be removed: torch-pruning does not see what reads them")
+    return small, done
+
+
+def _shrink(network: nn.Module, images: Tensor, multiple: int) -> tuple[nn.Module, Shrinkage]:
     from torch_pruning import DependencyGraph
 
     small, done = copy.deepcopy(network).eval().requires_grad_(True), Shrinkage()
@@ -81,7 +104,7 @@ def shrink(network: nn.Module, images: Tensor, *, multiple: int = 1) -> tuple[nn
         done.left, shrunk = {}, False
         for group in _groups(graph, small):
             if group.obstacle is not None:
-                if zeros := int((~_makes(group.makers[group.root])).sum()):
+                if zeros := sum(int((~_makes(layer)).sum()) for layer in group.makers.values()):
                     done.left[group.root] = f"{zeros} filters of zeros: their outputs pass through {group.obstacle}"
             elif (dead := _dead(group, small, images, multiple)).channels:
                 _remove(graph, group, dead)
@@ -101,15 +124,16 @@ def _groups(graph: DependencyGraph, network: nn.Module) -> Iterator[_Group]:
             continue
         width = len(module.weight)  # pyright: ignore
         everything = list(range(width))
-        makers, readers, obstacle = {}, {}, None
+        makers, readers, obstacle, reordered = {}, {}, None, set[str]()
         for dependency, indices in graph.get_pruning_group(module, _remover(module), idxs=everything):
             layer = dependency.target.module
             if type(layer) in _PRODUCTS:
                 reads = dependency.handler.__name__ == "prune_in_channels"
                 (readers if reads else makers)[names[layer]] = layer
-            if list(indices) != everything:
+            reordered |= {"reshape", "transpose"} & _reorders(dependency.target)
+            if list(indices) != everything or len(reordered) > 1:
                 obstacle = obstacle or f"{_called(dependency.target, names)}, which moves channels"
-            elif not _keeps_channels_apart(dependency.target):
+            elif not _keeps_channels_apart(dependency.target, width):
                 obstacle = obstacle or _called(dependency.target, names)
         seen.update(makers.values())
         if (readers or obstacle) and width > 1:  # else these are the logits
@@ -123,11 +147,19 @@ def _remover(module: nn.Module) -> Any:
     return torch_pruning.prune_linear_out_channels if linear else torch_pruning.prune_conv_out_channels
 
 
-def _keeps_channels_apart(node: Any) -> bool:
+def _reorders(node: Any) -> set[str]:
+    """Both together may shuffle channels, which torch_pruning does not see."""
+    if type(node.module).__name__ == "_ReshapeOp":
+        return {"reshape"}
+    name = _function_name(getattr(node.module, "_grad_fn", None))
+    return {"transpose"} if name.startswith(("Transpose", "Permute")) else set()
+
+
+def _keeps_channels_apart(node: Any, width: int) -> bool:
     layer = node.module
     if type(layer) in _PRODUCTS:
-        groups = getattr(layer, "groups", 1)
-        return groups == 1 or groups == layer.in_channels == layer.out_channels
+        groups, (made, read) = getattr(layer, "groups", 1), layer.weight.shape[:2]
+        return groups == made == width or (groups == 1 and width in (made, read))  # else it is broadcast
     if type(layer) in _NORMS:
         return layer.running_mean is not None
     if type(layer).__name__ == "_ReshapeOp":  # channels that keep their places, as before a head
