@@ -34,8 +34,8 @@ class Latency:
         if lower > _NOTICEABLE:
             return f"{middle:.2f} times as fast at batch {self.batch}"
         if upper < 1 / _NOTICEABLE:
-            return f"{1 / middle:.2f} times as slow at batch {self.batch}"
-        return f"no faster at batch {self.batch}"
+            return f"takes {1 / middle:.2f} times as long at batch {self.batch}"
+        return f"no difference measured at batch {self.batch}"
 
 
 def latencies(before: Run, after: Run, images: Tensor) -> list[Latency]:

@@ -25,7 +25,7 @@ class Exported:
         runtime: what runs them, with its version.
         line: a line of Python that opens FOLDER.
         notes: what else export.json says, by name.
-        whole: the files without anything removed, where something was: by its time one can tell what the mask gives.
+        whole: the files without anything removed, where something was: timed to isolate the mask's effect.
     """
 
     files: Mapping[str, bytes]

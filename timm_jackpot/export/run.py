@@ -45,7 +45,7 @@ class ExportConfig(ArtifactFlags, DataFlags):
     """A new or empty folder."""
     format: Annotated[str, OneOf(format_names)] = "dense"
     """dense: a plain timm checkpoint, zeros for removed weights. shrunk: without the channels that the mask made dead.
-    onnx: the latter for onnxruntime."""
+    onnx: the shrunk network, for onnxruntime."""
     images: int = Field(default=64, ge=0, le=10**6)
     """Test images on which logits are compared; 0: noise, which needs no data."""
 
@@ -82,7 +82,8 @@ def export_jackpot(
     """Write a network with zeros in it, such as `from_pretrained` returns, in a format.
 
     The files are opened again as a user would, and nothing is left behind if their logits differ from the model's by
-    more than 1e-4 of the largest one. They are timed in pairs with the model itself in torch, on as many threads.
+    more than 1e-4 times the largest absolute logit. They are timed alternately with the model itself in torch, on
+    as many threads.
 
     Args:
         model: a timm model; it is not changed.
@@ -92,7 +93,7 @@ def export_jackpot(
 
     Returns:
         What export.json says: the largest difference, sizes in bytes, milliseconds of batches of 1 and 32 images as
-        quartiles over pairs, and in a sentence each, the speed beside torch and what of it the mask gives.
+        quartiles over pairs of runs, and in a sentence each, the speedup over torch and the mask's share in it.
 
     Raises:
         ConfigError: for an unknown format or a missing package, if the format cannot hold the network, or if the logits
@@ -103,7 +104,7 @@ def export_jackpot(
     if not (hasattr(model, "pretrained_cfg") and hasattr(model, "num_classes")):
         raise ConfigError(f"{type(model).__name__} is not a timm classifier: give one, such as from_pretrained returns")
     network = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
-    compared_on = "noise" if images is None else "test images"
+    compared_on = "noise" if images is None else "given images"
     if images is None:
         size = resolve_model_data_config(network)["input_size"]
         images = torch.randn(_NOISE, *size, generator=torch.Generator().manual_seed(0))
@@ -113,7 +114,7 @@ def export_jackpot(
     with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
         run = exported.open(_written(exported.files, Path(scratch, "exported")))
         largest, relative = difference(wanted, run(images))
-        if not relative <= _BOUND:  # a NaN, too
+        if not relative <= _BOUND:
             raise ConfigError(
                 f"as {format} the network gives other logits, by up to {relative:.1g} of the largest one: nothing was "
                 "written, choose another --format"
@@ -129,14 +130,15 @@ def export_jackpot(
         "images": len(images),
         "largest_difference": largest,
         "relative_difference": relative,
-        "bytes_before": sizes({"model.safetensors": timm_checkpoint(network)["model.safetensors"]}),
+        "bytes_before": sizes(timm_checkpoint(network)),  # float32
         "bytes_after": sizes(exported.files),
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "beside_torch": [asdict(one) for one in timed],
         "beside_whole": [asdict(one) for one in by_mask],
         "speed": f"beside the masked network in torch {torch.__version__}: {_sentences(timed)}",
-        "speed_by_mask": _sentences(by_mask) or "no faster: no channel could be removed",
+        "speed_by_mask": _sentences(by_mask)
+        or "none: nothing was removed, and zeros are multiplied like other numbers",
         **exported.notes,
     }
     text = json.dumps(described, indent=1, allow_nan=False) + "\n"
@@ -152,6 +154,8 @@ def _logits(network: nn.Module, images: Tensor) -> Tensor:
         raise ConfigError(f"the network does not take images of shape {[*images.shape]}: {error}") from error
     if not isinstance(logits, Tensor) or logits.dim() != 2 or not len(logits):
         raise ConfigError("an export needs at least one image, and a network that gives logits [b, classes]")
+    if not bool(logits.isfinite().all()):
+        raise ConfigError("the network gives logits that are not finite: check its weights and the images")
     return logits
 
 

@@ -67,13 +67,13 @@ def shrink(network: nn.Module, images: Tensor, *, multiple: int = 1) -> tuple[nn
     A channel is dead if no layer reads it, or if every layer that makes it has only zeros for it and it is therefore
     constant. Constants other than zero add up to one channel, which stays: the next layer's weights for the others are
     added to its own, in proportion, so that nothing changes at padded borders either. Rounds repeat, as layers that
-    lose their inputs die in turn.
+    lose their inputs become dead in turn.
 
     Channels stay, and are named with the reason, where they pass through anything but convolutions, linear layers,
     batch norms and functions of single channels: a layer norm or a softmax sees all channels at once.
 
     Args:
-        images: [b, c, h, w]; on these, and on their multiples, it is seen which channels are constant.
+        images: [b, c, h, w]; these, and their multiples, are used to detect constant channels.
         multiple: of what widths stay: as many dead channels are kept as that takes.
 
     Raises:
@@ -190,18 +190,18 @@ def _dead(group: _Group, network: nn.Module, images: Tensor, multiple: int) -> _
         ranges = _ranges(group.readers, network, images)
         constant = silent & read & torch.stack([low == high for low, high in ranges]).all(0)
         constants = {i: [float(low[i]) for low, _ in ranges] for i in constant.nonzero().flatten().tolist()}
-    holder = max(constants, key=lambda i: min(map(abs, constants[i])), default=None)
-    if not any(any(values) for values in constants.values()):
-        holder = None  # all of them are zero, if there are any
-    elif holder is not None and not all(constants[holder]):
-        constants, holder = {}, None  # zero at one reader, where others may not be
-    channels = [*unread, *(i for i in constants if i != holder)]
+    zero = [i for i, values in constants.items() if not any(values)]
+    moved = {i: values for i, values in constants.items() if any(values)}
+    holder = max(moved, key=lambda i: min(map(abs, moved[i])), default=None)
+    if holder is not None and not all(moved[holder]):
+        moved, holder = {}, None  # zero at one reader, where others may not be
+    channels = [*unread, *zero, *(i for i in moved if i != holder)]
     rest = max(multiple, -(-(width - len(channels)) // multiple) * multiple)
     channels = channels[: max(0, width - rest)]
     values = [constants.get(i, [0.0] * len(group.readers)) for i in channels]
     shares = torch.tensor(values, dtype=torch.float64).view(len(channels), len(group.readers))
     if holder is not None:
-        shares = shares / torch.tensor(constants[holder], dtype=torch.float64)
+        shares = shares / torch.tensor(moved[holder], dtype=torch.float64)
     return _Dead(channels, holder, shares)
 
 
