@@ -252,6 +252,7 @@ def test_a_dense_export_opens_in_timm_with_its_class_names(jackpot: Path, tmp_pa
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(opened(images), from_pretrained(jackpot)(images))
     assert class_names(opened) == {0: "zero", 1: "one", 2: "two"}
+    assert json.loads((tmp_path / "dense" / "config.json").read_text())["num_classes"] == 3
 
 
 def test_an_onnx_export_takes_batches_of_any_size(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from timm_jackpot.artifact import timm_checkpoint
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.export.load import load_shrunk
 from timm_jackpot.export.registry import Exported, Run, register_format
-from timm_jackpot.export.shrink import Shrinkage, shrink
+from timm_jackpot.export.shrink import Shrinkage, first_line, shrink
 from timm_jackpot.networks import OUR_MODULES
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _onnx_file(network: nn.Module, images: Tensor) -> dict[str, bytes]:
                 verbose=False,
             )
     except Exception as error:  # the exporter raises all kinds of errors
-        raise ConfigError(f"torch cannot export this network to ONNX: {_first_line(error)}") from error
+        raise ConfigError(f"torch cannot export this network to ONNX: {first_line(error)}") from error
     assert program is not None
     return {"model.onnx": program.model_proto.SerializeToString()}
 
@@ -125,10 +125,6 @@ def _eager(network: nn.Module) -> Run:
         return network(images)
 
     return run
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _notes(shrinkage: Shrinkage) -> dict[str, object]:

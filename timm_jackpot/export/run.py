@@ -25,6 +25,7 @@ from timm_jackpot.schema import Command, OneOf
 
 _BOUND = 1e-4  # of the largest logit
 _NOISE = 16  # images
+_NOTHING_REMOVED = "none: nothing was removed, and zeros are multiplied like other numbers"
 
 
 class ExportConfig(ArtifactFlags, DataFlags):
@@ -137,8 +138,7 @@ def export_jackpot(
         "beside_torch": [asdict(one) for one in timed],
         "beside_whole": [asdict(one) for one in by_mask],
         "speed": f"beside the masked network in torch {torch.__version__}: {_sentences(timed)}",
-        "speed_by_mask": _sentences(by_mask)
-        or "none: nothing was removed, and zeros are multiplied like other numbers",
+        "speed_by_mask": _sentences(by_mask) or _NOTHING_REMOVED,
         **exported.notes,
     }
     text = json.dumps(described, indent=1, allow_nan=False) + "\n"

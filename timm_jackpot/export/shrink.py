@@ -60,7 +60,6 @@ class _Dead:
     shares: Tensor  # [channels, readers]: their values over the holder's
 
 
-@torch.no_grad()
 def shrink(network: nn.Module, images: Tensor, *, multiple: int = 1) -> tuple[nn.Module, Shrinkage]:
     """A copy of a network in eval mode without its dead channels.
 
@@ -86,11 +85,15 @@ def shrink(network: nn.Module, images: Tensor, *, multiple: int = 1) -> tuple[nn
             wanted, found = network(probes), small(probes)
         wrong = not bool((found - wanted).abs().max() <= _EXACT * wanted.abs().max())
     except Exception as error:  # torch_pruning, and the network it leaves, raise all kinds of errors
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"dead channels of this network cannot be removed: {reason[:300]}") from error
+        raise ConfigError(f"dead channels of this network cannot be removed: {first_line(error)}") from error
     if wrong:
         raise ConfigError("dead channels of this network cannot be removed: torch-pruning does not see what reads them")
     return small, done
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, short enough to be quoted."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _shrink(network: nn.Module, images: Tensor, multiple: int) -> tuple[nn.Module, Shrinkage]:
@@ -130,7 +133,7 @@ def _groups(graph: DependencyGraph, network: nn.Module) -> Iterator[_Group]:
             if type(layer) in _PRODUCTS:
                 reads = dependency.handler.__name__ == "prune_in_channels"
                 (readers if reads else makers)[names[layer]] = layer
-            reordered |= {"reshape", "transpose"} & _reorders(dependency.target)
+            reordered |= _reorders(dependency.target)
             if list(indices) != everything or len(reordered) > 1:
                 obstacle = obstacle or f"{_called(dependency.target, names)}, which moves channels"
             elif not _keeps_channels_apart(dependency.target, width):
