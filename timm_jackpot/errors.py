@@ -57,3 +57,8 @@ class RunInterrupted(TrainingError):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, short enough to be quoted."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,7 +1,7 @@
 """The score adapter: a parametrization of `.weight`, so that all code that reads the weight sees it masked."""
 
 from timm_jackpot.adapter.attach import ScoreAdapter, adapter_of, attach, detach, put_on
-from timm_jackpot.adapter.merge import merge, zero_fractions
+from timm_jackpot.adapter.merge import merge, silence, zero_fractions
 from timm_jackpot.adapter.score_mask import OnWeight, ScoreMask
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "detach",
     "merge",
     "put_on",
+    "silence",
     "zero_fractions",
 ]

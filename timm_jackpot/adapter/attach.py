@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from timm_jackpot.adapter.score_mask import OnWeight, ScoreMask
+from timm_jackpot.base import Filters
 from timm_jackpot.errors import BaseError
 from timm_jackpot.masks import MaskSet
 
@@ -42,7 +43,8 @@ class ScoreAdapter(Mapping[str, ScoreMask]):
         return torch.stack([layer.scores.detach().sum() for layer in self.values()]).tolist()
 
     def scores(self) -> list[nn.Parameter]:
-        return [layer.scores for layer in self.values()]
+        """The scores to train; those that layers share occur once."""
+        return list({id(layer.scores): layer.scores for layer in self.values()}.values())
 
     def masks(self, kept: Mapping[str, int] | None = None) -> MaskSet:
         """The masks of the current scores, with exactly `kept[name]` weights each (default: as at the last refresh)."""
@@ -55,6 +57,7 @@ def attach(
     kept: Mapping[str, int],
     *,
     n_of_m: tuple[int, int] | None = None,
+    filters: Filters | None = None,
 ) -> ScoreAdapter:
     """Put one `ScoreMask` on each weight named in `scores`; the weights themselves are frozen.
 
@@ -63,6 +66,10 @@ def attach(
         scores: initial scores, in the shape of the weight.
         kept: how many weights each mask keeps.
         n_of_m: keep n of every m consecutive weights along dim 1; `kept` is that many, or more.
+        filters: all weights, to keep whole filters of. The layers of a group share one score for each filter, the sum
+            of its weights'. Where a norm follows, its scale and shift are masked instead of the weight: a norm undoes
+            any scale of its input, so that the gradient of a filter as a whole would be zero. Where a depthwise layer
+            of the group follows, only that one is masked: behind two zeros there would be no gradient either.
 
     Raises:
         BaseError: if a name is not a parameter of the model, a shape differs, a score is NaN, a mask is already
@@ -86,14 +93,26 @@ def attach(
         if (module, attribute) in taken:
             raise BaseError(f"{name} and {taken[module, attribute]} are the same tied weight: give scores for only one")
         taken |= dict.fromkeys(owners[name], name)
+    of_filters: dict[str, nn.Parameter] = {}
+    for group in filters.groups if filters is not None else ():
+        sums = torch.stack([scores[name].float().flatten(1).sum(1) for name in group]).sum(0)
+        device = getattr(*owners[group[0]][0]).device
+        of_filters |= dict.fromkeys(group, nn.Parameter(sums.to(device)))
     layers: dict[str, ScoreMask] = {}
     for name, initial in scores.items():
         module, attribute = owners[name][0]
         weight = getattr(module, attribute)
         weight.requires_grad_(False)
-        layers[name] = ScoreMask(weight, initial, kept[name], n_of_m)
-    put_on(model, layers)
+        layers[name] = ScoreMask(weight, of_filters.get(name, initial), kept[name], n_of_m)
+    put_on(model, {place: layers[name] for name in layers for place in _places(name, filters)})
     return ScoreAdapter(layers)
+
+
+def _places(name: str, filters: Filters | None) -> tuple[str, ...]:
+    """The tensors to mask for a weight."""
+    if filters is None:
+        return (name,)
+    return () if name in filters.inner else filters.affine(name) or (name,)
 
 
 def put_on(model: nn.Module, layers: Mapping[str, OnWeight]) -> None:

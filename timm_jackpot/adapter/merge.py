@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from timm_jackpot.base import maskable_weights
+from timm_jackpot.base import Filters, maskable_weights
 from timm_jackpot.errors import BaseError
 from timm_jackpot.masks import MaskSet
 
@@ -31,6 +31,15 @@ def merge(model: nn.Module, masks: MaskSet) -> nn.Module:
     for name, mask in masks.items():
         parameters[name].mul_(mask.to(parameters[name].device))
     return model
+
+
+@torch.no_grad()
+def silence(model: nn.Module, masks: MaskSet, filters: Filters) -> None:
+    """Zero the scale and shift of the norms after removed filters, whose channels are then zero."""
+    parameters = dict(model.named_parameters())
+    for weight, mask in masks.items():
+        for name in filters.affine(weight):
+            parameters[name].mul_(mask.flatten(1).any(1).to(parameters[name].device))
 
 
 def zero_fractions(model: nn.Module) -> dict[str, float]:

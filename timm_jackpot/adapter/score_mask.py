@@ -10,22 +10,34 @@ from torch import Tensor, nn
 
 from timm_jackpot.masks import group_thresholds, keep_largest, keep_n_of_m, threshold_of
 
+# Of a removed filter: at zero, ReLU has no gradient that could bring the filter back.
+_LEAK = 1e-3
+
 
 class _StraightThrough(torch.autograd.Function):
-    """Forward (s ≥ τ) ⊙ w; backward ∂L/∂s = ∂L/∂w_eff ⊙ w for *every* score, kept or not (Eqs. 4 and 6)."""
+    """Forward (s ≥ τ) ⊙ w; backward ∂L/∂s = ∂L/∂w_eff ⊙ w for *every* score, kept or not (Eqs. 4 and 6).
+
+    The score of a filter stands for all of its weights: its gradient is the sum of theirs.
+
+    Args:
+        leak: what removed weights are multiplied by.
+    """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, scores: Tensor, threshold: Tensor) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, scores: Tensor, threshold: Tensor, leak: float) -> Tensor:
+        ctx.scores_shape = scores.shape
         ctx.save_for_backward(weight, scores >= threshold if ctx.needs_input_grad[0] else None)
+        if leak:
+            return torch.where(scores >= threshold, weight, leak * weight)
         # Zeros and ones directly in the weight's dtype: a boolean tensor is several times as slow on a CPU.
         return torch.ge(scores, threshold, out=torch.empty_like(weight, requires_grad=False)).mul_(weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         weight, mask = ctx.saved_tensors
         grad_weight = None if mask is None else grad * mask
-        grad_scores = (grad * weight).float() if ctx.needs_input_grad[1] else None
-        return grad_weight, grad_scores, None
+        grad_scores = (grad * weight).float().sum_to_size(ctx.scores_shape) if ctx.needs_input_grad[1] else None
+        return grad_weight, grad_scores, None, None
 
 
 class OnWeight(nn.Module):
@@ -40,6 +52,11 @@ class ScoreMask(OnWeight):
 
     The threshold is a plain attribute, not a buffer: DDP broadcasts buffers in every forward pass, and the state dict
     should hold nothing that can be derived from the scores.
+
+    Args:
+        scores: in the shape of the weight; or a parameter [F] that layers share, with one for each of the weight's F
+            filters.
+        kept: how many weights to keep; with scores of filters, it is rounded down to whole ones.
     """
 
     threshold: Tensor
@@ -47,16 +64,24 @@ class ScoreMask(OnWeight):
 
     def __init__(self, weight: Tensor, scores: Tensor, kept: int, n_of_m: tuple[int, int] | None = None) -> None:
         super().__init__()
-        assert scores.shape == weight.shape
         self._n_of_m = n_of_m
-        # In the weight's memory format, so that masking is a single pass over memory.
-        self.scores = nn.Parameter(torch.empty_like(weight, dtype=torch.float32).copy_(scores))
+        self._shape, self._unit = weight.shape, weight.numel() // scores.numel()
+        self._leak = _LEAK if scores.dim() < weight.dim() else 0.0
+        if self._leak:
+            assert isinstance(scores, nn.Parameter)
+            assert len(scores) == len(weight)
+            self.scores = scores
+        else:
+            assert scores.shape == weight.shape
+            # In the weight's memory format, so that masking is a single pass over memory.
+            self.scores = nn.Parameter(torch.empty_like(weight, dtype=torch.float32).copy_(scores))
         one = self.scores.new_empty(())
         self.threshold = one if n_of_m is None else torch.empty_like(self.scores, requires_grad=False)
         self.refresh(kept)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return _StraightThrough.apply(weight, self.scores, self.threshold)  # pyright: ignore[reportReturnType]
+        scores = self.scores.view(-1, *[1] * (weight.dim() - 1)) if self._leak else self.scores
+        return _StraightThrough.apply(weight, scores, self.threshold, self._leak)  # pyright: ignore[reportReturnType]
 
     @torch.no_grad()
     def refresh(self, kept: int) -> None:
@@ -66,7 +91,7 @@ class ScoreMask(OnWeight):
         thresholds are lowered to let in the largest of the others.
         """
         self.kept = kept
-        threshold = threshold_of(self._pattern_first(), kept)
+        threshold = threshold_of(self._pattern_first(), kept // self._unit)
         if self._n_of_m is not None:
             threshold = torch.minimum(threshold, group_thresholds(self.scores, *self._n_of_m))
         self.threshold.copy_(threshold)
@@ -74,7 +99,9 @@ class ScoreMask(OnWeight):
     @torch.no_grad()
     def mask(self, kept: int | None = None) -> Tensor:
         """The mask of the current scores, with exactly `kept` weights (default: as at the last refresh)."""
-        return keep_largest(self._pattern_first(), self.kept if kept is None else kept)
+        wanted = self.kept if kept is None else kept
+        mask = keep_largest(self._pattern_first(), wanted // self._unit)
+        return mask.view(*mask.shape, *[1] * (len(self._shape) - mask.dim())).expand(self._shape)
 
     def _pattern_first(self) -> Tensor:
         """The scores, with those in the N:M pattern (if any) set to infinity."""

@@ -7,7 +7,7 @@ from math import prod
 from timm_jackpot.artifact.extras import may_be_int8
 from timm_jackpot.artifact.schema import CONFIG, EXTRAS, MASKS, MAX_EXTRAS, MAX_PIXELS, MAX_WEIGHTS, Config
 from timm_jackpot.errors import ArtifactError, ConfigError
-from timm_jackpot.masks import kept_count
+from timm_jackpot.masks import kept_count, kept_filters
 
 
 def check_agreement(config: Config) -> None:
@@ -55,14 +55,17 @@ def _check_counts(config: Config) -> None:
     kept_of_all, all_parameters = config.sparsity.all_parameters
     if all_parameters < max(total, 1) or all_parameters - kept_of_all != total - kept:
         raise ArtifactError(f"{CONFIG}: the sparsities of maskable weights and of all parameters do not match")
+    requested = config.sparsity.requested
     try:
-        expected = kept_count(total, config.sparsity.requested)
+        if config.allocation.name == "filters":
+            expected = sum(kept_filters(layer.shape, requested) for layer in config.layers)
+        else:
+            expected = kept_count(total, requested)
     except ConfigError as error:
         raise ArtifactError(f"{CONFIG}: {error}") from error
     if kept != expected:
         raise ArtifactError(
-            f"{CONFIG}: a sparsity of {config.sparsity.requested} keeps {expected} of {total} weights, but the layers "
-            f"keep {kept}"
+            f"{CONFIG}: a sparsity of {requested} keeps {expected} of {total} weights, but the layers keep {kept}"
         )
     is_pattern = config.allocation.name == "n:m"
     if any((number is not None) != is_pattern for number in (config.allocation.n, config.allocation.m)):

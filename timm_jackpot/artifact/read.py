@@ -45,6 +45,7 @@ from timm_jackpot.masks import (
     RankedMasks,
     decode_compact,
     is_n_of_m,
+    keeps_filters,
     most_compact_bytes,
     packed_bytes,
     unpack,
@@ -254,6 +255,8 @@ def _check_masks(config: Config, found: MaskSet) -> None:
     for name, mask in found.items():
         if n is not None and m is not None and not is_n_of_m(mask, n, m):
             raise ArtifactError(f"{MASKS}: {name} does not keep {n} of every {m} weights, as {CONFIG} says")
+        if config.allocation.name == "filters" and not keeps_filters(mask):
+            raise ArtifactError(f"{MASKS}: {name} does not keep whole filters, as {CONFIG} says")
     assert list(found.kept_per_layer().values()) == [layer.kept for layer in config.layers]
     if found.hash() != config.mask_hash:
         raise ArtifactError(f"{MASKS} does not match the mask hash in {CONFIG}")

@@ -48,7 +48,7 @@ class Sparsity(Document):
 
 
 class Allocation(Document):
-    name: Literal["global", "uniform", "erk", "n:m"]
+    name: Literal["global", "uniform", "erk", "filters", "n:m"]
     n: int | None = Field(default=None, ge=1, le=1024)  # for n:m only
     m: int | None = Field(default=None, ge=1, le=1024)
 

@@ -10,6 +10,7 @@ from timm_jackpot.base.build import (
     random_weights,
     save_random_weights,
 )
+from timm_jackpot.base.channels import ChannelGraph, ChannelGroup, Filters, removable_filters
 from timm_jackpot.base.copies import copy_with_head, shared_copy, with_head, working_copy
 from timm_jackpot.base.flags import BaseFlags
 from timm_jackpot.base.load import Base, load_base
@@ -37,7 +38,10 @@ __all__ = [
     "Base",
     "BaseFlags",
     "BaseRef",
+    "ChannelGraph",
+    "ChannelGroup",
     "DenseWeight",
+    "Filters",
     "Maskable",
     "SkipInit",
     "TensorId",
@@ -58,6 +62,7 @@ __all__ = [
     "random_network",
     "random_weights",
     "recognize_base",
+    "removable_filters",
     "save_random_weights",
     "shared_copy",
     "state_ids",

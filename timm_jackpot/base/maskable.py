@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
+from timm_jackpot.base.channels import Filters
 from timm_jackpot.base.weight_tracing import altered_weights
 from timm_jackpot.errors import BaseError
 from timm_jackpot.masks.patterns import matching, nearest
@@ -34,6 +35,7 @@ class Maskable:
     weights: dict[str, nn.Parameter]
     dense: list[DenseWeight]
     aliases: dict[str, str]  # second name of a tied weight → its first name
+    filters: Filters | None = None  # under the allocation `filters`
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

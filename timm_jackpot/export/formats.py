@@ -15,10 +15,10 @@ from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
 from timm_jackpot.artifact import timm_checkpoint
-from timm_jackpot.errors import ConfigError
+from timm_jackpot.errors import ConfigError, first_line
 from timm_jackpot.export.load import load_shrunk
 from timm_jackpot.export.registry import Exported, Run, register_format
-from timm_jackpot.export.shrink import Shrinkage, first_line, shrink
+from timm_jackpot.export.shrink import Shrinkage, shrink
 from timm_jackpot.networks import OUR_MODULES
 
 if TYPE_CHECKING:

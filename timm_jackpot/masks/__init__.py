@@ -4,6 +4,7 @@ from timm_jackpot.masks.allocation import (
     ALLOCATIONS,
     allocate,
     kept_count,
+    kept_filters,
     parse_overrides,
     parse_sparsity,
     scale_counts,
@@ -11,7 +12,15 @@ from timm_jackpot.masks.allocation import (
 from timm_jackpot.masks.compact import RankedMasks, decode_compact, encode_compact, most_compact_bytes
 from timm_jackpot.masks.mask_set import LayerOverlap, MaskSet, chance_overlap, layer_overlaps, mask_overlap
 from timm_jackpot.masks.packing import pack, packed_bytes, unpack
-from timm_jackpot.masks.selection import group_thresholds, is_n_of_m, keep_largest, keep_n_of_m, threshold_of
+from timm_jackpot.masks.selection import (
+    filter_sums,
+    group_thresholds,
+    is_n_of_m,
+    keep_largest,
+    keep_n_of_m,
+    keeps_filters,
+    threshold_of,
+)
 
 __all__ = [
     "ALLOCATIONS",
@@ -22,11 +31,14 @@ __all__ = [
     "chance_overlap",
     "decode_compact",
     "encode_compact",
+    "filter_sums",
     "group_thresholds",
     "is_n_of_m",
     "keep_largest",
     "keep_n_of_m",
+    "keeps_filters",
     "kept_count",
+    "kept_filters",
     "layer_overlaps",
     "mask_overlap",
     "most_compact_bytes",

@@ -44,6 +44,11 @@ def kept_count(n: int, sparsity: Decimal | str) -> int:
     return n - floor(n * Fraction(parse_sparsity(sparsity)) + Fraction(1, 2))
 
 
+def kept_filters(shape: Sequence[int], sparsity: Decimal | str) -> int:
+    """How many weights of a layer [F, …] are kept if this fraction of its filters is removed; one filter at least."""
+    return max(1, kept_count(shape[0], sparsity)) * prod(shape[1:])
+
+
 def allocate(
     name: str,
     scores: Mapping[str, Tensor],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -86,6 +88,33 @@ def group_thresholds(scores: Tensor, n: int, m: int) -> Tensor:
     groups = _groups(scores, n, m)
     ordered = groups.sort(dim=-1).values
     return _ungrouped(_between(ordered[..., m - n - 1, None], ordered[..., m - n, None]).expand(groups.shape))
+
+
+def filter_sums(scores: Mapping[str, Tensor], groups: Iterable[Sequence[str]]) -> dict[str, Tensor]:
+    """For every score, the sum over its filter, the weights of one entry along dim 0, in all layers of its group.
+
+    The weights with the largest sums are whole filters, the same ones in each layer of a group.
+
+    Args:
+        scores: [F, …] by layer, with the same F within a group.
+        groups: names of layers; each layer is in one group.
+
+    Returns:
+        Tensors of the same shapes, float32, in the order of `scores`.
+    """
+    sums: dict[str, Tensor] = {}
+    for group in groups:
+        sums |= dict.fromkeys(group, torch.stack([scores[name].double().flatten(1).sum(1) for name in group]).sum(0))
+    return {
+        name: sums[name].float().view(-1, *[1] * (values.dim() - 1)).expand(values.shape)
+        for name, values in scores.items()
+    }
+
+
+def keeps_filters(mask: Tensor) -> bool:
+    """Whether a mask keeps or removes each filter as a whole."""
+    rows = mask.flatten(1)
+    return bool((rows.any(1) == rows.all(1)).all())
 
 
 def is_n_of_m(mask: Tensor, n: int, m: int) -> bool:

@@ -10,9 +10,12 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
+from typing_extensions import Self
 
-from timm_jackpot.masks import ALLOCATIONS, allocate, parse_overrides, parse_sparsity
+from timm_jackpot.masks import ALLOCATIONS, allocate, kept_filters, parse_overrides, parse_sparsity
 from timm_jackpot.schema import Settings
+
+FILTERS = "filters"
 
 
 class BudgetFlags(Settings):
@@ -24,8 +27,9 @@ class BudgetFlags(Settings):
     sparsity: str | float = "0.9"
     """Fraction of the maskable weights to remove, an exact decimal in [0, 1)."""
     allocation: str = "erk"
-    """How the budget is allocated to layers: erk (by shape), global (one threshold for all) or uniform; or N:M, such as
-    2:4, which keeps N of every M weights along the input channels and replaces --sparsity."""
+    """How the budget is allocated to layers: erk (by shape), global (one threshold for all) or uniform. Or a pattern:
+    filters, which removes whole output channels, the same fraction from every layer; or N:M, such as 2:4, which keeps N
+    of every M weights along the input channels and replaces --sparsity."""
     min_density: float = Field(default=0.0, ge=0, le=1)
     """Smallest fraction of its weights that a layer keeps."""
     layer_sparsity: tuple[str, ...] = ()
@@ -53,9 +57,19 @@ class BudgetFlags(Settings):
     @field_validator("allocation")
     @classmethod
     def _known_allocation(cls, value: str) -> str:
-        if value in ALLOCATIONS or n_of_m(value):
+        if value in (*ALLOCATIONS, FILTERS) or n_of_m(value):
             return value
-        raise ValueError(f"choose one of {', '.join(ALLOCATIONS)}, or N:M with M = 2, 4, 8, 16 or 32, such as 2:4")
+        raise ValueError(
+            f"choose one of {', '.join(ALLOCATIONS)}, {FILTERS}, or N:M with M = 2, 4, 8, 16 or 32, such as 2:4"
+        )
+
+    @model_validator(mode="after")
+    def _filters_are_shared_out_equally(self) -> Self:
+        given = next((key for key in ("layer_sparsity", "min_density") if getattr(self, key)), None)
+        if self.allocation == FILTERS and given:
+            flag = given.replace("_", "-")
+            raise ValueError(f"--allocation filters removes the same fraction from every layer: leave --{flag} out")
+        return self
 
     @field_validator("sparsity", mode="before")
     @classmethod
@@ -86,6 +100,11 @@ class Budget:
         """(2, 4) for the allocation 2:4; None for the others."""
         return n_of_m(self.allocation)
 
+    @property
+    def is_pattern(self) -> bool:
+        """Whether masks have a pattern besides their counts: N:M or whole filters."""
+        return self.kept is None and (self.allocation == FILTERS or self.n_of_m is not None)
+
     def counts(self, scores: Mapping[str, Tensor]) -> dict[str, int]:
         """How many weights each layer keeps, given a criterion's scores.
 
@@ -97,6 +116,8 @@ class Budget:
         if self.n_of_m is not None:
             n, m = self.n_of_m
             return {name: values.numel() // m * n for name, values in scores.items()}
+        if self.allocation == FILTERS:
+            return {name: kept_filters(values.shape, self.sparsity) for name, values in scores.items()}
         # At least one weight per layer: a global threshold can empty a layer, which cuts a network without shortcuts.
         return allocate(
             self.allocation,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 
-from timm_jackpot.base import Base, Maskable, maskable_weights
+from timm_jackpot.base import Base, Maskable, maskable_weights, removable_filters
 from timm_jackpot.errors import BaseError, ConfigError
-from timm_jackpot.methods.budget import n_of_m
+from timm_jackpot.methods.budget import FILTERS, n_of_m
 from timm_jackpot.schema import Settings
 
 _LEAST_SHARE = 0.01  # of the parameters; masks over fewer say nothing about the network
@@ -40,21 +41,25 @@ def find_maskable(
 
     Args:
         input_size: channels, height and width of the base's images.
-        allocation: with an N:M pattern, layers that it does not fit are left dense.
-        strict: fail on such layers instead.
+        allocation: layers that an N:M pattern does not fit, or that cannot lose single filters, are left dense.
+        strict: fail on layers that an N:M pattern does not fit instead.
 
     Raises:
-        BaseError: if there is (almost) nothing to mask.
-        ConfigError: if `strict` and an N:M pattern does not fit a layer.
+        BaseError: if there is (almost) nothing to mask, or filters are asked for and the model cannot be traced.
+        ConfigError: if `strict` and an N:M pattern does not fit a layer; or without torch-pruning, which filters need.
     """
+    images = torch.zeros(2, *input_size, device=next(base.model.parameters()).device)
     maskable = maskable_weights(
         base.model,
         mask_classifier=flags.mask_classifier,
         include=flags.include,
         exclude=flags.exclude,
-        images=torch.zeros(2, *input_size, device=next(base.model.parameters()).device),
+        images=images,
     )
     maskable = maskable.leave_dense(_not_fitting(maskable, allocation, strict))
+    if allocation == FILTERS:
+        filters, reasons = removable_filters(base.model, maskable.weights, images)
+        maskable = replace(maskable.leave_dense(reasons), filters=filters)
     share = _share(base, maskable)
     if not maskable.weights or (share < _LEAST_SHARE and not flags.include):
         what = (

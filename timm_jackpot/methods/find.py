@@ -7,7 +7,7 @@ from math import inf, isnan
 import torch
 from torch import Tensor, nn
 
-from timm_jackpot.adapter import ScoreAdapter, attach, detach
+from timm_jackpot.adapter import ScoreAdapter, attach, detach, silence
 from timm_jackpot.errors import TrainingError
 from timm_jackpot.evaluation import evaluate_accuracy
 from timm_jackpot.masks import MaskSet
@@ -82,6 +82,8 @@ def find_masks(
     _check_scores(adapter, task, settings)
     masks = training.final_masks()
     detach(model)
+    if start.filters is not None:
+        silence(model, masks, start.filters)
     # Attach the exact final masks for the measurements below: a threshold keeps more where scores are tied.
     attach(model, {name: mask.float() for name, mask in masks.items()}, start.kept)
     if settings.recalibrate_batches and not settings.freeze_norm_statistics:

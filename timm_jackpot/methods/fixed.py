@@ -10,11 +10,19 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import Self
 
+from timm_jackpot.adapter import silence
 from timm_jackpot.base import norm_statistics
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.task import ChangedTensor, Outcome, Phase, Stopwatch, Task, build_network
-from timm_jackpot.methods.train import AlongFlags, HeadFlags, changed_tensors, train_along, trained_parameters
+from timm_jackpot.methods.train import (
+    AlongFlags,
+    HeadFlags,
+    affine_of,
+    changed_tensors,
+    train_along,
+    trained_parameters,
+)
 from timm_jackpot.schema import Settings
 from timm_jackpot.training import CALIBRATION_IMAGES, Record, recalibrate
 
@@ -56,14 +64,17 @@ def under_masks(
     trained = trained_parameters(task.base, task.maskable.weights, settings)
     statistics = norm_statistics(task.base.model) if settings.recalibrated else []
     changed = {name: ChangedTensor("weights", tensor.detach().cpu()) for name, tensor in (weights or {}).items()}
-    if not trained and not statistics:
+    silenced = affine_of(task.maskable.filters) if masks is not None else {}
+    if not (trained or statistics or silenced):
         return Outcome(masks, changed, 0, watch.seconds, start)
     model = build_network(task, Outcome(masks, changed, 0, 0.0))
+    if masks is not None and task.maskable.filters is not None:
+        silence(model, masks, task.maskable.filters)
     if statistics:
         recalibrate(model, task.data, task.batch_size, task.accelerator, images=CALIBRATION_IMAGES)
     if trained:
         train_along(model, trained, replace(task, record=Record()), budget, settings)
-    changed |= changed_tensors(model, trained, statistics=bool(statistics))
+    changed |= changed_tensors(model, silenced | trained, statistics=bool(statistics))
     steps = budget.steps if trained else 0
     phases = (Phase("head", steps, masks.kept_per_layer() if masks is not None else None, head_only=True),)
     return Outcome(masks, changed, steps, watch.seconds, start, phases=phases if steps else ())

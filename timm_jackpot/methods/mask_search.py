@@ -11,7 +11,7 @@ from timm_jackpot.methods.registry import register_method
 from timm_jackpot.methods.search_settings import PAPER, SearchSettings
 from timm_jackpot.methods.start import start_from, starved_notice
 from timm_jackpot.methods.task import Outcome, Phase, Stopwatch, Task
-from timm_jackpot.methods.train import changed_tensors, trained_parameters, unfreeze, warm_head
+from timm_jackpot.methods.train import affine_of, changed_tensors, trained_parameters, unfreeze, warm_head
 from timm_jackpot.runtime.processes import say
 
 
@@ -23,7 +23,8 @@ def search(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
     if budget.allocation == "global":
         say(starved_notice(start), task.accelerator)
     roles = trained_parameters(task.base, task.maskable.weights, settings)
-    model = working_copy(task.base.model, own=roles.keys())
+    silenced = affine_of(start.filters)
+    model = working_copy(task.base.model, own=roles.keys() | silenced.keys())
     trained, head = unfreeze(model, roles)
     steps = warm_head(model, head, task, budget, settings)
     distill = settings.distill_weight > 0 and task.can_teach
@@ -38,7 +39,7 @@ def search(task: Task, budget: Budget, settings: SearchSettings) -> Outcome:
         head=head,
         teacher=working_copy(task.base.model).requires_grad_(False).eval() if distill else None,
     )
-    changed = changed_tensors(model, roles, statistics=not settings.freeze_norm_statistics)
+    changed = changed_tensors(model, silenced | roles, statistics=not settings.freeze_norm_statistics)
     phases = _phases(budget, settings, masks, teacher=distill)
     return Outcome(masks, changed, budget.steps, watch.seconds, start.masks, phases=phases)
 

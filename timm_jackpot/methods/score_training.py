@@ -53,7 +53,8 @@ class ScoreTraining:
             scores = two_level_scores(start.masks, settings.start_low)
         else:
             scores = proportional_scores(start.scores, settings.start_scale)
-        self.adapter = attach(model, scores, self._counts_in(max(0, first_step - 1)), n_of_m=start.n_of_m)
+        kept = self._counts_in(max(0, first_step - 1))
+        self.adapter = attach(model, scores, kept, n_of_m=start.n_of_m, filters=start.filters)
 
     def before_step(self, step: int) -> None:
         """Recompute the thresholds if they are due before this step."""

@@ -12,10 +12,11 @@ import torch
 from accelerate.utils import broadcast
 from torch import Tensor
 
+from timm_jackpot.base import Filters, Maskable
 from timm_jackpot.criteria import criterion, magnitude
 from timm_jackpot.data import Batch, ImageSource
 from timm_jackpot.errors import ConfigError
-from timm_jackpot.masks import MaskSet, keep_largest, keep_n_of_m
+from timm_jackpot.masks import MaskSet, filter_sums, keep_largest, keep_n_of_m
 from timm_jackpot.methods.budget import Budget
 from timm_jackpot.methods.task import Task
 from timm_jackpot.runtime.processes import Shard
@@ -27,11 +28,25 @@ _STARVED, _STARVED_SHARE = Fraction(1, 20), Fraction(1, 10)
 
 @dataclass(frozen=True)
 class Start:
-    """The criterion's scores, the final kept count of every layer, and the N:M pattern if there is one."""
+    """The criterion's scores, the final kept count of every layer, and the pattern of the masks, if there is one."""
 
     scores: dict[str, Tensor]
     kept: dict[str, int]
     n_of_m: tuple[int, int] | None = None
+    filters: Filters | None = None  # to keep as a whole; `scores` are then their sums
+
+    @classmethod
+    def of(cls, scores: dict[str, Tensor], maskable: Maskable, budget: Budget) -> Start:
+        """Share the budget out to the layers; for whole filters, add up the scores of each.
+
+        Raises:
+            ConfigError: for minimums, overrides or patterns that the layers cannot satisfy.
+        """
+        if not budget.is_pattern:
+            return cls(scores, budget.counts(scores))
+        if maskable.filters is not None:
+            scores = filter_sums(scores, maskable.filters.groups)
+        return cls(scores, budget.counts(scores), budget.n_of_m, maskable.filters)
 
     @property
     def masks(self) -> MaskSet:
@@ -65,15 +80,15 @@ def start_from(name: str, task: Task, budget: Budget, *, batches: int = 1) -> St
     # Every rank reads the same images, but kernels may round differently.
     if task.accelerator.num_processes > 1:
         scores = {layer: cast(Tensor, broadcast(values)) for layer, values in scores.items()}
-    return Start(scores, budget.counts(scores), None if budget.kept is not None else budget.n_of_m)
+    return Start.of(scores, task.maskable, budget)
 
 
 def _counts_of_magnitude(name: str, task: Task, budget: Budget) -> dict[str, int]:
     """
     Raises:
-        ConfigError: for an N:M pattern, which a mask that is refined at its counts would not keep.
+        ConfigError: for a pattern, which a mask that is refined at its counts would not keep.
     """
-    if budget.kept is None and budget.n_of_m is not None:
+    if budget.is_pattern:
         raise ConfigError(
             f"the criterion {name} keeps layer counts, not patterns: replace --allocation {budget.allocation}"
         )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from timm_jackpot.base import (
     Base,
+    Filters,
     classifier_parameters,
     copy_tensors,
     norm_affine,
@@ -212,6 +213,12 @@ def trained_parameters(base: Base, masked: Collection[str], settings: AlongFlags
     """
     trained: dict[str, Role] = head_of(base, masked) if base.new_head or settings.train_head else {}
     return trained | (norms_of(base) if settings.train_norm else {})
+
+
+def affine_of(filters: Filters | None) -> dict[str, Role]:
+    """The scales and shifts that removed filters take along, and their role."""
+    names = [name for weight in filters.norms for name in filters.affine(weight)] if filters is not None else []
+    return dict.fromkeys(names, "norm_affine")
 
 
 def head_of(base: Base, masked: Collection[str] = ()) -> dict[str, Role]:

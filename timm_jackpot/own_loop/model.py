@@ -80,7 +80,7 @@ class TrainableJackpot(nn.Module):
             self._maskable.weights, self.model, batches=list, input_size=data["input_size"], seed=config.seed, kept=dict
         )
         budget = Budget.of(config, steps=config.steps, seed=config.seed)
-        start = Start(scores, budget.counts(scores), budget.n_of_m)
+        start = Start.of(scores, self._maskable, budget)
         self._training = ScoreTraining(self.model, start, config, steps=config.steps)
         self._merged, self._steps, self._seen = False, 0, self._score_changes()
         self.register_buffer("step_count", torch.zeros((), dtype=torch.int64))

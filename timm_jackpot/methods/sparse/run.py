@@ -164,9 +164,9 @@ def outcome_of(
 def refuse_pattern(budget: Budget) -> None:
     """
     Raises:
-        ConfigError: for an N:M pattern, which masks that change weight by weight would not keep.
+        ConfigError: for a pattern, which masks that change weight by weight would not keep.
     """
-    if budget.n_of_m is not None:
+    if budget.is_pattern:
         raise ConfigError(
             f"this method keeps layer counts, not patterns: replace --allocation {budget.allocation} by erk, global or "
             "uniform"
