@@ -354,7 +354,8 @@ def test_an_unknown_allocation_is_one_sentence(allocation: str) -> None:
     with pytest.raises(ConfigError) as refused:
         parse(SearchConfig, argv=[f"--allocation={allocation}"])
     assert str(refused.value) == (
-        f"--allocation {allocation}: choose one of global, uniform, erk, filters, or N:M with M = 2, 4, 8, 16 or 32, such as 2:4"
+        f"--allocation {allocation}: choose one of global, uniform, erk, filters, or N:M with M = 2, 4, 8, 16 or 32, "
+        "such as 2:4"
     )
 
 
