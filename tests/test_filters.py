@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from timm_jackpot import export_jackpot, from_pretrained, load_shrunk
+from timm_jackpot import JackpotConfig, export_jackpot, from_pretrained, load_shrunk
 from timm_jackpot.adapter import adapter_of, attach, detach
 from timm_jackpot.artifact import read_artifact
 from timm_jackpot.base import Base, Filters, load_base, maskable_weights, removable_filters
@@ -204,6 +204,11 @@ def test_methods_that_choose_single_weights_refuse(method: str, tmp_path: Path) 
     with pytest.raises(ConfigError, match="keeps layer counts, not patterns"):
         train_ticket(config_of(method)(model="digits_resnet", allocation="filters", output=str(tmp_path / "x")))
     assert not (tmp_path / "x").exists()
+
+
+def test_a_loop_of_ones_own_refuses_them() -> None:
+    with pytest.raises(ConfigError, match="whole filters, whose norms change with them, are for `search`"):
+        JackpotConfig(allocation="filters")
 
 
 def test_without_torch_pruning_it_says_what_to_install(

@@ -3,10 +3,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from timm_jackpot.criteria import criterion_names
 from timm_jackpot.methods import BudgetFlags, CoverFlags, ScoreSettings
+from timm_jackpot.methods.budget import FILTERS
 from timm_jackpot.schema import OneOf
 
 
@@ -25,3 +26,12 @@ class JackpotConfig(BudgetFlags, CoverFlags, ScoreSettings):
     """Names of the classes, in the order of the logits; stored with a new or trained head."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Random seed of criteria that draw."""
+
+    @field_validator("allocation")
+    @classmethod
+    def _no_filters(cls, value: str) -> str:
+        if value == FILTERS:
+            raise ValueError(
+                "whole filters, whose norms change with them, are for `search`: choose erk, global or uniform"
+            )
+        return value
