@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from timm_jackpot import JackpotConfig, export_jackpot, from_pretrained, get_jackpot_model, load_shrunk
+from timm_jackpot import JackpotConfig, export_jackpot, from_pretrained, get_jackpot_model, load_exported
+from timm_jackpot.artifact import read_artifact
 from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.evaluation.images import class_names
-from timm_jackpot.export import formats, measure, registry
+from timm_jackpot.evidence import read_exports
+from timm_jackpot.export import checkpoints, measure, registry
 from timm_jackpot.export import shrink as shrink_module
 from timm_jackpot.export.__main__ import main
+from timm_jackpot.export.csr import SparseRows
 from timm_jackpot.export.shrink import shrink
+from timm_jackpot.export.two_of_four import layers_with_two_of_four
+from timm_jackpot.hub import render_card
 
 FAMILIES = ("cifar_resnet20", "test_resnet", "test_efficientnet", "test_convnext", "test_vit", "test_byobnet")
 
@@ -60,8 +68,8 @@ def test_without_its_dead_channels_a_network_gives_the_same_logits(name: str, tm
     assert parameters(small) < parameters(network)
     small, shrinkage = shrink(network, images, multiple=8)
     described = export_jackpot(network, tmp_path / "small", format="shrunk", images=images)
-    assert torch.equal(load_shrunk(tmp_path / "small")(images), small(images))
-    assert described["removed_channels"] == shrinkage.removed
+    assert torch.equal(load_exported(tmp_path / "small")(images), small(images))
+    assert described["notes"]["removed_channels"] == shrinkage.removed
     assert described["bytes_after"]["disk"] < described["bytes_before"]["disk"]
     assert [one["batch"] for one in described["beside_whole"]] == [1, 32]
     export_jackpot(network, tmp_path / "whole", images=images)
@@ -70,12 +78,92 @@ def test_without_its_dead_channels_a_network_gives_the_same_logits(name: str, tm
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_onnxruntime_gives_the_same_logits(name: str, tmp_path: Path) -> None:
+def test_other_runtimes_give_the_same_logits(name: str, format: str, tmp_path: Path) -> None:  # noqa: A002
+    pytest.importorskip({"onnx": "onnxruntime"}.get(format, format))
     network, images = with_dead_filters(name)
-    described = export_jackpot(network, tmp_path / "onnx", format="onnx", images=images)
+    described = export_jackpot(network, tmp_path / format, format=format, images=images)
     assert described["relative_difference"] <= 1e-4
-    assert described["removed_channels"]
+    assert described["notes"]["removed_channels"]
+    assert [one["batch"] for one in described["beside_whole"]] == [1, 32]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_sparse_rows_give_the_same_logits(name: str, tmp_path: Path) -> None:
+    network, images = with_dead_filters(name)
+    linear = [m for m in network.modules() if isinstance(m, nn.Linear) or getattr(m, "kernel_size", 0) == (1, 1)]
+    for layer in linear:
+        layer.weight.mul_(torch.rand_like(layer.weight) > 0.9)  # pyright: ignore
+    described = export_jackpot(network, tmp_path / "sparse", format="sparse-csr", images=images)
+    opened = load_exported(tmp_path / "sparse")
+    sparse = [name for name, module in opened.named_modules() if isinstance(module, SparseRows)]
+    assert sparse == described["notes"]["sparse_layers"] != []
+    assert torch.allclose(opened(images), network(images), rtol=1e-4, atol=1e-5)
+    if len(sparse) > 4:
+        assert described["bytes_after"]["disk"] < described["bytes_before"]["disk"]
+
+
+def test_sparse_rows_that_lie_are_refused(tmp_path: Path) -> None:
+    network = timm.create_model("digits_resnet").eval().requires_grad_(False)
+    with pytest.raises(ConfigError, match="no linear layer or 1×1 convolution of this network has 15 %"):
+        export_jackpot(network, tmp_path / "x", format="sparse-csr")
+    assert list(tmp_path.iterdir()) == []
+    network.fc.weight[:, 3:] = 0  # pyright: ignore
+    export_jackpot(network, tmp_path / "x", format="sparse-csr")
+    state = load_file(tmp_path / "x" / "model.safetensors")
+    state["fc.col_indices"][0] = 2**30
+    save_file(state, tmp_path / "x" / "model.safetensors")
+    with pytest.raises(ArtifactError, match=r"does not hold an exported network: .*col_indices"):
+        load_exported(tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet20", "test_convnext"])
+def test_core_ml_stores_the_kept_weights_only(name: str, tmp_path: Path) -> None:
+    coremltools = pytest.importorskip("coremltools")
+    network, images = with_dead_filters(name, share=0)
+    described = export_jackpot(network, tmp_path / "apple", format="coreml", images=images)
+    assert (tmp_path / "apple" / "model.mlpackage" / "Manifest.json").is_file()
+    assert described["bytes_after"]["disk"] < 0.5 * described["bytes_before"]["disk"]
+    if sys.platform == "darwin":
+        assert described["relative_difference"] <= 1e-4
+    else:
+        assert described["compared_on"] == "nothing: Core ML runs on macOS only"
+        assert described["speed"] == "not measured: Core ML runs on macOS only"
+        assert described["beside_torch"] == []
+    program = coremltools.utils.load_spec(str(tmp_path / "apple" / "model.mlpackage")).mlProgram
+    operations = program.functions["main"].block_specializations["CoreML6"].operations
+    sparse = [one for one in operations if one.type == "constexpr_sparse_to_dense"]
+    assert len(sparse) == sum(p.dim() > 1 and p.numel() > 2048 for p in network.parameters())
+
+
+def with_two_of_four() -> nn.Module:
+    torch.manual_seed(0)
+    network = timm.create_model("test_vit", num_classes=5).eval().requires_grad_(False)
+    for parameter in network.parameters():
+        if parameter.dim() == 2 and parameter.shape[1] % 4 == 0:
+            parameter.view(len(parameter), -1, 4)[..., [0, 2]] = 0
+    return network
+
+
+def test_two_of_four_is_refused_without_sparse_tensor_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = with_two_of_four()
+    assert len(layers_with_two_of_four(network)) == 24  # four in each of six blocks
+    network.blocks[0].attn.qkv.weight[0, :3] = 1  # pyright: ignore
+    assert "blocks.0.attn.qkv" not in layers_with_two_of_four(network)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="and this machine has none: export there, or choose another --format"):
+        export_jackpot(network, tmp_path / "x", format="2:4")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.gpu
+def test_two_of_four_gives_the_same_logits_on_sparse_tensor_cores(tmp_path: Path) -> None:
+    network = with_two_of_four()
+    described = export_jackpot(network, tmp_path / "x", format="2:4")
+    assert len(described["notes"]["sparse_layers"]) == 24
+    assert [one["batch"] for one in described["beside_whole"]] == [1, 32]
+    assert load_exported(tmp_path / "x")(torch.randn(2, 3, 160, 160).cuda().half()).shape == (2, 5)
 
 
 class Constants(nn.Module):
@@ -178,7 +266,7 @@ class Offset(Constants):
 
 
 def test_a_network_that_cannot_be_shrunk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "_WIDTHS", 1)
+    monkeypatch.setattr(checkpoints, "WIDTHS", 1)
     network, images = constants(Offset)
     with pytest.raises(ConfigError, match="Offset is not a timm classifier"):
         export_jackpot(network, tmp_path / "x", images=images)
@@ -262,7 +350,7 @@ def test_an_onnx_export_takes_batches_of_any_size(tmp_path: Path) -> None:
     described = export_jackpot(network, tmp_path / "onnx", format="onnx", images=images)
     assert described["speed_by_mask"].startswith("none: nothing was removed")
     assert json.loads((tmp_path / "onnx" / "export.json").read_text()) == {
-        key: value for key, value in json.loads(json.dumps(described)).items() if key != "folder"
+        key: value for key, value in described.items() if key != "folder"
     }
     session = onnxruntime.InferenceSession(tmp_path / "onnx" / "model.onnx")
     for n in (1, 3):
@@ -277,14 +365,42 @@ def test_the_verb_says_what_was_written(tmp_path: Path, monkeypatch: pytest.Monk
     summary = main()
     assert summary["compared_on"] == "given images"
     assert summary["images"] == 8
-    assert summary["open_with"] == 'timm_jackpot.load_shrunk("FOLDER")'
+    assert summary["open_with"] == 'timm_jackpot.load_exported("FOLDER")'
+
+
+def test_an_export_beside_its_mask_is_shown_on_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "digits"
+    shutil.copytree(Path(__file__).parents[1] / "hubcards" / "digits", folder)
+    for name in ("dense", "shrunk"):
+        monkeypatch.setattr("sys.argv", ["export", str(folder), "--format", name, "--images", "0"])
+        main()
+    artifact = read_artifact(folder)
+    assert [report.format for report in read_exports(artifact)] == ["dense", "shrunk"]
+    card = render_card(artifact)
+    table = card[card.index("## What it runs like") : card.index("## How it was found")]
+    assert re.search(r"\| `dense` \| torch [\w.+]+ \| [\d,]+ \| [\d,]+ \| [\d.]+, of [\d.]+ \|.*\| none \|", table)
+    report = folder / "exports" / "dense" / "export.json"
+    honest = report.read_text()
+    for lie, why in (
+        (honest.replace(artifact.config.mask_hash, "0" * 64), "is of a different mask"),
+        (honest.replace('"torch ', '"<b>torch '), "is not valid at runtime"),
+    ):
+        report.write_text(lie)
+        with pytest.raises(ArtifactError, match=f"^exports/dense/export.json {why}"):
+            render_card(artifact)
+    report.unlink()
+    report.symlink_to(folder / "exports" / "shrunk" / "export.json")
+    assert [report.format for report in read_exports(artifact)] == ["shrunk"]
 
 
 def test_bad_input_is_one_sentence_and_writes_nothing(
     jackpot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = timm.create_model("digits_resnet").eval()
-    with pytest.raises(ConfigError, match="there is no format 'tflite': choose one of dense, shrunk, onnx"):
+    with pytest.raises(
+        ConfigError,
+        match="there is no format 'tflite': choose one of dense, shrunk, sparse-csr, 2:4, onnx, openvino, coreml",
+    ):
         export_jackpot(network, tmp_path / "x", format="tflite")
     with pytest.raises(ArtifactError, match="is not an empty folder"):
         export_jackpot(network, jackpot)
@@ -292,8 +408,8 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
     with pytest.raises(ConfigError, match=r"needs the package torch-pruning: pip install 'timm-jackpot\[export\]'"):
         export_jackpot(network, tmp_path / "x", format="shrunk")
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ArtifactError, match="does not hold a shrunk network"):
-        load_shrunk(tmp_path)
+    with pytest.raises(ArtifactError, match="does not hold an exported network"):
+        load_exported(tmp_path)
 
 
 def test_a_network_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from timm_jackpot import JackpotConfig, export_jackpot, from_pretrained, load_shrunk
+from timm_jackpot import JackpotConfig, export_jackpot, from_pretrained, load_exported
 from timm_jackpot.adapter import adapter_of, attach, detach
 from timm_jackpot.artifact import read_artifact
 from timm_jackpot.base import Base, Filters, load_base, maskable_weights, removable_filters
@@ -180,7 +180,7 @@ def test_without_the_removed_filters_the_network_is_smaller_and_gives_the_same_l
 ) -> None:
     model, images = from_pretrained(searched.summary["artifact"]), torch.randn(4, 3, 32, 32)
     export_jackpot(model, tmp_path / "small", format="shrunk", images=images)
-    small = load_shrunk(tmp_path / "small")
+    small = load_exported(tmp_path / "small")
     with torch.no_grad():
         wanted, found = model(images), small(images)
     assert float((found - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from timm_jackpot.errors import JackpotError as JackpotError
     from timm_jackpot.evaluation.images import predict as predict
     from timm_jackpot.export import export_jackpot as export_jackpot
-    from timm_jackpot.export import load_shrunk as load_shrunk
+    from timm_jackpot.export import load_exported as load_exported
     from timm_jackpot.hub import push_to_hub as push_to_hub
     from timm_jackpot.masks import MaskSet as MaskSet
     from timm_jackpot.masks import allocate as allocate
@@ -82,7 +82,7 @@ _EXPORTS = {
     "get_jackpot_model": "timm_jackpot.own_loop",
     "layer_overlaps": "timm_jackpot.masks",
     "load_base": "timm_jackpot.base",
-    "load_shrunk": "timm_jackpot.export",
+    "load_exported": "timm_jackpot.export",
     "mask_overlap": "timm_jackpot.masks",
     "maskable_weights": "timm_jackpot.base",
     "merge": "timm_jackpot.adapter",

@@ -120,7 +120,7 @@ def check_target(folder: Path, *, overwrite: bool) -> None:
 
 
 def replace_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
-    """Make `folder` hold exactly `files` (a name may include one folder), atomically.
+    """Make `folder` hold exactly `files` (a name may include folders), atomically.
 
     Raises:
         ArtifactError: if it cannot be written; nothing is left behind.
@@ -132,7 +132,7 @@ def replace_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
         new = temporary / folder.name  # which others may read as the umask says; `temporary` is the owner's alone
         new.mkdir()
         for name, content in files.items():
-            (new / name).parent.mkdir(exist_ok=True)
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
             write_synced(new / name, content)
         sync(new)
         _swap(new, folder)

@@ -1,8 +1,9 @@
 """Evidence: the figures of an audit, the verdict that follows from them, and its text. Runs no model."""
 
 from timm_jackpot.evidence.bootstrap import paired_intervals
+from timm_jackpot.evidence.exports import ExportReport, Latency, Sizes, exports_section
 from timm_jackpot.evidence.interval import Interval
-from timm_jackpot.evidence.read import AUDIT, read_audit
+from timm_jackpot.evidence.read import AUDIT, EXPORT, EXPORTS, export_files, read_audit, read_exports
 from timm_jackpot.evidence.report import (
     AUDIT_FORMAT,
     AuditData,
@@ -40,25 +41,33 @@ __all__ = [
     "AUDIT_FORMAT",
     "AUDIT_MODELS",
     "DENSE_ROW",
+    "EXPORT",
+    "EXPORTS",
     "NON_TRIVIAL_PERCENT",
     "SMALL_DENSE_ROW",
     "AuditData",
     "AuditReport",
+    "ExportReport",
     "Interval",
+    "Latency",
     "LayerDensity",
     "ModelResult",
     "Overlap",
     "Principle",
     "SecondSearch",
+    "Sizes",
     "TicketReport",
     "TicketRow",
     "answer_principles",
     "audit_section",
     "conclusions",
     "data_label",
+    "export_files",
+    "exports_section",
     "paired_intervals",
     "plain_text",
     "read_audit",
+    "read_exports",
     "similar_margin",
     "ticket_page",
     "ticket_section",

@@ -1,9 +1,10 @@
-"""Export a jackpot for use without this package, checked and measured. Formats are registered in `formats`."""
+"""Export a jackpot to other runtimes, checked and measured. A format is a function decorated with `register_format`."""
 
 from __future__ import annotations
 
-from timm_jackpot.export import formats as formats  # registers them
-from timm_jackpot.export.load import load_shrunk
+from timm_jackpot.export import checkpoints as checkpoints  # registers formats
+from timm_jackpot.export import runtimes as runtimes
+from timm_jackpot.export.load import load_exported
 from timm_jackpot.export.registry import Exported, format_names, register_format
 from timm_jackpot.export.run import ExportConfig, export_artifact, export_jackpot
 
@@ -13,6 +14,6 @@ __all__ = [
     "export_artifact",
     "export_jackpot",
     "format_names",
-    "load_shrunk",
+    "load_exported",
     "register_format",
 ]

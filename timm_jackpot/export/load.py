@@ -1,7 +1,9 @@
-"""Open a shrunk network: timm builds the architecture, the file says how wide its layers are."""
+"""Open an exported checkpoint: timm builds the architecture, the file says how wide and how sparse its layers are."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,37 +13,53 @@ from torch import Tensor, nn
 
 import timm_jackpot.networks  # noqa: F401  (registers our architectures with timm)
 from timm_jackpot.errors import ArtifactError
+from timm_jackpot.export.csr import SparseRows, sparse_layer
+from timm_jackpot.export.two_of_four import on_sparse_cores
+
+SPARSE_LAYERS = "sparse_layers.json"  # names, of the format 2:4
 
 
-def load_shrunk(folder: str | Path) -> nn.Module:
-    """The network in a folder that `timm-jackpot export --format shrunk` wrote, in eval mode.
+def load_exported(folder: str | Path) -> nn.Module:
+    """The network in a folder that `timm-jackpot export` wrote as dense, shrunk, sparse-csr or 2:4, in eval mode. With
+    2:4 it is on the GPU, in float16.
 
     Raises:
         ArtifactError: if the folder does not hold one.
+        ConfigError: for 2:4 without a GPU that runs it.
     """
     try:
-        state = load_file(Path(folder) / "model.safetensors")
+        state = load_file(Path(folder, "model.safetensors"))
+        listed = Path(folder, SPARSE_LAYERS)
+        names = json.loads(listed.read_bytes()) if listed.exists() else None
         model = create_model(f"local-dir:{folder}", pretrained=False)
-        for name, module in model.named_modules():
-            _resize(module, {key: state[f"{name}.{key}"] for key in _own(module) if f"{name}.{key}" in state})
+        for name, module in list(model.named_modules()):
+            tensors = _tensors_of(module, name, state)
+            if (values := state.get(f"{name}.values")) is not None:
+                sparse = sparse_layer(module, len(values))
+                assert sparse is not None, f"{name} is no layer that can be sparse"
+                model.set_submodule(name, sparse)
+            elif any(getattr(module, key).shape != value.shape for key, value in tensors.items()):
+                _resize(module, tensors)
         model.load_state_dict(state)
+        for module in model.modules():
+            if isinstance(module, SparseRows):
+                module.matrix(check=True)  # once: a product with rows that lie would read memory that is not theirs
     except Exception as error:  # a damaged folder makes timm and torch raise all kinds of errors
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
-        raise ArtifactError(f"{folder} does not hold a shrunk network: {reason[:300]}") from error
+        raise ArtifactError(f"{folder} does not hold an exported network: {reason[:300]}") from error
     head = model.get_classifier()  # pyright: ignore
     if isinstance(head, nn.Linear):
         vars(model)["num_features"] = head.in_features  # for a new head
-    return model.eval()
+    return model.eval() if names is None else on_sparse_cores(model.eval(), names)
 
 
-def _own(module: nn.Module) -> list[str]:
-    return [*module._parameters, *module._buffers]
+def _tensors_of(module: nn.Module, name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    own = [*module._parameters, *module._buffers]
+    return {key: state[f"{name}.{key}"] for key in own if f"{name}.{key}" in state}
 
 
 def _resize(module: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Give a layer room for tensors of other widths, and tell it its widths."""
-    if all(getattr(module, key).shape == value.shape for key, value in tensors.items()):
-        return
     if isinstance(module, nn.Conv2d):
         made, read = tensors["weight"].shape[:2]
         if module.groups > 1:  # one filter for each channel

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import lzma
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import quantiles
@@ -12,33 +11,14 @@ from statistics import quantiles
 import torch
 from torch import Tensor
 
+from timm_jackpot.evidence import Latency, Sizes
 from timm_jackpot.export.registry import Run
 from timm_jackpot.runtime.paired import paired_seconds
 
 _PAIRS = {1: 15, 32: 9}  # timed pairs by batch size
-_NOTICEABLE = 1.05
 
 
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds of a batch with one network and with another, timed in pairs; quartiles."""
-
-    batch: int
-    n: int
-    before_ms: tuple[float, float, float]
-    after_ms: tuple[float, float, float]
-    speedup: tuple[float, float, float]  # of the pairs
-
-    def sentence(self) -> str:
-        lower, middle, upper = self.speedup
-        if lower > _NOTICEABLE:
-            return f"{middle:.2f} times as fast at batch {self.batch}"
-        if upper < 1 / _NOTICEABLE:
-            return f"takes {1 / middle:.2f} times as long at batch {self.batch}"
-        return f"no difference measured at batch {self.batch}"
-
-
-def latencies(before: Run, after: Run, images: Tensor) -> list[Latency]:
+def latencies(before: Run, after: Run, images: Tensor) -> tuple[Latency, ...]:
     """Time two networks in turn on batches made of `images`, repeated as needed."""
     found = []
     for batch, pairs in _PAIRS.items():
@@ -46,8 +26,10 @@ def latencies(before: Run, after: Run, images: Tensor) -> list[Latency]:
         timed = paired_seconds(partial(before, inputs), partial(after, inputs), pairs=pairs)
         first, second = [1000 * b for b, _ in timed], [1000 * a for _, a in timed]
         speedup = _quartiles([b / a for b, a in timed])
-        found.append(Latency(batch, pairs, _quartiles(first), _quartiles(second), speedup))
-    return found
+        found.append(
+            Latency(batch=batch, n=pairs, before_ms=_quartiles(first), after_ms=_quartiles(second), speedup=speedup)
+        )
+    return tuple(found)
 
 
 def difference(wanted: Tensor, found: Tensor) -> tuple[float, float]:
@@ -56,10 +38,9 @@ def difference(wanted: Tensor, found: Tensor) -> tuple[float, float]:
     return largest, largest / max(float(wanted.abs().max()), torch.finfo(wanted.dtype).tiny)
 
 
-def sizes(files: Mapping[str, bytes]) -> dict[str, int]:
-    """Bytes on disk, and what LZMA makes of them."""
+def sizes(files: Mapping[str, bytes]) -> Sizes:
     compressed = sum(len(lzma.compress(content, preset=1)) for content in files.values())
-    return {"disk": sum(map(len, files.values())), "compressed": compressed}
+    return Sizes(disk=sum(map(len, files.values())), compressed=compressed)
 
 
 def processor() -> str:

@@ -15,6 +15,8 @@ from timm_jackpot.errors import ConfigError, first_line
 _SCALES = (1, 10, -10)  # of the images: a unit that is shut on some may open on others
 _EXACT = 1e-5  # of the largest logit
 _IMAGES = 16
+# Kernels work on blocks of channels: with 13 channels fewer, ResNet-20 takes 1.2 times as long in onnxruntime.
+WIDTHS = 8
 
 
 @dataclass
@@ -23,6 +25,11 @@ class Shrinkage:
 
     removed: dict[str, int] = field(default_factory=dict)  # channels by the name of the layer that made them
     left: dict[str, str] = field(default_factory=dict)  # layer → why its dead channels stay
+
+    @property
+    def notes(self) -> dict[str, object]:
+        """For export.json."""
+        return {"removed_channels": self.removed, "dead_but_left": self.left}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from timm.models import get_pretrained_cfg, is_model
 
 from timm_jackpot.artifact import KINDS, Artifact, artifact_report
 from timm_jackpot.base import BaseRef
-from timm_jackpot.evidence import audit_section, data_label, read_audit, verdict_line
+from timm_jackpot.evidence import audit_section, data_label, exports_section, read_audit, read_exports, verdict_line
 from timm_jackpot.plots import AUDIT_PICTURES, SEARCH_PICTURES
 from timm_jackpot.recipes import package_folder
 
@@ -44,7 +44,7 @@ def render_card(
         pictures: image files next to the card, by name.
 
     Raises:
-        ArtifactError: if the artifact's audit.json is invalid, or audits another mask.
+        ArtifactError: if the artifact's audit.json or the report of an export is invalid, or of another mask.
     """
     config = artifact.config
     audit = read_audit(artifact)
@@ -84,6 +84,7 @@ def render_card(
         pictures={file: SEARCH_PICTURES.get(file, file) for file in pictures if file not in AUDIT_PICTURES},
         audit=None if audit is None else audit_section(audit, pictures=audit_pictures),
         verdict=None if audit is None else verdict_line(audit),
+        exports=exports_section(read_exports(artifact)),
         base_license=base_license,
     )
 

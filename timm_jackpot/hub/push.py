@@ -19,6 +19,7 @@ from timm_jackpot.artifact import (
 from timm_jackpot.artifact.schema import CONFIG, EXTRAS, MASKS
 from timm_jackpot.base.hub_files import explain_hub_error
 from timm_jackpot.errors import ArtifactError, ConfigError, HubError
+from timm_jackpot.evidence import export_files
 from timm_jackpot.hub.card import default_repo_name, render_card
 
 # Files that may be uploaded; symlinks and all other files are not.
@@ -142,7 +143,8 @@ def _publishable(artifact: Artifact) -> list[str]:
     """Names of the existing files that may be uploaded."""
     source = artifact.folder
     pictures = sorted(p for p in source.glob("plots/*.png") if _PICTURE.fullmatch(p.name))
-    wanted = [source / name for name in (CONFIG, MASKS, *_OPTIONAL)] + pictures
+    reports = [source / name for name in export_files(artifact)]
+    wanted = [source / name for name in (CONFIG, MASKS, *_OPTIONAL)] + reports + pictures
     if artifact.extras:
         wanted.append(source / EXTRAS)
     return [
@@ -154,7 +156,7 @@ def _publishable(artifact: Artifact) -> list[str]:
 
 def _copy(source: Path, names: list[str], target: Path) -> None:
     for name in names:
-        (target / name).parent.mkdir(exist_ok=True)
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
         (target / name).write_bytes((source / name).read_bytes())
 
 

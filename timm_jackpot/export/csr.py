@@ -1,0 +1,93 @@
+"""Layers whose weights are stored and multiplied in compressed sparse rows."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+# With more, oneDNN's dense product is faster than the sparse one (RESULTS.md, "What an export gives").
+_DENSEST = 0.15
+
+
+class SparseRows(nn.Module):
+    """A weight [out, in] as the values, columns and row starts of its entries that are not zero."""
+
+    crow_indices: Tensor
+    col_indices: Tensor
+    values: Tensor
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, kept: int) -> None:
+        super().__init__()
+        self.out_features, self.in_features = layer.weight.shape[:2]
+        self.register_buffer("crow_indices", torch.zeros(self.out_features + 1, dtype=torch.int32))
+        self.register_buffer("col_indices", torch.zeros(kept, dtype=torch.int32))
+        self.register_buffer("values", torch.zeros(kept))
+        self.bias = layer.bias
+
+    def matrix(self, *, check: bool = False) -> Tensor:
+        """The weight as a sparse tensor; `check` raises RuntimeError where its parts do not fit together."""
+        # Made at each call, which costs microseconds: safetensors does not hold sparse tensors.
+        parts = self.crow_indices, self.col_indices, self.values
+        return torch.sparse_csr_tensor(*parts, (self.out_features, self.in_features), check_invariants=check)
+
+
+class SparseLinear(SparseRows):
+    """`nn.Linear` for inference: [..., in] → [..., out]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        products = (self.matrix() @ x.reshape(-1, self.in_features).t()).t().reshape(*x.shape[:-1], self.out_features)
+        return products if self.bias is None else products + self.bias
+
+
+class SparseConv2d(SparseRows):
+    """A 1×1 `nn.Conv2d` for inference: [b, in, h, w] → [b, out, h / stride, w / stride]."""
+
+    def __init__(self, layer: nn.Conv2d, kept: int) -> None:
+        super().__init__(layer, kept)
+        self.stride = layer.stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, matrix = x[:, :, :: self.stride[0], :: self.stride[1]], self.matrix()
+        products = torch.stack([matrix @ image for image in x.flatten(2)]).view(len(x), -1, *x.shape[2:])
+        return products if self.bias is None else products + self.bias[:, None, None]
+
+
+def sparse_layer(layer: nn.Module, kept: int) -> nn.Module | None:
+    """An empty sparse layer in place of this one with `kept` weights; None if there is no such layer."""
+    if type(layer) is nn.Linear:
+        return SparseLinear(layer, kept)
+    if (
+        type(layer) is nn.Conv2d
+        and layer.kernel_size == (1, 1)
+        and layer.groups == 1
+        and layer.padding in ((0, 0), "valid")
+    ):
+        return SparseConv2d(layer, kept)
+    return None
+
+
+def to_sparse_rows(network: nn.Module) -> tuple[nn.Module, list[str]]:
+    """A copy with sparse layers where that is faster, and their names."""
+    network, names = copy.deepcopy(network), []
+    for name, layer in list(network.named_modules()):
+        weight = getattr(layer, "weight", None)
+        if not isinstance(weight, Tensor) or int(weight.count_nonzero()) > _DENSEST * weight.numel():
+            continue
+        if (sparse := sparse_layer(layer, int(weight.count_nonzero()))) is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch calls its sparse rows a beta
+                rows = weight.detach().flatten(1).to_sparse_csr()
+            sparse.load_state_dict(
+                {
+                    "crow_indices": rows.crow_indices(),
+                    "col_indices": rows.col_indices(),
+                    "values": rows.values(),
+                    **({} if layer.bias is None else {"bias": layer.bias}),
+                }
+            )
+            network.set_submodule(name, sparse)
+            names.append(name)
+    return network, names
