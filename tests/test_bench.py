@@ -12,6 +12,7 @@ from timm_jackpot.benchmarks import BenchConfig, rows_table, run_benchmarks
 from timm_jackpot.benchmarks.serving import dense_models, predict_each, serving_model
 from timm_jackpot.benchmarks.steps import build, search_step
 from timm_jackpot.errors import BaseError, ConfigError
+from timm_jackpot.export import measure
 
 SMALL = {"models": ["test_resnet"], "batch_size": 2, "img_size": 32, "pairs": 2, "tasks": [3]}
 
@@ -68,6 +69,34 @@ def test_a_search_step_trains_scores_alone_and_renews_masks_of_exact_counts() ->
     assert all(not torch.equal(now, then) for now, then in zip(adapter.scores(), scores, strict=True))
     detach(model)
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_exports_are_timed_by_kind_of_mask_and_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "_PAIRS", {1: 2, 32: 2})
+    rows = run_benchmarks(
+        BenchConfig.model_validate(
+            {
+                **SMALL,
+                "what": ["export"],
+                "allocations": ["uniform", "filters", "2:4"],
+                "sparsities": ["0.5", "0.98"],
+                "formats": ["shrunk", "sparse-csr"],
+            }
+        )
+    )
+    found = {(row["allocation"], row["sparsity"], row["format"], row.get("batch")): row for row in rows}
+    removed = {key for key, row in found.items() if row.get("mask_ratio")}
+    assert removed == {
+        *(("filters", sparsity, "shrunk", batch) for sparsity in ("0.5", "0.98") for batch in (1, 32)),
+        *(("filters", "0.98", "sparse-csr", batch) for batch in (1, 32)),
+        *(("uniform", "0.98", name, batch) for name in ("shrunk", "sparse-csr") for batch in (1, 32)),
+    }
+    assert found["filters", "0.5", "shrunk", 1]["bytes"] < 0.6
+    assert found["2:4", "0.5", "shrunk", 1]["mask_ratio"] is None
+    text = rows_table(rows)
+    assert "export          test_resnet, uniform 0.5, sparse-csr: no linear layer or 1×1 convolution" in text
+    assert "mask alone" in text
+    assert "nothing removed" in text
 
 
 def test_both_ways_to_serve_a_mixed_batch_give_the_same_logits() -> None:

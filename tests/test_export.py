@@ -370,7 +370,7 @@ def test_the_verb_says_what_was_written(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_an_export_beside_its_mask_is_shown_on_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "digits"
-    shutil.copytree(Path(__file__).parents[1] / "hubcards" / "digits", folder)
+    shutil.copytree(Path(__file__).parents[1] / "hubcards" / "digits", folder, ignore=shutil.ignore_patterns("exports"))
     for name in ("dense", "shrunk"):
         monkeypatch.setattr("sys.argv", ["export", str(folder), "--format", name, "--images", "0"])
         main()

@@ -20,6 +20,7 @@ class BenchConfig(Settings):
             "--what search_step --models resnet50 vit_base_patch16_224",
             "--what load encode decode    # files, on the CPU",
             "--what serve_switch serve_routed --models mobilenetv2_100 --tasks 100",
+            "--what export --models resnet50 --img-size 224 --sparsities 0.5 0.9",
         ),
     )
 
@@ -46,7 +47,9 @@ class BenchConfig(Settings):
     writing and reading the dense weights); encode_compact, decode_compact (the same with the masks coded on the
     ranks of the weights); serve_memory (bytes that each further task adds to a JackpotModel over those of a dense
     model), serve_switch (set_adapter over the forward pass of one image), serve_routed, serve_routed_8 (predict of a
-    shuffled batch with one image per task, or eight, over the same batch through one dense model per task)."""
+    shuffled batch with one image per task, or eight, over the same batch through one dense model per task); and export
+    (what a mask would give in the --formats, by its --allocations and --sparsities: time over that of the same network
+    in torch, with quartiles over pairs, and the mask's own share)."""
     models: tuple[str, ...] = ("resnet50",)
     """timm architectures, with random weights."""
     batch_size: int = Field(default=16, ge=2, le=2**16, json_schema_extra={"flags": ["-b"]})
@@ -62,6 +65,13 @@ class BenchConfig(Settings):
     tasks: tuple[Annotated[int, Field(ge=2, le=10**4)], ...] = (10,)
     """Numbers of tasks on one JackpotModel in the serve_… benchmarks, a row for each; a task has a mask at 50 % and a
     new head of 102 classes."""
+
+    allocations: tuple[str, ...] = ("erk",)
+    """Kinds of masks for export, as --allocation of a search has them."""
+    sparsities: tuple[str, ...] = ("0.9",)
+    """Their sparsities."""
+    formats: tuple[str, ...] = ("onnx", "sparse-csr")
+    """Formats for export."""
 
     @property
     def device(self) -> torch.device:

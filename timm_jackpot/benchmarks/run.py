@@ -11,6 +11,7 @@ import timm
 import torch
 
 from timm_jackpot.benchmarks.config import BenchConfig
+from timm_jackpot.benchmarks.exports import export_rows, export_text
 from timm_jackpot.benchmarks.files import (
     data_path_ratio,
     decode_compact_ratio,
@@ -45,7 +46,8 @@ _SERVING: Mapping[str, Callable[[str, BenchConfig, int], Ratio]] = {
     "serve_routed": serve_routed_ratio,
     "serve_routed_8": partial(serve_routed_ratio, images_per_task=8),
 }
-_ALL = (*_ON_DEVICE, *_ON_CPU, *_SERVING)
+_EXPORT = "export"
+_ALL = (*_ON_DEVICE, *_ON_CPU, *_SERVING, _EXPORT)
 
 
 def run_benchmarks(config: BenchConfig) -> list[dict[str, Any]]:
@@ -65,7 +67,9 @@ def run_benchmarks(config: BenchConfig) -> list[dict[str, Any]]:
         raise BaseError(f"unknown model {missing[0]!r}: see timm.list_models() for the names")
     rows = []
     for model, what in product(config.models, config.what):
-        if what in _SERVING:
+        if what == _EXPORT:
+            rows += [{"what": what, "model": model, **row} for row in export_rows(model, config)]
+        elif what in _SERVING:
             device = "cpu" if what == "serve_memory" else config.device.type  # adapters are kept in CPU memory
             for tasks in config.tasks:
                 torch.manual_seed(0)
@@ -86,6 +90,9 @@ def rows_table(rows: list[dict[str, Any]]) -> str:
     """The rows as text."""
     lines = []
     for row in rows:
+        if row["what"] == _EXPORT:
+            lines.append(export_text(row))
+            continue
         model = row["model"] + (f", {row['tasks']} tasks" if "tasks" in row else "")
         ms = "" if row["ms"] is None else f"  {row['ms']:.2f} ms"
         lines.append(

@@ -95,10 +95,12 @@ def _by_mask(report: ExportReport) -> str:
 
 
 def _differences(reports: Sequence[ExportReport]) -> str:
-    known = [report.relative_difference for report in reports if report.relative_difference is not None]
-    unknown = ", ".join(f"`{report.format}`" for report in reports if report.relative_difference is None)
-    sentences = [f"Logits differ from the masked network's by at most {max(known, default=0):.0e} of the largest one."]
-    return " ".join(sentences[: len(known)] + [f"Not run, and not compared: {unknown}."] * bool(unknown))
+    sentences = []
+    if known := [report.relative_difference for report in reports if report.relative_difference is not None]:
+        sentences.append(f"Logits differ from the masked network's by at most {max(known):.0e} of the largest one.")
+    if unknown := [f"`{report.format}`" for report in reports if report.relative_difference is None]:
+        sentences.append(f"Not run, and not compared: {', '.join(unknown)}.")
+    return " ".join(sentences)
 
 
 def _threads(count: int) -> str:

@@ -16,7 +16,7 @@ from timm_jackpot.methods import (  # importing registers them
     supermask,
     tickets,
 )
-from timm_jackpot.methods.budget import Budget, BudgetFlags
+from timm_jackpot.methods.budget import Budget, BudgetFlags, n_of_m
 from timm_jackpot.methods.controls import check_control
 from timm_jackpot.methods.cost import Cost, cost_of
 from timm_jackpot.methods.cover import CoverFlags, coverage_notice, find_maskable
@@ -73,6 +73,7 @@ __all__ = [
     "mask_search",
     "method",
     "method_names",
+    "n_of_m",
     "one_shot",
     "piggyback",
     "proportional_scores",
