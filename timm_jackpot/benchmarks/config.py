@@ -18,7 +18,6 @@ class BenchConfig(Settings):
         "bench",
         (
             "--what search_step --models resnet50 vit_base_patch16_224",
-            "--what load encode decode    # files, on the CPU",
             "--what serve_switch serve_routed --models mobilenetv2_100 --tasks 100",
             "--what export --models resnet50 --img-size 224 --sparsities 0.5 0.9",
         ),
