@@ -7,7 +7,7 @@ from pathlib import Path
 
 import timm
 import torch
-from timm.models import is_model_in_modules
+from timm.models import adapt_model_from_string, is_model_in_modules
 from torch import Tensor, nn
 
 from timm_jackpot.artifact import timm_checkpoint
@@ -21,7 +21,7 @@ from timm_jackpot.networks import OUR_MODULES
 
 _TORCH = f"torch {torch.__version__}"
 _LINE = 'timm_jackpot.load_exported("FOLDER")'
-_WEIGHTS = "model.safetensors"
+_WEIGHTS, PRUNED = "model.safetensors", "pruned.txt"
 
 
 @register_format("dense")
@@ -32,17 +32,15 @@ def dense(network: nn.Module, images: Tensor) -> Exported:
 
 @register_format("shrunk", packages=("torch_pruning",))
 def shrunk(network: nn.Module, images: Tensor) -> Exported:
-    """A checkpoint without the channels that the mask made dead."""
+    """A checkpoint without the channels that the mask made dead; where timm can read that, with its widths in timm's
+    form for pruned networks, so that timm alone opens it (`adapt_model_from_string`)."""
     small, shrinkage = shrink(network, images, multiple=WIDTHS)
     whole = timm_checkpoint(network)
-    return Exported(
-        _with_weights_of(small, whole),
-        _open,
-        _TORCH,
-        _LINE,
-        shrinkage.notes,
-        whole if shrinkage.removed else None,
-    )
+    files, widths = _with_weights_of(small, whole), _widths(small)
+    if readable := _timm_adapts(network, widths, small, images):
+        files[PRUNED] = widths.encode()
+    notes = {**shrinkage.notes, "timm_alone_opens_it": readable}
+    return Exported(files, _open, _TORCH, _LINE, notes, whole if shrinkage.removed else None)
 
 
 @register_format("sparse-csr")
@@ -84,6 +82,21 @@ def two_of_four(network: nn.Module, images: Tensor) -> Exported:
 def _with_weights_of(changed: nn.Module, whole: dict[str, bytes]) -> dict[str, bytes]:
     """config.json describes the whole architecture; what layers have become is read off the tensors."""
     return {**whole, _WEIGHTS: timm_checkpoint(changed)[_WEIGHTS]}
+
+
+def _widths(network: nn.Module) -> str:
+    shapes = {name: ",".join(map(str, tensor.shape)) for name, tensor in network.state_dict().items()}
+    return "***".join(f"{name}:[{shape}]" for name, shape in shapes.items())
+
+
+def _timm_adapts(network: nn.Module, widths: str, small: nn.Module, images: Tensor) -> bool:
+    """Whether timm builds the small network from the whole one and its widths."""
+    try:
+        adapted = adapt_model_from_string(network, widths).eval()
+        adapted.load_state_dict(small.state_dict())
+        return bool(torch.equal(adapted(images), small(images)))
+    except Exception:  # it knows few layers, and takes every grouped convolution for a depthwise one
+        return False
 
 
 def _open_in_timm(folder: Path) -> Run:
