@@ -277,6 +277,23 @@ def test_a_matrix_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.M
         transfer_masks(config)
 
 
+def test_a_matrix_in_parts_is_the_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gc.collect", lambda *_: 0)
+    text = f"{TINY}targets: {{first: , second: {{train_part: 2/2}}}}\nsources: {{first: {{data: first}}}}\n"
+    folder = write_images(tmp_path / "images", "ab")
+    config = recipe(tmp_path, text, data_dir=(f"first={folder}", f"second={folder}"))
+    parts = [config.model_copy(update={"part": f"{number}/2"}) for number in (1, 2)]
+    with pytest.raises(TrainingError, match="1 searches of other parts have not ended: run this part again when"):
+        transfer_masks(parts[0])
+    assert transfer_masks(parts[1]).summary["left_to_other_parts"] == 5
+    assert transfer_masks(parts[0]).summary["left_to_other_parts"] == 0
+    assert not (tmp_path / "out" / "matrix.md").exists()
+    summary = transfer_masks(config).summary
+    assert (summary["skipped_searches"], summary["skipped_cells"], summary["cells"]) == (2, 10, 10)
+    whole = transfer_masks(config.model_copy(update={"output": str(tmp_path / "whole")}))
+    assert whole.summary["matrix"] == summary["matrix"]
+
+
 BOTH = """
 import json, os, sys
 from pathlib import Path

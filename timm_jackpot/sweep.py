@@ -10,7 +10,8 @@ from timm_jackpot.experiments.sweeps import SweepConfig, run_sweep
 
 def main() -> dict[str, object]:
     summary = run_sweep(parse(SweepConfig))
-    show(Path(summary["table"]).read_text(encoding="utf-8"))
+    if "table" in summary:  # a part writes none
+        show(Path(summary["table"]).read_text(encoding="utf-8"))
     return summary
 
 

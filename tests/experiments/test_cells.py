@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from test_processes import started
 
 from timm_jackpot.errors import ConfigError, RunInterrupted, TrainingError
-from timm_jackpot.experiments import Cell, JournalEntry, folder_lock, run_cells
+from timm_jackpot.experiments import Cell, JournalEntry, Part, PartFlags, folder_lock, run_cells
 from timm_jackpot.runtime.lock import locked
 
 
@@ -41,11 +41,11 @@ def test_what_is_there_is_not_run_again(
 ) -> None:
     work, journal = Work(), tmp_path / "out" / "j.json"
     first = run_cells(work.cells(lr=1)[:2], journal, accelerator, what="test: cell")
-    assert first == ({"a": "a1", "b": "b2"}, 0, [])
+    assert first == ({"a": "a1", "b": "b2"}, 0, [], 0)
     said = "test: cell 1 of 2: cell A\ntest: cell 2 of 2: cell B (00:00 left in all)\n"
     assert capsys.readouterr().err == said
     second = run_cells(work.cells(lr=1), journal, accelerator, what="test: cell")
-    assert second == ({"a": "a1", "b": "b2", "c": "c3"}, 2, [])
+    assert second == ({"a": "a1", "b": "b2", "c": "c3"}, 2, [], 0)
     assert capsys.readouterr().err == "test: cell 3 of 3: cell C\n"
 
     before = journal.read_bytes()
@@ -62,10 +62,10 @@ def test_a_failure_stops_the_rest_unless_it_may_go_on(tmp_path: Path, accelerato
         run_cells(work.cells(), journal, accelerator, what="cell")
     assert work.done == ["a"]
     ran = run_cells(work.cells(), journal, accelerator, what="cell", go_on=True)
-    assert ran == ({"a": "a1", "c": "c2"}, 1, ["cell B: the loss is not a number"])
+    assert ran == ({"a": "a1", "c": "c2"}, 1, ["cell B: the loss is not a number"], 0)
     work.failing.clear()
     ran = run_cells(work.cells(lr=0.1)[1:2], journal, accelerator, what="cell")  # what failed may be set otherwise
-    assert ran == ({"b": "b3"}, 0, [])
+    assert ran == ({"b": "b3"}, 0, [], 0)
 
 
 @pytest.mark.parametrize("error", [RunInterrupted("by SIGTERM", 15), ZeroDivisionError("unforeseen")])
@@ -89,10 +89,10 @@ def test_results_that_lie_elsewhere_are_what_counts(tmp_path: Path, accelerator:
     cell = Cell("a", "A", {"lr": 1}, lambda: runs.append(1) or len(runs), find)
     for expected in (1, 2):  # the journal alone does not say that it is done
         ran = run_cells([cell], tmp_path / "j.json", accelerator, what="cell")
-        assert ran == ({"a": expected}, 0, [])
+        assert ran == ({"a": expected}, 0, [], 0)
     assert noted == [None, JournalEntry({"lr": 1}, 1)]
     there["a"] = JournalEntry({"lr": 1}, "elsewhere")
-    assert run_cells([cell], tmp_path / "j.json", accelerator, what="cell") == ({"a": "elsewhere"}, 1, [])
+    assert run_cells([cell], tmp_path / "j.json", accelerator, what="cell") == ({"a": "elsewhere"}, 1, [], 0)
     there["a"] = JournalEntry({"lr": 3}, "elsewhere")
     with pytest.raises(ConfigError, match="holds a with lr 3, not 1"):
         run_cells([cell], tmp_path / "j.json", accelerator, what="cell")
@@ -135,7 +135,7 @@ def test_processes_agree_and_the_main_one_decides(tmp_path: Path) -> None:
         errors = [process.communicate(timeout=120)[1] for process in processes]
     a, c = ["a", "0"], ["c", "0"]
     found = [json.loads((tmp_path / f"found{rank}").read_text()) for rank in range(2)]
-    assert found[0] == found[1] == [[{"a": a, "c": c}, 0, ["b: b failed on rank 0"]], [{"c": c, "a": a}, 2, []]]
+    assert found[0] == found[1] == [[{"a": a, "c": c}, 0, ["b: b failed on rank 0"], 0], [{"c": c, "a": a}, 2, [], 0]]
     said = errors[0].replace(" (00:00 left in all)", "")
     assert "cell 2 of 3: b\ncell 2 failed: b failed on rank 0\ncell 3 of 3: c\nlast 1 of 1: d" in said
     # One that fails alone cannot go on: the other waits for it.
@@ -156,3 +156,59 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path, accelerator:
         pass
     with folder_lock(tmp_path / "out", accelerator):
         assert not (tmp_path / "out").exists()
+
+
+def test_parts_share_the_work_and_their_results(tmp_path: Path, accelerator: Accelerator) -> None:
+    work, journal = Work(), tmp_path / "out" / "j.json"
+    first = run_cells(work.cells(), journal, accelerator, what="cell", part=Part(1, 2))
+    assert first == ({"a": "a1", "c": "c2"}, 0, [], 1)
+    second = run_cells(work.cells(), journal, accelerator, what="cell", part=Part(2, 2))
+    assert second == ({"a": "a1", "b": "b3", "c": "c2"}, 2, [], 0)
+    assert sorted(path.name for path in journal.parent.iterdir()) == ["j.1of2.json", "j.2of2.json"]
+    assert run_cells(work.cells(), journal, accelerator, what="cell") == (second.results, 3, [], 0)
+    assert work.done == ["a", "c", "b"]
+    with pytest.raises(ConfigError, match="out holds a with lr None, not 2"):
+        run_cells(work.cells(lr=2), journal, accelerator, what="cell", part=Part(2, 2))
+
+
+def test_what_other_parts_finish_meanwhile_counts(tmp_path: Path, accelerator: Accelerator) -> None:
+    work, others, journal = Work(), Work(), tmp_path / "j.json"
+
+    def run() -> str:
+        run_cells(others.cells(), journal, accelerator, what="other", part=Part(2, 2))
+        return "c"
+
+    cells = [*work.cells()[:2], Cell("c", "cell C", {}, run)]
+    ran = run_cells(cells, journal, accelerator, what="cell", part=Part(1, 2))
+    assert ran == ({"a": "a1", "b": "b1", "c": "c"}, 0, [], 0)
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+def test_every_cell_is_in_one_part(number: int) -> None:
+    items = list(range(4))
+    assert sorted(item for n in range(1, number + 1) for item in Part(n, number).share(items)) == items
+    assert Part().share(items) == items
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "1/2/3", "-1/2", "1/99999", "½"])
+def test_what_is_no_part_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"--part .*: write the second of four parts as 2/4"):
+        PartFlags(part=text)
+
+
+def test_parts_of_one_division_run_at_the_same_time(tmp_path: Path, accelerator: Accelerator) -> None:
+    def refused(why: str, part: Part) -> None:
+        with pytest.raises(ConfigError, match=why), folder_lock(tmp_path / "out", accelerator, part):
+            pass
+
+    with folder_lock(tmp_path / "out", accelerator, Part(1, 2)):
+        refused(r"another run \(process \d+\) is writing to .*out.1of2", Part(1, 2))
+        refused("part 1 of 2 is running in .*out: wait until it ends", Part())
+        refused("part 1 of 2 is running in .*out: wait until it ends", Part(1, 3))
+        with folder_lock(tmp_path / "out", accelerator, Part(2, 2)):
+            pass
+    with folder_lock(tmp_path / "out", accelerator):
+        refused("another run is writing to .*out: choose another --output", Part(2, 2))
+    with folder_lock(tmp_path / "out", accelerator, Part(1, 3)):
+        pass
+    assert list(tmp_path.iterdir()) == []

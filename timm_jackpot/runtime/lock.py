@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from filelock import FileLock, Timeout
 
 from timm_jackpot.errors import ConfigError
+from timm_jackpot.runtime.processes import from_main
 
 
 @contextmanager
@@ -21,7 +24,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         ConfigError: if another run holds it, or its parent cannot be written to.
     """
-    path = folder.with_name(f".{folder.name}.lock")
+    path = _lock_of(folder)
     created = [place for place in path.parents if not place.exists()]
     lock = FileLock(path, blocking=False, on_acquired=_write_process_id)
     try:
@@ -42,6 +45,40 @@ def locked(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # fails, as it should, if the run left its folder in them
             for place in created:
                 place.rmdir()
+
+
+def check_shared(folder: Path, accelerator: Accelerator) -> None:
+    """Check that all processes see the lock that the main one holds on `folder`.
+
+    Raises:
+        ConfigError: on every process, naming the ranks that do not.
+    """
+    holder = from_main(accelerator, lambda: _holder(_lock_of(folder)))
+    seen: list[bool] = gather_object([_holder(_lock_of(folder)) == holder])
+    if not all(seen):
+        blind = ", ".join(str(rank) for rank, sees in enumerate(seen) if not sees)
+        raise ConfigError(
+            f"rank {blind} does not see the folder {folder} that rank 0 writes to: give --output a path on a file "
+            "system that all nodes share"
+        )
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a run in any process holds the lock on `folder`."""
+    path = _lock_of(folder)
+    if not path.exists():
+        return False
+    lock = FileLock(path, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def _write_process_id(descriptor: int) -> None:

@@ -124,9 +124,6 @@ class Checkpoints:
     def _complete(self, temporary: Path, final: Path, state: State, digests: list[str]) -> None:
         """On the main process: add the shared files, rename the folder, delete old ones."""
         files = {_file_of(rank): digest for rank, digest in enumerate(digests)}
-        for name in files:
-            if not (temporary / name).exists():
-                raise FileNotFoundError(f"{name} of another process is missing: do all processes see the same folder?")
         info = temporary / _INFO
         text = json.dumps({"step": state.step, "ranks": self._accelerator.num_processes, **state.info})
         info.write_text(text, encoding="utf-8")

@@ -18,7 +18,7 @@ from timm_jackpot.artifact import recover_folder
 from timm_jackpot.data import Data, DataFlags
 from timm_jackpot.errors import ArtifactError, BaseError, ConfigError, RunInterrupted, TrainingError
 from timm_jackpot.runtime.interruption import Interruption
-from timm_jackpot.runtime.lock import locked
+from timm_jackpot.runtime.lock import check_shared, locked
 from timm_jackpot.runtime.processes import device_name, make_accelerator, say
 from timm_jackpot.training.checkpoint import Checkpoints, State
 from timm_jackpot.training.flags import OutputFlags, RunFlags
@@ -80,12 +80,12 @@ def open_run(
         settings: as in `RunState`.
 
     Raises:
-        ConfigError: if another run uses the folder, and as in `RunState`.
+        ConfigError: if another run uses the folder, or not all processes see it; and as in `RunState`.
     """
     with locked(output) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
             recover_folder(output)
-        accelerator.wait_for_everyone()
+        check_shared(output, accelerator)  # now, not at the first checkpoint, which may be hours away
         yield RunState(output, accelerator, flags, settings=settings, occupant=digest(output))
 
 

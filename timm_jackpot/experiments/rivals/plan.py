@@ -13,10 +13,11 @@ from pydantic import Field
 from timm_jackpot.base import BaseFlags
 from timm_jackpot.data import DataFlags
 from timm_jackpot.errors import ConfigError
+from timm_jackpot.experiments.parts import PartFlags
 from timm_jackpot.experiments.settings import key_value, merged
 from timm_jackpot.methods import CoverFlags, method
 from timm_jackpot.recipes import read_recipe, read_seeds, read_yaml
-from timm_jackpot.schema import Command, Settings
+from timm_jackpot.schema import Command
 from timm_jackpot.search import RunConfig, config_from, config_of
 from timm_jackpot.search.config import AUTO
 from timm_jackpot.training import RunFlags
@@ -31,7 +32,7 @@ _OF_THE_TASK = {
 }
 
 
-class RivalsConfig(Settings):
+class RivalsConfig(PartFlags):
     """Run methods side by side on several tasks: each is tuned on held-out training images, then trained with every
     seed and evaluated once on the test split. Finished runs are not repeated."""
 
@@ -50,7 +51,7 @@ class RivalsConfig(Settings):
     tune_steps (the steps of a run that tunes; default: those of the task), and table (adapters: bytes per task; cost:
     what training took). Task settings that a method lacks are ignored for its rivals."""
     tasks: tuple[str, ...] = ()
-    """Only these tasks of the recipe. Processes may work on different tasks of one output folder at a time."""
+    """Only these tasks of the recipe."""
     base_checkpoint: tuple[str, ...] = ()
     """Files with a base's weights, by task: digits=resnet20.safetensors."""
     data_dir: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from timm_jackpot.errors import ConfigError, TrainingError
-from timm_jackpot.experiments import Cell, csv_table, folder_lock, run_cells, write_outputs
+from timm_jackpot.experiments import Cell, Part, csv_table, files_of_all_parts, folder_lock, run_cells, write_outputs
 from timm_jackpot.experiments.journal import read_journal
 from timm_jackpot.experiments.rivals.cost_table import cost_table
 from timm_jackpot.experiments.rivals.measure import test_split_figures, validation_accuracy
@@ -45,7 +45,8 @@ class RivalsResult:
 def compare_rivals(config: RivalsConfig) -> RivalsResult:
     """Tune every rival of every task on held-out images, evaluate it with each seed, and write table.md and table.csv.
 
-    The tables are written after each rival, and cover all tasks of the recipe whose results the output folder holds.
+    The tables are written after each rival, and cover all tasks of the recipe whose results the output folder holds;
+    those of parts are written by a run without --part.
 
     Raises:
         ConfigError: for invalid settings, or a folder that holds other runs; nothing is run then.
@@ -55,20 +56,26 @@ def compare_rivals(config: RivalsConfig) -> RivalsResult:
     plan, folder = plan_rivals(config), check_output(config.output)
     first = next(iter(plan.tasks.values()))[0]
     accelerator = make_accelerator(seed=0, timeout=first.run(first.candidates[0], first.seeds[0]).timeout)
-    rows: list[dict[str, Any]] = []
     failures: list[str] = []
+    part = Part.of(config.part)
+    work = part.share([(name, rival) for name, rivals in plan.tasks.items() for rival in rivals])
     for name, rivals in plan.tasks.items():
-        with folder_lock(folder / name, accelerator):
+        ours = [rival for task, rival in work if task == name]
+        with folder_lock(folder / name, accelerator, part):
             open_once = _opener(name, rivals, accelerator)
-            for rival in rivals:
-                failures += _run_rival(name, rival, open_once, folder / name / _JOURNAL, accelerator)
-                rows = from_main(accelerator, lambda: _write_tables(folder, plan))
+            for rival in ours:
+                failures += _run_rival(name, rival, open_once, folder / name / _JOURNAL, accelerator, part)
+                if part.count == 1:  # two parts that end at once would write the same files
+                    from_main(accelerator, lambda: _write_tables(folder, plan))
     if failures:
         raise TrainingError(
             f"{len(failures)} runs failed; the first was {failures[0]}; {folder} holds the results of the others; run "
             "the same command to try again"
         )
-    summary = {"tasks": len(plan.tasks), "runs": len(rows), "table": str(folder / "table.md")}
+    rows = from_main(accelerator, lambda: _rows_so_far(folder, plan))
+    summary: dict[str, Any] = {"tasks": len(plan.tasks), "runs": len(rows)}
+    if part.count == 1:
+        summary["table"] = str(folder / "table.md")
     return RivalsResult(rows, _TABLES[plan.table](rows), summary)
 
 
@@ -92,6 +99,7 @@ def _run_rival(
     task: Callable[[], Task],
     journal: Path,
     accelerator: Accelerator,
+    part: Part,
 ) -> list[str]:
     """Tune and evaluate one rival; returns which runs failed, and why."""
 
@@ -105,7 +113,9 @@ def _run_rival(
         for candidate in rival.candidates
         if len(rival.candidates) > 1
     ]
-    tuned = run_cells(tuning, journal, accelerator, what=f"rivals: {task_name}, tuning").results
+    tuned = run_cells(
+        tuning, journal, accelerator, what=f"rivals: {task_name}, tuning", part=part, divide=False
+    ).results
     if tuned and all("failed" in result for result in tuned.values()):
         return [f"{rival.name} on {task_name}, with every setting that it was tuned over"]
     chosen = _choose(rival, tuned)
@@ -118,7 +128,9 @@ def _run_rival(
         return measure
 
     cells = [cell(f"{rival.name}, seed {seed}", rival.run(chosen, seed), evaluate(seed)) for seed in rival.seeds]
-    return run_cells(cells, journal, accelerator, what=f"rivals: {task_name}, run", go_on=True).failures
+    return run_cells(
+        cells, journal, accelerator, what=f"rivals: {task_name}, run", go_on=True, part=part, divide=False
+    ).failures
 
 
 def _tuning_key(rival: Rival, candidate: Mapping[str, Any]) -> str:
@@ -132,13 +144,18 @@ def _choose(rival: Rival, tuned: Mapping[str, Any]) -> dict[str, Any]:
     return max(rival.candidates, key=lambda candidate: tuned[_tuning_key(rival, candidate)]["top1"])
 
 
-def _write_tables(folder: Path, plan: RivalsPlan) -> list[dict[str, Any]]:
-    """Write what is there so far, in the recipe's order; returns its rows."""
+def _rows_so_far(folder: Path, plan: RivalsPlan) -> list[dict[str, Any]]:
+    """The results that are there, in the recipe's order."""
     rows = []
     for task, rivals in plan.order.items():
-        entries = read_journal(folder / task / _JOURNAL).values()
+        entries = [one for path in files_of_all_parts(folder / task / _JOURNAL) for one in read_journal(path).values()]
         found = [one.result for one in entries if one.result and one.result.get("rival") in rivals]
-        rows += [{"task": task, **row} for row in sorted(found, key=lambda row: rivals.index(row["rival"]))]
+        found.sort(key=lambda row: (rivals.index(row["rival"]), row["seed"]))
+        rows += [{"task": task, **row} for row in found]
+    return rows
+
+
+def _write_tables(folder: Path, plan: RivalsPlan) -> None:
+    rows = _rows_so_far(folder, plan)
     texts = {"table.md": _TABLES[plan.table](rows), "table.csv": csv_table(rows)}
     write_outputs(folder, texts, {name: partial(draw, rows) for name, draw in _PICTURES[plan.table].items()})
-    return rows

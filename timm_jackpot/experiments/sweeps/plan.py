@@ -13,16 +13,16 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from timm_jackpot.errors import ConfigError
-from timm_jackpot.experiments import key_value, merged, unreplaced
+from timm_jackpot.experiments import PartFlags, key_value, merged, unreplaced
 from timm_jackpot.methods import method
 from timm_jackpot.recipes import read_recipe, read_seeds, read_yaml
-from timm_jackpot.schema import Command, Settings
+from timm_jackpot.schema import Command
 from timm_jackpot.search import RunConfig, config_from
 
 _MAX_SEARCHES, _MAX_NAME = 10_000, 150  # searches per sweep; characters of a cell's name
 
 
-class SweepConfig(Settings):
+class SweepConfig(PartFlags):
     """Run searches, or train tickets, over a grid of settings and seeds. Finished runs are not repeated."""
 
     command: ClassVar[Command | None] = Command(
@@ -30,7 +30,7 @@ class SweepConfig(Settings):
         (
             "--recipe digits_vit --output sweeps/vit",
             "--recipe digits --grid sparsity=0.8,0.9,0.95 --seeds 0 1 --output sweeps/s",
-            "--recipe digits --grid method=search,paper,snip --output sweeps/methods",
+            "--recipe digits --part 2/4 --output sweeps/digits    # a quarter of the runs",
         ),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm_jackpot.experiments import csv_table, folder_lock, run_cells, search_cell, write_outputs
+from timm_jackpot.experiments import Part, csv_table, folder_lock, run_cells, search_cell, write_outputs
 from timm_jackpot.experiments.sweeps.plan import SweepConfig, plan_grid
 from timm_jackpot.experiments.sweeps.published import published_figures, published_rows, published_table
 from timm_jackpot.experiments.sweeps.table import sweep_table
@@ -21,7 +21,8 @@ def run_sweep(config: SweepConfig) -> dict[str, Any]:
     stopped.
 
     Returns:
-        The summary that the verb prints: number of cells and runs, and the path of the table.
+        The summary that the verb prints: number of cells and runs, and the path of the table; of a part, how many runs
+        are left to others.
 
     Raises:
         ConfigError: for invalid settings, or a folder that holds other runs; nothing is run then.
@@ -35,8 +36,12 @@ def run_sweep(config: SweepConfig) -> dict[str, Any]:
     ]
     # The first accelerator of a process sets the timeout for all.
     accelerator = make_accelerator(seed=0, timeout=next(iter(cells[0].searches.values())).timeout)
-    with folder_lock(folder, accelerator):
-        ran = run_cells(searches, folder / "runs.json", accelerator, what="sweep: run")
+    part = Part.of(config.part)
+    with folder_lock(folder, accelerator, part):
+        ran = run_cells(searches, folder / "runs.json", accelerator, what="sweep: run", part=part)
+    summary = {"cells": len(cells), "runs": len(ran.results), "skipped": ran.skipped}
+    if config.part:  # two that end at once would write the same files
+        return {**summary, "left_to_other_parts": ran.left}
     axes = list(dict.fromkeys(axis for cell in cells for axis in cell.axes))
     rows = [{"cell": cell.name, **cell.axes, "seed": seed, **ran.results[key]} for key, (cell, seed) in runs.items()]
 
@@ -50,4 +55,4 @@ def run_sweep(config: SweepConfig) -> dict[str, Any]:
     texts = {"table.csv": csv_table([*rows, *published_rows(published)]), "table.md": table}
     pictures = {"picture.png": lambda: sweep_figure(rows, axes), "convergence.png": convergence}
     from_main(accelerator, lambda: write_outputs(folder, texts, pictures))
-    return {"cells": len(cells), "runs": len(runs), "skipped": ran.skipped, "table": str(folder / "table.md")}
+    return {**summary, "table": str(folder / "table.md")}

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from timm_jackpot.base import BaseFlags
 from timm_jackpot.errors import ConfigError
+from timm_jackpot.experiments.parts import PartFlags
 from timm_jackpot.experiments.settings import key_value, merged
 from timm_jackpot.recipes import read_recipe, read_seeds, read_yaml
 from timm_jackpot.schema import Command, Settings
@@ -23,7 +24,7 @@ _SET_HERE = {"seed", "output", "overwrite", "resume"}
 _OF_THE_BASE = {*BaseFlags.model_fields, "pretrained"} - {"num_classes", "img_size"}
 
 
-class TransferConfig(Settings):
+class TransferConfig(PartFlags):
     """Search masks on source data and evaluate them on target data, with dense, random and magnitude controls.
 
     Finished searches and cells are not repeated.

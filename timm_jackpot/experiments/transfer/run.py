@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from timm_jackpot.artifact import read_artifact
 from timm_jackpot.data import DataFlags
 from timm_jackpot.errors import TrainingError
-from timm_jackpot.experiments import Cell, csv_table, folder_lock, run_cells, search_cell, write_outputs
+from timm_jackpot.experiments import Cell, Part, csv_table, folder_lock, run_cells, search_cell, write_outputs
 from timm_jackpot.experiments.transfer.plan import TransferConfig, TransferPlan, plan_transfer
 from timm_jackpot.experiments.transfer.rows import TransferRow, transfer_rows
 from timm_jackpot.experiments.transfer.table import matrix_means, matrix_table
@@ -39,17 +39,19 @@ def transfer_masks(config: TransferConfig) -> TransferResult:
         ConfigError: for invalid settings, or a folder that holds other runs; nothing is run then.
         DataError, BaseError: if a target cannot be opened; nothing is run then.
         JackpotError: whatever a search raises; earlier runs are kept.
-        TrainingError: if cells failed, after the matrix is written; the next run tries them again.
+        TrainingError: if cells failed, after the matrix is written; the next run tries them again. Also if other parts
+            have not ended their searches, whose masks this part has to evaluate.
     """
     plan, folder = plan_transfer(config), check_output(config.output)
     # The first accelerator of a process sets the timeout for all.
     timeout = next(iter(plan.targets.values()))[plan.seeds[0]].timeout
     accelerator = make_accelerator(seed=0, timeout=timeout)
-    with folder_lock(folder, accelerator):
-        return _transfer(plan, folder, accelerator)
+    part = Part.of(config.part)
+    with folder_lock(folder, accelerator, part):
+        return _transfer(plan, folder, accelerator, part)
 
 
-def _transfer(plan: TransferPlan, folder: Path, accelerator: Accelerator) -> TransferResult:
+def _transfer(plan: TransferPlan, folder: Path, accelerator: Accelerator, part: Part) -> TransferResult:
     first = plan.seeds[0]
     with accelerator.main_process_first():
         targets = {name: open_target(name, searches[first], accelerator) for name, searches in plan.targets.items()}
@@ -58,7 +60,12 @@ def _transfer(plan: TransferPlan, folder: Path, accelerator: Accelerator) -> Tra
         search_cell(folder, key, f"source {name}, seed {seed}", plan.sources[name][seed])
         for (name, seed), key in sources.items()
     ]
-    searched = run_cells(searches, folder / "runs.json", accelerator, what="transfer: run")
+    searched = run_cells(searches, folder / "runs.json", accelerator, what="transfer: run", part=part)
+    if searched.left:
+        raise TrainingError(
+            f"{searched.left} searches of other parts have not ended: run this part again when they have, to evaluate "
+            "its share of their masks"
+        )
     accelerator = make_accelerator(seed=0)  # a search's accelerator may accumulate gradients
     artifacts = {
         name: {seed: read_artifact(folder / sources[name, seed]) for seed in plan.seeds} for name in plan.sources
@@ -70,7 +77,7 @@ def _transfer(plan: TransferPlan, folder: Path, accelerator: Accelerator) -> Tra
         for target in targets.values()
         for seed in plan.seeds
     ]
-    evaluated = run_cells(cells, folder / "cells.json", accelerator, what="transfer: cell", go_on=True)
+    evaluated = run_cells(cells, folder / "cells.json", accelerator, what="transfer: cell", go_on=True, part=part)
     found = list(evaluated.results.values())
     table = matrix_table(found, plan.head)
     summary = {
@@ -80,9 +87,11 @@ def _transfer(plan: TransferPlan, folder: Path, accelerator: Accelerator) -> Tra
         "skipped_searches": searched.skipped,
         "skipped_cells": evaluated.skipped,
         "matrix": matrix_means(found),
-        "table": str(folder / "matrix.md"),
     }
-    if found:
+    if part.count > 1:  # two that end at once would write the same files
+        summary["left_to_other_parts"] = evaluated.left
+    elif found:
+        summary["table"] = str(folder / "matrix.md")
         texts = {"matrix.csv": csv_table(found), "matrix.md": table}
         pictures = {"matrix.png": lambda: transfer_figure(found)}
         from_main(accelerator, lambda: write_outputs(folder, texts, pictures))
