@@ -227,3 +227,9 @@ def test_a_mask_with_part_of_a_filter_is_refused(digits_base: Base, tmp_path: Pa
     path.write_text(json.dumps(config))
     with pytest.raises(ArtifactError, match="does not keep whole filters"):
         read_artifact(result.summary["artifact"]).masks_on(digits_base)
+
+
+def test_statistics_are_re_estimated_by_default() -> None:
+    assert SearchConfig(allocation="filters").recalibrate_batches == 40
+    assert SearchConfig(allocation="filters", recalibrate_batches=0).recalibrate_batches == 0
+    assert SearchConfig().recalibrate_batches == 0

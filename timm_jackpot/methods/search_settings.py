@@ -73,4 +73,5 @@ class SearchSettings(ScoreSettings, WarmHeadFlags):
     validations: int = Field(default=4, ge=1, le=10**6)
     """How often held-out images are evaluated during the search: the points of a convergence curve."""
     recalibrate_batches: int = Field(default=0, ge=0, le=10**6)
-    """Batches on which running statistics are re-estimated at the end; 0 keeps the moving averages of the run."""
+    """Batches on which running statistics are re-estimated at the end (40 with --allocation filters); 0 keeps the
+    moving averages of the run."""

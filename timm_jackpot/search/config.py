@@ -25,11 +25,12 @@ from timm_jackpot.methods import (
     method,
     method_names,
 )
-from timm_jackpot.methods.budget import n_of_m
+from timm_jackpot.methods.budget import FILTERS, n_of_m
 from timm_jackpot.schema import Command, OneOf
 from timm_jackpot.training import OutputFlags, RunFlags
 
 AUTO = "auto"
+_FILTER_BATCHES = 40  # a filter that comes or goes moves the statistics behind it too fast for moving averages
 NEW_HEAD_SPARSITY = "0.5"  # what speaks for it: hubcards/RESULTS.md, "What was chosen for a new head"
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"paper": PAPER})
 
@@ -122,7 +123,10 @@ class SearchConfig(RunConfig, SearchSettings):
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, values: Any) -> Any:
-        return {**PRESETS.get(str(values.get("preset")), {}), **values} if isinstance(values, dict) else values
+        if not isinstance(values, dict):
+            return values
+        whole_filters = {"recalibrate_batches": _FILTER_BATCHES} if values.get("allocation") == FILTERS else {}
+        return {**whole_filters, **PRESETS.get(str(values.get("preset")), {}), **values}
 
 
 def config_of(name: str) -> type[RunConfig]:
