@@ -29,6 +29,7 @@ class BenchConfig(Settings):
         "reference_step",
         "search_memory",
         "data_path",
+        "image_files",
         "load",
         "encode",
         "decode",
@@ -41,7 +42,8 @@ class BenchConfig(Settings):
     )
     """Which benchmarks: search_step, distill_step, reference_step (every layer's scores sorted in every forward), each
     over a dense training step of the same model, batch and precision; search_memory (peak bytes above dense training,
-    for each maskable weight); data_path (reading a batch of in-memory images over a search step); load
+    for each maskable weight); data_path (reading a batch of in-memory images over a search step); image_files
+    (reading a batch of JPEG files over timm's loader, in one process); load
     (from_pretrained over timm.create_model, same local weights); encode, decode (packing and unpacking the masks over
     writing and reading the dense weights); encode_compact, decode_compact (the same with the masks coded on the
     ranks of the weights); serve_memory (bytes that each further task adds to a JackpotModel over those of a dense

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load, save, save_file
+from timm.data.dataset_factory import create_dataset
+from timm.data.loader import create_loader
+from timm.data.transforms_factory import create_transform
 from torch import Tensor
 
 from timm_jackpot.artifact import Jackpot, from_pretrained, save_pretrained
@@ -16,6 +21,7 @@ from timm_jackpot.base import load_base, maskable_weights
 from timm_jackpot.benchmarks.config import BenchConfig
 from timm_jackpot.benchmarks.steps import build, search_step
 from timm_jackpot.criteria import magnitude
+from timm_jackpot.data.loader import LoaderImages
 from timm_jackpot.data.memory import MemoryImages
 from timm_jackpot.data.open import data_config
 from timm_jackpot.masks import MaskSet, allocate, decode_compact, encode_compact, keep_largest, pack, unpack
@@ -23,6 +29,7 @@ from timm_jackpot.runtime.paired import Ratio, paired_ratio
 from timm_jackpot.runtime.processes import Shard
 
 _IMAGES = 10_000
+_FILES = 64
 
 
 def data_path_ratio(name: str, config: BenchConfig) -> Ratio:
@@ -36,6 +43,40 @@ def data_path_ratio(name: str, config: BenchConfig) -> Ratio:
     )
     batches = (batch for epoch in epochs for batch in epoch)
     return paired_ratio(lambda: next(batches), search_step(build(name, config), config), pairs=config.pairs, warmup=2)
+
+
+def image_files_ratio(name: str, config: BenchConfig) -> Ratio:
+    """Reading, cropping and batching JPEG files of 500 × 375 pixels over timm's own loader, both in one process."""
+    size = 3, config.img_size, config.img_size
+    transform = {"input_size": size, "is_training": True, "color_jitter": None}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "class")
+        folder.mkdir()
+        for number in range(_FILES):
+            coarse = torch.randint(256, (10, 8, 3), dtype=torch.uint8).numpy()  # smooth, as photographs are
+            Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC).save(folder / f"{number}.jpg")
+        ours = LoaderImages(
+            create_dataset("", temporary),
+            torch.arange(_FILES),
+            create_transform(**transform),  # pyright: ignore
+            create_transform(size),  # pyright: ignore
+            workers=0,
+            device=torch.device("cpu"),
+        )
+        theirs = create_loader(
+            create_dataset("", temporary),  # pyright: ignore
+            batch_size=config.batch_size,
+            num_workers=0,
+            use_prefetcher=False,
+            **transform,
+        )
+
+        def our_batches() -> Iterator[object]:
+            for epoch in itertools.count():
+                yield from ours.train_batches(seed=0, epoch=epoch, batch_size=config.batch_size, shard=Shard())
+
+        first, second = our_batches(), itertools.chain.from_iterable(theirs for _ in itertools.count())
+        return paired_ratio(lambda: next(first), lambda: next(second), pairs=config.pairs, warmup=2)
 
 
 def load_ratio(name: str, config: BenchConfig) -> Ratio:

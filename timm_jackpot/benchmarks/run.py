@@ -18,6 +18,7 @@ from timm_jackpot.benchmarks.files import (
     decode_ratio,
     encode_compact_ratio,
     encode_ratio,
+    image_files_ratio,
     load_ratio,
 )
 from timm_jackpot.benchmarks.memory import search_memory
@@ -34,6 +35,7 @@ _ON_DEVICE: Mapping[str, Callable[[str, BenchConfig], Ratio]] = {
     "data_path": data_path_ratio,
 }
 _ON_CPU: Mapping[str, Callable[[str, BenchConfig], Ratio]] = {
+    "image_files": image_files_ratio,
     "load": load_ratio,
     "encode": encode_ratio,
     "decode": decode_ratio,

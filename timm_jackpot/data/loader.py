@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -82,17 +81,15 @@ class LoaderImages:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seed every generator that a transform may draw from, and restore them all on exit."""
-    python, arrays = random.getstate(), np.random.get_state()
+    """Seed the generators that our transforms draw from (crops: Python's, flips: torch's), and restore them on exit."""
+    python, tensors = random.getstate(), torch.get_rng_state()
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed)
-            yield
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed, for all devices, takes a tenth of a decode
+        random.seed(seed)
+        yield
     finally:
         random.setstate(python)
-        np.random.set_state(arrays)
+        torch.set_rng_state(tensors)
 
 
 class _Transformed(Dataset[tuple[Tensor, int]]):
@@ -116,7 +113,7 @@ class _Transformed(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         try:
             image, label = read_image(self.dataset, int(self.indices[position]))
-            image = image.convert(self.mode)
+            image = image if image.mode == self.mode else image.convert(self.mode)  # which copies in any case
         except UnreadableImage:
             blank = self.eval_transform(Image.new(self.mode, (256, 256)))
             return torch.zeros_like(blank), -1 - position
