@@ -119,10 +119,24 @@ def test_sparse_rows_that_lie_are_refused(tmp_path: Path) -> None:
     network.fc.weight[:, 3:] = 0  # pyright: ignore
     export_jackpot(network, tmp_path / "x", format="sparse-csr")
     state = load_file(tmp_path / "x" / "model.safetensors")
-    state["fc.col_indices"][0] = 2**30
+    columns = state["fc.col_indices"]
+    for lie in (columns + 2**30, columns.long() + 2**32):
+        save_file({**state, "fc.col_indices": lie}, tmp_path / "x" / "model.safetensors")
+        with pytest.raises(ArtifactError, match=r"does not hold an exported network: .*col_indices"):
+            load_exported(tmp_path / "x")
     save_file(state, tmp_path / "x" / "model.safetensors")
-    with pytest.raises(ArtifactError, match=r"does not hold an exported network: .*col_indices"):
+    (tmp_path / "x" / "sparse_layers.json").write_text('["nope"]')
+    with pytest.raises(ArtifactError, match=r"does not hold an exported network: .*nope"):
         load_exported(tmp_path / "x")
+
+
+def test_a_layer_whose_weight_is_read_without_calling_it_stays_dense(tmp_path: Path) -> None:
+    network = timm.create_model("beit_base_patch16_224", embed_dim=64, depth=1, num_heads=2, num_classes=5).eval()
+    for layer in (module for module in network.modules() if isinstance(module, nn.Linear)):
+        layer.weight.data.mul_(torch.rand_like(layer.weight) > 0.95)
+    described = export_jackpot(network, tmp_path / "x", format="sparse-csr")
+    assert "blocks.0.mlp.fc1" in described["notes"]["sparse_layers"]
+    assert "blocks.0.attn.qkv" not in described["notes"]["sparse_layers"]
 
 
 @pytest.mark.parametrize(
@@ -332,9 +346,9 @@ def test_in_inference_mode_it_shrinks_too() -> None:
         assert shrink(network, images)[1].removed == {"first": 3}
 
 
-@pytest.mark.parametrize("shape", [(0, 3, 32, 32), (3, 32, 32), (2, 1, 32, 32)])
+@pytest.mark.parametrize("shape", [(0, 3, 160, 160), (3, 160, 160), (2, 1, 160, 160), (2, 3, 40, 40)])
 def test_images_that_do_not_fit_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
-    network = timm.create_model("digits_resnet").eval()
+    network = timm.create_model("test_vit").eval()
     with pytest.raises(ConfigError, match=r"does not take images of shape|at least one image"):
         export_jackpot(network, tmp_path / "x", images=torch.zeros(shape))
     assert list(tmp_path.iterdir()) == []
@@ -380,7 +394,7 @@ def test_the_verb_says_what_was_written(tmp_path: Path, monkeypatch: pytest.Monk
     words = ["export", str(released), str(tmp_path / "e"), "--format", "shrunk", "--images", "8"]
     monkeypatch.setattr("sys.argv", words)
     summary = main()
-    assert summary["compared_on"] == "given images"
+    assert summary["compared_on"] == "test images"
     assert summary["images"] == 8
     assert summary["open_with"] == 'timm_jackpot.load_exported("FOLDER")'
 
@@ -394,8 +408,10 @@ def test_an_export_beside_its_mask_is_shown_on_the_card(tmp_path: Path, monkeypa
     artifact = read_artifact(folder)
     assert [report.format for report in read_exports(artifact)] == ["dense", "shrunk"]
     card = render_card(artifact)
-    table = card[card.index("## What it runs like") : card.index("## How it was found")]
-    assert re.search(r"\| `dense` \| torch [\w.+]+ \| [\d,]+ \| [\d,]+ \| [\d.]+, of [\d.]+ \|.*\| none \|", table)
+    table = card[card.index("## How it runs elsewhere") : card.index("## How it was found")]
+    assert re.search(
+        r"\| `dense` \| torch [\w.+]+ \| [\d,]+ \| [\d,]+ \| [\d.]+ \(torch: [\d.]+\) \|.*\| none \|", table
+    )
     report = folder / "exports" / "dense" / "export.json"
     honest = report.read_text()
     for lie, why in (

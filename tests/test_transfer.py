@@ -283,7 +283,7 @@ def test_a_matrix_in_parts_is_the_matrix(tmp_path: Path, monkeypatch: pytest.Mon
     folder = write_images(tmp_path / "images", "ab")
     config = recipe(tmp_path, text, data_dir=(f"first={folder}", f"second={folder}"))
     parts = [config.model_copy(update={"part": f"{number}/2"}) for number in (1, 2)]
-    with pytest.raises(TrainingError, match="1 searches of other parts have not ended: run this part again when"):
+    with pytest.raises(TrainingError, match="1 searches of other parts are not finished: run this part again when"):
         transfer_masks(parts[0])
     assert transfer_masks(parts[1]).summary["left_to_other_parts"] == 5
     assert transfer_masks(parts[0]).summary["left_to_other_parts"] == 0

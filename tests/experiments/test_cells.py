@@ -196,19 +196,26 @@ def test_what_is_no_part_is_refused(text: str) -> None:
         PartFlags(part=text)
 
 
-def test_parts_of_one_division_run_at_the_same_time(tmp_path: Path, accelerator: Accelerator) -> None:
+@pytest.mark.parametrize("name", ["out", "[o]ut*out"])
+def test_parts_of_one_division_run_at_the_same_time(name: str, tmp_path: Path, accelerator: Accelerator) -> None:
     def refused(why: str, part: Part) -> None:
-        with pytest.raises(ConfigError, match=why), folder_lock(tmp_path / "out", accelerator, part):
+        with pytest.raises(ConfigError, match=why), folder_lock(tmp_path / name, accelerator, part):
             pass
 
-    with folder_lock(tmp_path / "out", accelerator, Part(1, 2)):
-        refused(r"another run \(process \d+\) is writing to .*out.1of2", Part(1, 2))
-        refused("part 1 of 2 is running in .*out: wait until it ends", Part())
-        refused("part 1 of 2 is running in .*out: wait until it ends", Part(1, 3))
-        with folder_lock(tmp_path / "out", accelerator, Part(2, 2)):
+    with folder_lock(tmp_path / name, accelerator, Part(1, 2)):
+        refused(r"the same part is running in .* already \(process \d+\)", Part(1, 2))
+        refused("part 1 of 2 is running in .*: wait until it ends", Part())
+        refused("part 1 of 2 is running in .*: wait until it ends", Part(1, 3))
+        with folder_lock(tmp_path / name, accelerator, Part(2, 2)):
             pass
-    with folder_lock(tmp_path / "out", accelerator):
-        refused("another run is writing to .*out: choose another --output", Part(2, 2))
-    with folder_lock(tmp_path / "out", accelerator, Part(1, 3)):
+    with folder_lock(tmp_path / name, accelerator):
+        refused("another run is writing to .*: choose another --output", Part(2, 2))
+    with folder_lock(tmp_path / name, accelerator, Part(1, 3)):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_a_killed_run_left_is_no_obstacle(tmp_path: Path, accelerator: Accelerator) -> None:
+    (tmp_path / ".out.lock").write_text("1\n")
+    with folder_lock(tmp_path / "out", accelerator, Part(1, 2)):
+        assert not (tmp_path / ".out.lock").exists()

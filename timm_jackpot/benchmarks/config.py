@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 
 from timm_jackpot.base import MAX_PIXELS
-from timm_jackpot.schema import Command, Settings
+from timm_jackpot.export import format_names
+from timm_jackpot.schema import Command, OneOf, Settings
 
 
 class BenchConfig(Settings):
@@ -71,7 +72,7 @@ class BenchConfig(Settings):
     """Kinds of masks for export, as --allocation of a search has them."""
     sparsities: tuple[str, ...] = ("0.9",)
     """Their sparsities."""
-    formats: tuple[str, ...] = ("onnx", "sparse-csr")
+    formats: tuple[Annotated[str, OneOf(format_names)], ...] = ("onnx", "sparse-csr")
     """Formats for export."""
 
     @property

@@ -36,6 +36,8 @@ def export_rows(name: str, config: BenchConfig) -> Iterator[dict[str, Any]]:
                 except ConfigError as error:
                     yield {**said, "refused": str(error)}
                     continue
+            if not found["beside_torch"]:
+                yield {**said, "refused": found["speed"]}
             removed = found["beside_whole"] or [None] * len(found["beside_torch"])
             for beside_torch, beside_whole in zip(found["beside_torch"], removed, strict=True):
                 low, middle, high = _ratios(beside_torch)

@@ -71,19 +71,19 @@ def exports_section(reports: Sequence[ExportReport]) -> str:
     before = reports[0].bytes_before.disk
     machines = "; ".join(sorted({f"{one.processor}, {_threads(one.threads)}" for one in reports}))
     lines = [
-        f"| format | runtime | bytes, of {before:,} | after LZMA | ms at batch 1 | at batch 32 | the mask's doing |",
+        f"| format | runtime | bytes (dense: {before:,}) | LZMA | ms at batch 1 | at batch 32 | due to the mask |",
         "|---|---|---|---|---|---|---|",
         *map(_row, reports),
         "",
-        f"Median milliseconds ({machines}) and those of the masked network in torch. The last column compares with the "
-        "same format before anything was removed, so that a runtime's own speed does not count. "
+        f"Median milliseconds ({machines}) beside those of the masked network in torch. The last column compares with "
+        "the same format before anything was removed, so that a runtime's own speed does not count. "
         f"{_differences(reports)}",
     ]
     return "\n".join(lines)
 
 
 def _row(report: ExportReport) -> str:
-    ms = {one.batch: f"{one.after_ms[1]:.2f}, of {one.before_ms[1]:.2f}" for one in report.beside_torch}
+    ms = {one.batch: f"{one.after_ms[1]:.2f} (torch: {one.before_ms[1]:.2f})" for one in report.beside_torch}
     cells = f"`{report.format}`", report.runtime, f"{report.bytes_after.disk:,}", f"{report.bytes_after.compressed:,}"
     return f"| {' | '.join((*cells, ms.get(1, '–'), ms.get(32, '–'), _by_mask(report)))} |"
 

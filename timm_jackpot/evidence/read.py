@@ -58,7 +58,8 @@ def read_exports(artifact: Artifact) -> list[ExportReport]:
     for name in export_files(artifact):
         report = _read(artifact.folder / name, name, ExportReport)
         if report.mask_hash != artifact.config.mask_hash:
-            raise ArtifactError(f"{name} is of a different mask: delete its folder, or export this mask")
+            other = "of a different mask" if report.mask_hash else "of no mask by name"
+            raise ArtifactError(f"{name} is {other}: delete its folder, and export this artifact")
         reports.append(report)
     return reports
 

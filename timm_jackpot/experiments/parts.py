@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -95,12 +96,12 @@ def folder_lock(folder: Path, accelerator: Accelerator, part: Part | None = None
 
 @contextmanager
 def _locked(folder: Path, part: Part) -> Iterator[None]:
-    with locked(folder.with_name(folder.name + part.suffix)):
+    with locked(folder, part.suffix):
         if part.suffix and is_locked(folder):
             raise ConfigError(f"another run is writing to {folder}: choose another --output")
-        for path in folder.parent.glob(f".{folder.name}.*of*.lock"):
+        for path in folder.parent.glob(f".{glob.escape(folder.name)}.*of*.lock"):
             match = re.fullmatch(r"(\d+)of(\d+)", path.name[len(folder.name) + 2 : -len(".lock")])
             other = match and Part(int(match[1]), int(match[2]))
-            if other and other.count != part.count and is_locked(folder.with_name(folder.name + other.suffix)):
+            if other and other.count != part.count and is_locked(folder, other.suffix):
                 raise ConfigError(f"{other} is running in {folder}: wait until it ends")
         yield

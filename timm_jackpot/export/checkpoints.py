@@ -50,7 +50,7 @@ def sparse_csr(network: nn.Module, images: Tensor) -> Exported:
     Raises:
         ConfigError: if no layer is that sparse.
     """
-    sparse, names = to_sparse_rows(network)
+    sparse, names = to_sparse_rows(network, images)
     if not names:
         raise ConfigError(
             "no linear layer or 1×1 convolution of this network has 15 % of its weights or fewer, below which sparse "

@@ -69,10 +69,17 @@ def sparse_layer(layer: nn.Module, kept: int) -> nn.Module | None:
     return None
 
 
-def to_sparse_rows(network: nn.Module) -> tuple[nn.Module, list[str]]:
-    """A copy with sparse layers where that is faster, and their names."""
+def to_sparse_rows(network: nn.Module, images: Tensor) -> tuple[nn.Module, list[str]]:
+    """A copy with sparse layers where that is faster, and their names.
+
+    Args:
+        images: [b, c, h, w], to see which layers are called: some networks read a weight without its layer.
+    """
     network, names = copy.deepcopy(network), []
+    called = _called(network, images[:1])
     for name, layer in list(network.named_modules()):
+        if layer not in called:
+            continue
         weight = getattr(layer, "weight", None)
         if not isinstance(weight, Tensor) or int(weight.count_nonzero()) > _DENSEST * weight.numel():
             continue
@@ -91,3 +98,15 @@ def to_sparse_rows(network: nn.Module) -> tuple[nn.Module, list[str]]:
             network.set_submodule(name, sparse)
             names.append(name)
     return network, names
+
+
+def _called(network: nn.Module, images: Tensor) -> set[nn.Module]:
+    found: set[nn.Module] = set()
+    handles = [m.register_forward_pre_hook(lambda module, _: found.add(module)) for m in network.modules()]
+    try:
+        with torch.no_grad():
+            network(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found

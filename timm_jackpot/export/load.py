@@ -37,6 +37,8 @@ def load_exported(folder: str | Path) -> nn.Module:
             if (values := state.get(f"{name}.values")) is not None:
                 sparse = sparse_layer(module, len(values))
                 assert sparse is not None, f"{name} is no layer that can be sparse"
+                for key, tensor in sparse.named_buffers():  # loading would convert them, and wrap what is too large
+                    assert state[f"{name}.{key}"].dtype == tensor.dtype, f"{name}.{key} is not {tensor.dtype}"
                 model.set_submodule(name, sparse)
             elif any(getattr(module, key).shape != value.shape for key, value in tensors.items()):
                 _resize(module, tensors)
@@ -44,6 +46,7 @@ def load_exported(folder: str | Path) -> nn.Module:
         for module in model.modules():
             if isinstance(module, SparseRows):
                 module.matrix(check=True)  # once: a product with rows that lie would read memory that is not theirs
+        assert names is None or all(isinstance(model.get_submodule(name), nn.Linear) for name in names)
     except Exception as error:  # a damaged folder makes timm and torch raise all kinds of errors
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
         raise ArtifactError(f"{folder} does not hold an exported network: {reason[:300]}") from error
@@ -62,7 +65,8 @@ def _resize(module: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Give a layer room for tensors of other widths, and tell it its widths."""
     if isinstance(module, nn.Conv2d):
         made, read = tensors["weight"].shape[:2]
-        if module.groups > 1:  # one filter for each channel
+        if module.groups > 1:
+            assert read == 1, "a grouped convolution that is not depthwise has other widths"
             module.groups, read = made, made
         module.out_channels, module.in_channels = made, read
     elif isinstance(module, nn.Linear):

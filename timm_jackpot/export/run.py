@@ -14,9 +14,16 @@ from pydantic import Field
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
-from timm_jackpot.artifact import ArtifactFlags, from_pretrained, read_config, replace_folder, timm_checkpoint
+from timm_jackpot.artifact import (
+    ArtifactFlags,
+    from_pretrained,
+    locate_artifact,
+    read_config,
+    replace_folder,
+    timm_checkpoint,
+)
 from timm_jackpot.data import DataFlags, default_data_notice, open_split
-from timm_jackpot.errors import ArtifactError, ConfigError
+from timm_jackpot.errors import ArtifactError, ConfigError, first_line
 from timm_jackpot.evidence import EXPORT, EXPORTS, ExportReport, Latency, plain_text
 from timm_jackpot.export.measure import difference, latencies, processor, sizes
 from timm_jackpot.export.registry import Exported, format_names, writer_of
@@ -47,8 +54,8 @@ class ExportConfig(ArtifactFlags, DataFlags):
     """dense: a plain timm checkpoint, zeros for removed weights. shrunk: without the channels that the mask made dead.
     sparse-csr: sparse rows for linear layers and 1×1 convolutions, faster on a CPU from 90 % or so. 2:4: float16 on a
     GPU's sparse tensor cores. onnx, openvino, coreml: the shrunk network for these runtimes."""
-    images: int = Field(default=64, ge=0, le=10**6)
-    """Test images on which logits are compared; 0: noise, which needs no data."""
+    images: int = Field(default=64, ge=0, le=1024)
+    """Test images on which logits are compared, in one batch; 0: noise, which needs no data."""
 
 
 def export_artifact(config: ExportConfig) -> dict[str, Any]:
@@ -65,13 +72,14 @@ def export_artifact(config: ExportConfig) -> dict[str, Any]:
         revision=config.revision,
         trust_base=config.trust_base,
     )
-    images = None
+    images, compared_on = None, "noise"
     if config.images:
         say(default_data_notice(config, model), make_accelerator(seed=0))
         split = open_split(config, None, model, device=torch.device("cpu"))
         images = next(split.eval_batches(batch_size=min(config.images, len(split)), shard=Shard())).images
-    mask_hash = read_config(Path(config.artifact)).mask_hash if os.path.isdir(config.artifact) else None
-    return _export(model, folder, config.format, images, mask_hash)
+        compared_on = "test images"
+    mask_hash = read_config(locate_artifact(config.artifact, revision=config.revision)).mask_hash
+    return _export(model, folder, config.format, images, compared_on, mask_hash)
 
 
 def export_jackpot(
@@ -103,7 +111,8 @@ def export_jackpot(
             differ.
         ArtifactError: if the folder is not empty or cannot be written.
     """
-    return _export(model, _new_folder(folder), format, images, None)
+    compared_on = "noise" if images is None else "given images"
+    return _export(model, _new_folder(folder), format, images, compared_on, None)
 
 
 def _export(
@@ -111,13 +120,13 @@ def _export(
     folder: Path,
     name: str,
     images: Tensor | None,
+    compared_on: str,
     mask_hash: str | None,
 ) -> dict[str, Any]:
     write = writer_of(name)
     if not (hasattr(model, "pretrained_cfg") and hasattr(model, "num_classes")):
         raise ConfigError(f"{type(model).__name__} is not a timm classifier: give one, such as from_pretrained returns")
     network = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
-    compared_on = "noise" if images is None else "given images"
     if images is None:
         size = resolve_model_data_config(network)["input_size"]
         images = torch.randn(_NOISE, *size, generator=torch.Generator().manual_seed(0))
@@ -130,7 +139,7 @@ def _export(
         runtime=exported.runtime,
         open_with=exported.line,
         compared_on=f"nothing: {exported.open}" if isinstance(exported.open, str) else compared_on,
-        images=len(images),
+        images=0 if isinstance(exported.open, str) else len(images),
         bytes_before=sizes(timm_checkpoint(network)),  # float32
         bytes_after=sizes(exported.files),
         processor=plain_text(processor()),
@@ -178,8 +187,10 @@ def _run(exported: Exported, name: str, network: nn.Module, images: Tensor, want
 def _logits(network: nn.Module, images: Tensor) -> Tensor:
     try:
         logits = network(images)
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(f"the network does not take images of shape {[*images.shape]}: {error}") from error
+    except Exception as error:  # networks raise all kinds of errors
+        raise ConfigError(
+            f"the network does not take images of shape {[*images.shape]}: {first_line(error)}"
+        ) from error
     if not isinstance(logits, Tensor) or logits.dim() != 2 or not len(logits):
         raise ConfigError("an export needs at least one image, and a network that gives logits [b, classes]")
     if not bool(logits.isfinite().all()):
@@ -207,9 +218,9 @@ def _own_folder(config: ExportConfig) -> Path:
 def _new_folder(folder: str | Path) -> Path:
     try:
         target = Path(folder).resolve()
-        free = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+        free = not any(target.iterdir()) if target.is_dir() else not os.path.lexists(folder)
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{str(folder)[:100]!r} cannot be a folder: {error}") from error
     if not free:
-        raise ArtifactError(f"{folder} is not an empty folder: name a new one")
+        raise ArtifactError(f"{folder} is not an empty folder: delete it, or name a new one")
     return target

@@ -70,7 +70,7 @@ def coreml(network: nn.Module, images: Tensor) -> Exported:
     batch = torch.export.Dim("batch", min=1, max=_MOST)
     try:
         with _quiet(), torch.inference_mode(False):
-            program = torch.export.export(small, (images[:2].clone(),), dynamic_shapes=({0: batch},))
+            program = torch.export.export(small, (torch.cat([images, images])[:2],), dynamic_shapes=({0: batch},))
             model = coremltools.convert(
                 program.run_decompositions({}),
                 outputs=[coremltools.TensorType(name="logits")],

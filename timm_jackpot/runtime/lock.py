@@ -14,17 +14,20 @@ from filelock import FileLock, Timeout
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.runtime.processes import from_main
 
+_PROBE = 1.0  # seconds; others who only look hold a lock for less
+
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Lock `folder` against other runs in any process; the lock ends with the run, even if it is killed.
+def locked(folder: Path, suffix: str = "") -> Iterator[None]:
+    """Lock `folder`, or the share of it that the suffix names, against other runs in any process; the lock ends with
+    the run, even if it is killed.
 
     Forked processes (data workers) do not inherit the lock: filelock closes its descriptor in them.
 
     Raises:
         ConfigError: if another run holds it, or its parent cannot be written to.
     """
-    path = _lock_of(folder)
+    path = _lock_of(folder, suffix)
     created = [place for place in path.parents if not place.exists()]
     lock = FileLock(path, blocking=False, on_acquired=_write_process_id)
     try:
@@ -32,7 +35,9 @@ def locked(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise ConfigError(
-            f"another run (process {_holder(path)}) is writing to {folder}: choose another --output"
+            f"the same part is running in {folder} already (process {_holder(path)})"
+            if suffix
+            else f"another run (process {_holder(path)}) is writing to {folder}: choose another --output"
         ) from error
     except OSError as error:
         raise ConfigError(f"--output {folder} cannot be locked: {error.strerror or error}") from error
@@ -63,22 +68,24 @@ def check_shared(folder: Path, accelerator: Accelerator) -> None:
         )
 
 
-def is_locked(folder: Path) -> bool:
-    """Whether a run in any process holds the lock on `folder`."""
-    path = _lock_of(folder)
+def is_locked(folder: Path, suffix: str = "") -> bool:
+    """Whether a run in any process holds this lock."""
+    path = _lock_of(folder, suffix)
     if not path.exists():
         return False
-    lock = FileLock(path, blocking=False)
+    lock = FileLock(path, timeout=_PROBE)
     try:
-        lock.acquire()
+        lock.acquire(poll_interval=_PROBE / 20)
     except Timeout:
         return True
+    with suppress(OSError):
+        path.unlink()  # left by a run that was killed
     lock.release()
     return False
 
 
-def _lock_of(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.lock")
+def _lock_of(folder: Path, suffix: str = "") -> Path:
+    return folder.with_name(f".{folder.name}{suffix}.lock")
 
 
 def _write_process_id(descriptor: int) -> None:

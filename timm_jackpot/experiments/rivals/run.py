@@ -59,11 +59,10 @@ def compare_rivals(config: RivalsConfig) -> RivalsResult:
     failures: list[str] = []
     part = Part.of(config.part)
     work = part.share([(name, rival) for name, rivals in plan.tasks.items() for rival in rivals])
-    for name, rivals in plan.tasks.items():
-        ours = [rival for task, rival in work if task == name]
-        with folder_lock(folder / name, accelerator, part):
+    with folder_lock(folder, accelerator, part):
+        for name, rivals in plan.tasks.items():
             open_once = _opener(name, rivals, accelerator)
-            for rival in ours:
+            for rival in [rival for task, rival in work if task == name]:
                 failures += _run_rival(name, rival, open_once, folder / name / _JOURNAL, accelerator, part)
                 if part.count == 1:  # two parts that end at once would write the same files
                     from_main(accelerator, lambda: _write_tables(folder, plan))

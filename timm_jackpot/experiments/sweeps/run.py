@@ -40,7 +40,7 @@ def run_sweep(config: SweepConfig) -> dict[str, Any]:
     with folder_lock(folder, accelerator, part):
         ran = run_cells(searches, folder / "runs.json", accelerator, what="sweep: run", part=part)
     summary = {"cells": len(cells), "runs": len(ran.results), "skipped": ran.skipped}
-    if config.part:  # two that end at once would write the same files
+    if part.count > 1:  # two that end at once would write the same files
         return {**summary, "left_to_other_parts": ran.left}
     axes = list(dict.fromkeys(axis for cell in cells for axis in cell.axes))
     rows = [{"cell": cell.name, **cell.axes, "seed": seed, **ran.results[key]} for key, (cell, seed) in runs.items()]

@@ -63,7 +63,7 @@ def _transfer(plan: TransferPlan, folder: Path, accelerator: Accelerator, part: 
     searched = run_cells(searches, folder / "runs.json", accelerator, what="transfer: run", part=part)
     if searched.left:
         raise TrainingError(
-            f"{searched.left} searches of other parts have not ended: run this part again when they have, to evaluate "
+            f"{searched.left} searches of other parts are not finished: run this part again when they are, to evaluate "
             "its share of their masks"
         )
     accelerator = make_accelerator(seed=0)  # a search's accelerator may accumulate gradients
