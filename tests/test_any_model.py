@@ -232,6 +232,7 @@ def test_the_way_to_a_new_head_of_a_module_is_told(tmp_path: Path) -> None:
     assert not (tmp_path / "j").exists()
 
 
+@pytest.mark.slow
 def test_a_head_that_only_guesses_is_noticed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], digits_base: Base
 ) -> None:

@@ -139,6 +139,7 @@ def test_an_audit_into_a_folder_of_its_own_leaves_the_artifact_alone(
     assert read_audit(read_artifact(folder)) == report  # untouched
 
 
+@pytest.mark.slow
 def test_a_search_from_the_jackpots_own_seed_finds_the_jackpot(original: Path, accelerator: Accelerator) -> None:
     base = load_base("digits_resnet")
     artifact = read_artifact(original)

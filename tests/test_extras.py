@@ -163,7 +163,7 @@ def test_bytes_follow_from_shapes_and_dtypes(
     assert f"| head, {'int8 and float16' if scales else dtype} (in `extras.safetensors`) | " in card
 
 
-@pytest.mark.parametrize("dtype", ["float16", "int8"])
+@pytest.mark.parametrize("dtype", [pytest.param("float16", marks=pytest.mark.slow), "int8"])
 def test_a_search_measures_what_it_stores(
     tmp_path: Path, dtype: ExtrasDtype, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

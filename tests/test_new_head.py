@@ -69,6 +69,7 @@ def test_auto_takes_the_best_on_held_out_images_within_the_budget(auto: tuple[Se
     assert search_settings(artifact, SearchConfig()).sparsity == choice["sparsity"]  # an audit repeats what was chosen
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_the_sparsity_that_was_chosen(
     auto: tuple[SearchConfig, SearchResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -159,6 +159,7 @@ def test_a_finetune_recipe_runs_on_made_up_data(name: str, images: Path, tmp_pat
     assert any(not torch.equal(state[layer], dense[layer]) for layer in masks), "kept weights move"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRANSFERS)
 def test_a_transfer_recipe_runs_on_made_up_data(
     name: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -123,6 +123,7 @@ def test_nothing_is_said_to_be_kept_that_is_not(
     assert "no steps are lost" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_signal_right_after_the_last_line_of_progress_loses_no_step(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "timm_jackpot.search", "--steps", "20", "--output", str(tmp_path / "j")]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
@@ -174,6 +175,7 @@ def killed_between_renames(folder: Path, monkeypatch: pytest.MonkeyPatch, **sett
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_an_artifact_hidden_by_a_kill_is_back_at_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: SearchResult
 ) -> None:
@@ -199,6 +201,7 @@ def test_so_are_the_states_of_a_first_run(tmp_path: Path, monkeypatch: pytest.Mo
     assert [path.name for path in tmp_path.iterdir()] == ["j"]
 
 
+@pytest.mark.slow
 def test_what_a_kill_left_of_a_card_is_in_nobodys_way(tmp_path: Path) -> None:
     folder = tmp_path / "j"
     for again in ({"overwrite": True}, {"resume": "auto", "overwrite": True}):
@@ -233,6 +236,7 @@ def test_a_finished_run_is_said_to_be_finished_and_its_card_is_made_up_for(
     assert [path.name for path in tmp_path.iterdir()] == ["j"]
 
 
+@pytest.mark.slow
 def test_the_verb_ends_well_on_a_finished_run(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "timm_jackpot.search", "--steps", "1", "--output", str(tmp_path / "j")]
     done = [

@@ -122,6 +122,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in names}
 
 
+@pytest.mark.slow
 def test_a_stopped_run_that_may_overwrite_goes_on_without_saying_so_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -489,6 +490,7 @@ def test_a_stopped_pretrain_goes_on_as_if_it_had_not_stopped(
     assert not (tmp_path / "late" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_finetune_goes_on_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,6 +43,7 @@ def test_a_run_whose_words_nobody_reads_comes_to_its_end(line: str, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["j"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
 def test_a_result_that_could_not_be_printed_is_no_success(tmp_path: Path) -> None:
     process = shell("SEARCH >/dev/full", tmp_path / "j", steps=1)

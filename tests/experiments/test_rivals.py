@@ -86,6 +86,7 @@ def test_a_recipe_that_cannot_run_is_refused(tmp_path: Path, recipe: str, more: 
         plan_rivals(config(tmp_path, recipe, **more))
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_costs_no_other_its_result(tmp_path: Path) -> None:
     recipe = RECIPE.replace("lora, rank: 2", "full_sgd, lr: 1000000")
     with pytest.raises(TrainingError, match="2 runs failed; the first was lora, seed 0"):

@@ -174,6 +174,7 @@ def test_a_search_with_a_new_head_is_compared_with_a_probe(with_head: Path) -> N
     assert with_head.is_dir()
 
 
+@pytest.mark.slow
 def test_a_jackpot_with_a_head_and_norms_is_audited(with_head: Path, tmp_path: Path) -> None:
     config = AuditConfig(artifact=str(with_head), dataset="digits", seeds=1, output=str(tmp_path / "audit"))
     report = audit_jackpot(config, base=new_base().model)

@@ -104,6 +104,7 @@ def test_a_sweep_compares_a_new_method_with_others(toy: str, tmp_path: Path) -> 
     assert "| search |" in table
 
 
+@pytest.mark.slow
 def test_a_transfer_takes_a_source_of_a_new_method(toy: str, tmp_path: Path) -> None:
     (tmp_path / "transfer.yaml").write_text(
         "dataset: digits\nsteps: 1\nbatch_size: 64\nval_fraction: 0\nhead_steps: 1\nseeds: [0]\n"
@@ -113,6 +114,7 @@ def test_a_transfer_takes_a_source_of_a_new_method(toy: str, tmp_path: Path) -> 
     assert "by-toy" in result.table
 
 
+@pytest.mark.slow
 def test_an_audit_shows_a_new_method_beside_the_controls(toy: str, jackpot: Path, tmp_path: Path) -> None:
     config = AuditConfig(artifact=str(jackpot), seeds=1, beside=(toy,), output=str(tmp_path / "out"))
     report = audit_jackpot(config)

@@ -114,6 +114,7 @@ def masks_without_batch_norm(accelerator: Accelerator, *, batch_size: int) -> di
     return {name: dict(run(task, name).masks or {}) for name in ON_TWO}
 
 
+@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_two_processes_end_with_one_mask_and_it_is_that_of_one_process(
     accelerator: Accelerator, tmp_path: Path
