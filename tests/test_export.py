@@ -28,6 +28,7 @@ from timm_jackpot.export.csr import SparseRows
 from timm_jackpot.export.shrink import shrink
 from timm_jackpot.export.two_of_four import layers_with_two_of_four
 from timm_jackpot.hub import render_card
+from timm_jackpot.hub.push import publishable
 
 FAMILIES = ("cifar_resnet20", "test_resnet", "test_efficientnet", "test_convnext", "test_vit", "test_byobnet")
 TIMM_ADAPTS = ("cifar_resnet20", "test_resnet", "test_efficientnet", "test_byobnet")
@@ -407,6 +408,8 @@ def test_an_export_beside_its_mask_is_shown_on_the_card(tmp_path: Path, monkeypa
         main()
     artifact = read_artifact(folder)
     assert [report.format for report in read_exports(artifact)] == ["dense", "shrunk"]
+    published = [name for name in publishable(artifact) if name.startswith("exports/")]
+    assert published == ["exports/dense/export.json", "exports/shrunk/export.json"]  # and no weights
     card = render_card(artifact)
     table = card[card.index("## How it runs elsewhere") : card.index("## How it was found")]
     assert re.search(

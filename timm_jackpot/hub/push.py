@@ -95,7 +95,7 @@ def _check_login(token: str | bool | None) -> None:
 def _recoded(artifact: Artifact, encoding: Encoding, base_checkpoint: str | Path | None, folder: Path) -> Artifact:
     """Copy the artifact to `folder` with its masks re-encoded; verify them against the base."""
     _, base = open_artifact(artifact.folder, base_checkpoint=base_checkpoint)
-    _copy(artifact.folder, _publishable(artifact), folder)
+    _copy(artifact.folder, publishable(artifact), folder)
     for name, content in recode(artifact, base, encoding).items():
         (folder / name).write_bytes(content)
     found = read_artifact(folder)
@@ -131,7 +131,7 @@ def _push(
 
 def _collect(artifact: Artifact, folder: Path, repo_id: str, base_license: str | None) -> list[str]:
     """Copy what may be published into `folder`; returns the names."""
-    names = _publishable(artifact)
+    names = publishable(artifact)
     _copy(artifact.folder, names, folder)
     shown = tuple(name for name in names if name.endswith(".png"))
     card = render_card(artifact, repo_id=repo_id, base_license=base_license, pictures=shown)
@@ -139,7 +139,7 @@ def _collect(artifact: Artifact, folder: Path, repo_id: str, base_license: str |
     return [*names, "README.md"]
 
 
-def _publishable(artifact: Artifact) -> list[str]:
+def publishable(artifact: Artifact) -> list[str]:
     """Names of the existing files that may be uploaded."""
     source = artifact.folder
     pictures = sorted(p for p in source.glob("plots/*.png") if _PICTURE.fullmatch(p.name))
