@@ -8,7 +8,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-# With more, oneDNN's dense product is faster than the sparse one (RESULTS.md, "What an export gives").
+# With more, oneDNN's dense product is faster even for single images (RESULTS.md, "Before you search").
 _DENSEST = 0.15
 
 
