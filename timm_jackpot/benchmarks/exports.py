@@ -38,6 +38,7 @@ def export_rows(name: str, config: BenchConfig) -> Iterator[dict[str, Any]]:
                     continue
             if not found["beside_torch"]:
                 yield {**said, "refused": found["speed"]}
+                continue
             removed = found["beside_whole"] or [None] * len(found["beside_torch"])
             for beside_torch, beside_whole in zip(found["beside_torch"], removed, strict=True):
                 low, middle, high = _ratios(beside_torch)

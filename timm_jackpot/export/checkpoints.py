@@ -54,7 +54,7 @@ def sparse_csr(network: nn.Module, images: Tensor) -> Exported:
     if not names:
         raise ConfigError(
             "no linear layer or 1×1 convolution of this network has 15 % of its weights or fewer, below which sparse "
-            "rows are faster: nothing was written"
+            "rows can be faster: nothing was written"
         )
     whole = timm_checkpoint(network)
     return Exported(_with_weights_of(sparse, whole), _open, _TORCH, _LINE, {"sparse_layers": names}, whole)

@@ -81,20 +81,15 @@ def to_sparse_rows(network: nn.Module, images: Tensor) -> tuple[nn.Module, list[
         if layer not in called:
             continue
         weight = getattr(layer, "weight", None)
-        if not isinstance(weight, Tensor) or int(weight.count_nonzero()) > _DENSEST * weight.numel():
+        kept = int(weight.count_nonzero()) if isinstance(weight, Tensor) else 0
+        if not isinstance(weight, Tensor) or kept > _DENSEST * weight.numel():
             continue
-        if (sparse := sparse_layer(layer, int(weight.count_nonzero()))) is not None:
+        if (sparse := sparse_layer(layer, kept)) is not None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch calls its sparse rows a beta
                 rows = weight.detach().flatten(1).to_sparse_csr()
-            sparse.load_state_dict(
-                {
-                    "crow_indices": rows.crow_indices(),
-                    "col_indices": rows.col_indices(),
-                    "values": rows.values(),
-                    **({} if layer.bias is None else {"bias": layer.bias}),
-                }
-            )
+            for key, tensor in sparse.named_buffers():
+                tensor.copy_(getattr(rows, key)())
             network.set_submodule(name, sparse)
             names.append(name)
     return network, names

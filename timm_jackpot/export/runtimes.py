@@ -19,7 +19,7 @@ from timm_jackpot.export.registry import Exported, Run, register_format
 from timm_jackpot.export.shrink import WIDTHS, shrink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 _OPSET = 20
 _MOST = 64  # images in a batch, for Core ML, which wants a bound
@@ -31,15 +31,8 @@ def onnx(network: nn.Module, images: Tensor) -> Exported:
     """The network as model.onnx, with a dynamic batch; shrunk where that is possible, else with zeros."""
     import onnxruntime
 
-    small, notes = _smallest(network, images)
-    return Exported(
-        _onnx_file(small, images),
-        _open_onnx,
-        f"onnxruntime {onnxruntime.__version__}",
-        'onnxruntime.InferenceSession("FOLDER/model.onnx")',
-        {"opset": _OPSET, **notes},
-        _onnx_file(network, images) if notes.get("removed_channels") else None,
-    )
+    line = 'onnxruntime.InferenceSession("FOLDER/model.onnx")'
+    return _small_and_whole(network, images, _onnx_file, _open_onnx, f"onnxruntime {onnxruntime.__version__}", line)
 
 
 @register_format("openvino", packages=(*_ONNX, "openvino"), extra="openvino")
@@ -47,15 +40,8 @@ def openvino(network: nn.Module, images: Tensor) -> Exported:
     """The same network as OpenVINO's model.xml and model.bin, float32."""
     from openvino import get_version
 
-    small, notes = _smallest(network, images)
-    return Exported(
-        _openvino_files(small, images),
-        _open_openvino,
-        f"openvino {get_version().partition('-')[0]}",
-        'openvino.Core().compile_model("FOLDER/model.xml", "CPU")',
-        notes,
-        _openvino_files(network, images) if notes.get("removed_channels") else None,
-    )
+    version, line = get_version().partition("-")[0], 'openvino.Core().compile_model("FOLDER/model.xml", "CPU")'
+    return _small_and_whole(network, images, _openvino_files, _open_openvino, f"openvino {version}", line)
 
 
 @register_format("coreml", packages=("coremltools", "torch_pruning"), extra="coreml")
@@ -94,6 +80,20 @@ def coreml(network: nn.Module, images: Tensor) -> Exported:
         'coremltools.models.MLModel("FOLDER/model.mlpackage")',
         notes,
     )
+
+
+def _small_and_whole(
+    network: nn.Module,
+    images: Tensor,
+    write: Callable[[nn.Module, Tensor], dict[str, bytes]],
+    open_: Callable[[Path], Run],
+    runtime: str,
+    line: str,
+) -> Exported:
+    """The shrunk network, and the whole one if that is another."""
+    small, notes = _smallest(network, images)
+    whole = write(network, images) if notes.get("removed_channels") else None
+    return Exported(write(small, images), open_, runtime, line, {"opset": _OPSET, **notes}, whole)
 
 
 def _smallest(network: nn.Module, images: Tensor) -> tuple[nn.Module, Mapping[str, object]]:
