@@ -117,7 +117,6 @@ def test_counts_states_and_timeouts_of_several_processes(count: int, accelerator
 @pytest.mark.parametrize(
     ("variable", "name"),
     [
-        ("ACCELERATE_USE_FSDP", "FSDP"),
         ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
         ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"),
         ("ACCELERATE_USE_PARALLELISM_CONFIG", "a parallelism config"),
@@ -128,10 +127,21 @@ def test_other_parallelism_is_refused_by_name(
 ) -> None:
     AcceleratorState._reset_state(True)
     monkeypatch.setenv(variable, "true")
-    with pytest.raises(ConfigError, match=f"^{name} is not supported: scores would be sharded; use plain multi-GPU"):
+    with pytest.raises(ConfigError, match=f"^{name} is not supported: use `accelerate launch"):
         make_accelerator(seed=0)
     monkeypatch.setenv(variable, "false")
     assert make_accelerator(seed=0).num_processes == 1
+
+
+def test_fsdp_is_for_searches_and_of_version_2(accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    AcceleratorState._reset_state(True)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigError, match=r"this is none: launch without --use_fsdp$"):
+        make_accelerator(seed=0)
+    with pytest.raises(ConfigError, match=r"launch with --fsdp_version 2$"):
+        make_accelerator(seed=0, can_shard=True)
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    assert make_accelerator(seed=0, can_shard=True).num_processes == 1
 
 
 # -- runs -------------------------------------------------------------------------------------------

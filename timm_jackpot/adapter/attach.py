@@ -7,12 +7,14 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import parametrize
 
 from timm_jackpot.adapter.score_mask import OnWeight, ScoreMask
 from timm_jackpot.base import Filters
 from timm_jackpot.errors import BaseError
-from timm_jackpot.masks import MaskSet
+from timm_jackpot.masks import MaskSet, thresholds_of_shards
+from timm_jackpot.runtime.sharding import local
 
 # Methods by which timm fuses several layers into one (RepVGG, MobileOne, LeViT …).
 _FUSE_METHODS = ("fuse", "reparameterize", "switch_to_deploy")
@@ -35,12 +37,22 @@ class ScoreAdapter(Mapping[str, ScoreMask]):
 
     def refresh(self, kept: Mapping[str, int]) -> None:
         """Recompute every threshold so that `kept[name]` weights reach it."""
+        scores = [layer.scores for layer in self.values()]
+        thresholds: dict[str, Tensor] = {}
+        if isinstance(scores[0], DTensor):
+            shards, sizes = [local(one) for one in scores], [one.numel() for one in scores]
+            found = thresholds_of_shards(shards, [kept[name] for name in self], sizes)
+            thresholds = dict(zip(self, found, strict=True))
         for name, layer in self.items():
-            layer.refresh(kept[name])
+            layer.refresh(kept[name], thresholds.get(name))
 
     def score_sums(self) -> list[float]:
         """The sum of each layer's scores, in one transfer: shows NaN, and ranks whose scores differ."""
-        return torch.stack([layer.scores.detach().sum() for layer in self.values()]).tolist()
+        scores = [layer.scores.detach() for layer in self.values()]
+        sums = torch.stack([local(one).sum() for one in scores])
+        if isinstance(scores[0], DTensor):
+            torch.distributed.all_reduce(sums)
+        return sums.tolist()
 
     def scores(self) -> list[nn.Parameter]:
         """The scores to train; those that layers share occur once."""

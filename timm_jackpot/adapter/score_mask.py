@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from timm_jackpot.masks import group_thresholds, keep_largest, keep_n_of_m, threshold_of
+from timm_jackpot.runtime.sharding import whole
 
 # Of a removed filter: at zero, ReLU has no gradient that could bring the filter back.
 _LEAK = 1e-3
@@ -84,14 +85,18 @@ class ScoreMask(OnWeight):
         return _StraightThrough.apply(weight, scores, self.threshold, self._leak)  # pyright: ignore[reportReturnType]
 
     @torch.no_grad()
-    def refresh(self, kept: int) -> None:
+    def refresh(self, kept: int, threshold: Tensor | None = None) -> None:
         """Set the threshold that exactly `kept` of the current scores reach, or more if there are ties.
 
         With an N:M pattern, each group has its own threshold. While a schedule keeps more weights than the pattern, the
         thresholds are lowered to let in the largest of the others.
+
+        Args:
+            threshold: if it is known already, of scores that are sharded.
         """
         self.kept = kept
-        threshold = threshold_of(self._pattern_first(), kept // self._unit)
+        if threshold is None:
+            threshold = threshold_of(self._pattern_first(), kept // self._unit)
         if self._n_of_m is not None:
             threshold = torch.minimum(threshold, group_thresholds(self.scores, *self._n_of_m))
         self.threshold.copy_(threshold)
@@ -105,7 +110,7 @@ class ScoreMask(OnWeight):
 
     def _pattern_first(self) -> Tensor:
         """The scores, with those in the N:M pattern (if any) set to infinity."""
-        scores = self.scores.detach()
+        scores = whole(self.scores.detach())
         if self._n_of_m is None:
             return scores
         pattern = keep_n_of_m(scores, *self._n_of_m)

@@ -3,7 +3,7 @@
 from timm_jackpot.data.default import default_data_notice
 from timm_jackpot.data.flags import DataFlags
 from timm_jackpot.data.leaks import shared_images
-from timm_jackpot.data.open import Data, open_data, open_split
+from timm_jackpot.data.open import Data, data_config, open_data, open_split, random_data
 from timm_jackpot.data.source import Batch, ImageSource, steps_per_epoch
 
 __all__ = [
@@ -11,9 +11,11 @@ __all__ = [
     "Data",
     "DataFlags",
     "ImageSource",
+    "data_config",
     "default_data_notice",
     "open_data",
     "open_split",
+    "random_data",
     "shared_images",
     "steps_per_epoch",
 ]

@@ -116,6 +116,19 @@ def open_split(
     return bind_split(reader, None, flags, config, device, name, Unreadable(strict=flags.strict))
 
 
+def random_data(model: nn.Module, size: Sequence[int], n: int, device: torch.device) -> Data:
+    """`n` random images [c, h, w] with random labels, for trials: the same ones to train and to test on.
+
+    Args:
+        size: c, h, w.
+    """
+    images = torch.randint(256, (n, *size), dtype=torch.uint8, device=device)
+    labels = torch.randint(_head(model), (n,), device=device)
+    split = MemoryImages(images, labels, mean=(0.5,) * size[0], std=(0.5,) * size[0], hflip=0.0, crop_padding=0)
+    config = {**data_config(model), "input_size": tuple(size)}
+    return Data("random images", _head(model), split, None, split, config, Unreadable())
+
+
 def hold_out(n: int, fraction: float) -> tuple[Tensor, Tensor]:
     """Sorted positions to train on and to hold out; the same for every seed."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(20240831))

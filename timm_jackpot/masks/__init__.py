@@ -20,6 +20,7 @@ from timm_jackpot.masks.selection import (
     keep_n_of_m,
     keeps_filters,
     threshold_of,
+    thresholds_of_shards,
 )
 
 __all__ = [
@@ -48,5 +49,6 @@ __all__ = [
     "parse_sparsity",
     "scale_counts",
     "threshold_of",
+    "thresholds_of_shards",
     "unpack",
 ]

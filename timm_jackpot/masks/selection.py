@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_INFINITY = 0x7F800000  # its bits as a float32 number
+
 
 def keep_largest(scores: Tensor, kept: int) -> Tensor:
     """Boolean mask of exactly the `kept` largest scores; ties keep the first in C order.
@@ -57,6 +59,41 @@ def threshold_of(scores: Tensor, kept: int) -> Tensor:
     else:
         removed, last = flat.sort().values[n - kept - 1 : n - kept + 1]
     return _between(removed.to(scores.dtype), last.to(scores.dtype))
+
+
+def thresholds_of_shards(shards: Sequence[Tensor], kept: Sequence[int], sizes: Sequence[int]) -> list[Tensor]:
+    """`threshold_of`, bit for bit, for tensors of which each process of the process group holds a part.
+
+    Only counts travel: the last score kept is found by bisection over all float32 numbers. Nothing waits for the host.
+
+    Args:
+        shards: this process's part of each tensor, float32; it may be empty.
+        kept, sizes: how many elements of each whole tensor should reach τ, and how many it has.
+
+    Returns:
+        A one-element tensor for each.
+    """
+    device = shards[0].device
+    wanted = torch.tensor(kept, device=device)
+    low, high = torch.full_like(wanted, -_INFINITY - 1), torch.full_like(wanted, _INFINITY)
+
+    def reaching(values: Tensor) -> Tensor:
+        counts = torch.stack([(part >= value).sum() for part, value in zip(shards, values, strict=True)])
+        torch.distributed.all_reduce(counts)
+        return counts
+
+    for _ in range(32):
+        middle = (low + high + 1).div(2, rounding_mode="floor")
+        enough = reaching(_floats(middle)) >= wanted
+        low, high = torch.where(enough, middle, low), torch.where(enough, high, middle - 1)
+    last = _floats(low)
+    none = torch.full((1,), -torch.inf, device=device)  # for an empty part
+    below = [torch.where(part < value, part, none).flatten() for part, value in zip(shards, last, strict=True)]
+    removed = torch.stack([torch.cat((part, none)).amax() for part in below])
+    torch.distributed.all_reduce(removed, torch.distributed.ReduceOp.MAX)
+    found = torch.where(reaching(last) > wanted, last, _between(removed, last))
+    found = torch.where(wanted == torch.tensor(sizes, device=device), -torch.inf, found)
+    return list(torch.where(wanted == 0, torch.inf, found))
 
 
 def keep_n_of_m(scores: Tensor, n: int, m: int) -> Tensor:
@@ -128,6 +165,12 @@ def _flat(scores: Tensor) -> Tensor:
     """The scores in logical order, whatever the memory format, in a dtype that numpy has; values are exact."""
     flat = scores.detach().reshape(-1)
     return flat.float() if flat.dtype in (torch.bfloat16, torch.float16) else flat
+
+
+def _floats(places: Tensor) -> Tensor:
+    """The float32 numbers at these places in the order of all of them; 0 is at 0."""
+    bits = places.int()
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(torch.float32)
 
 
 def _between(low: Tensor, high: Tensor) -> Tensor:

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
+
+from timm_jackpot.runtime.sharding import local
 
 # For gradients through a trained head, whose scale is arbitrary; chosen on held-out images (hubcards/RESULTS.md). A
 # ResNet-20 searched in its own classes peaks at about 0.004.
@@ -33,11 +36,15 @@ def equalise_gradients(
         gradients = [s.grad for s in scores if s.grad is not None]
         if not gradients:
             return
-        norms = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage]
         roots = [g.numel() ** 0.5 for g in gradients]
+        shards = [local(g) for g in gradients]
+        norms = torch._foreach_norm(shards)  # pyright: ignore[reportPrivateImportUsage]
         rms = torch.stack(torch._foreach_div(norms, roots))  # pyright: ignore[reportPrivateImportUsage]
+        if isinstance(gradients[0], DTensor):  # from those of the shards
+            torch.distributed.all_reduce(rms.square_())
+            rms.sqrt_()
         common = rms.mean().clamp(max=max_rms)
         factors = torch.where(rms > 0, common / rms, 1.0)
-        torch._foreach_mul_(gradients, factors.unbind())  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_mul_(shards, factors.unbind())  # pyright: ignore[reportPrivateImportUsage]
 
     optimizer.register_step_pre_hook(scale)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import inf, isnan
 
 import torch
 from torch import Tensor, nn
 
 from timm_jackpot.adapter import ScoreAdapter, attach, detach, silence
-from timm_jackpot.errors import TrainingError
+from timm_jackpot.base import shared_copy
+from timm_jackpot.errors import ConfigError, TrainingError
 from timm_jackpot.evaluation import evaluate_accuracy
 from timm_jackpot.masks import MaskSet
 from timm_jackpot.methods.equalise import NEW_HEAD_RMS, equalise_gradients
@@ -18,6 +21,7 @@ from timm_jackpot.methods.start import Start
 from timm_jackpot.methods.task import Task
 from timm_jackpot.methods.train import train_network
 from timm_jackpot.runtime.processes import same_everywhere
+from timm_jackpot.runtime.sharding import shard_trained, shards, whole
 from timm_jackpot.training import Objective, average_norm_statistics, recalibrate
 
 
@@ -48,13 +52,31 @@ def find_masks(
     accelerator, record = task.accelerator, task.record
     resumed = task.state.resumed if task.state is not None else None
     first_step = resumed.step if resumed is not None else 0
-    training = ScoreTraining(model, start, settings, steps=steps, first_step=first_step)
+    # What is sharded cannot be made whole again: a copy is, which shares everything else with `model`.
+    searched = _copy_to_shard(model, start, task) if shards(accelerator) else model
+    training = ScoreTraining(searched, start, settings, steps=steps, first_step=first_step)
     adapter = training.adapter
+    of_model = [*trained, *head]
+    if searched is not model:
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        shard_trained(searched, accelerator)
+        sharded = dict(searched.named_parameters())
+        trained, head = ([sharded[names[id(parameter)]] for parameter in part] for part in (trained, head))
+
+    @torch.no_grad()
+    def gather() -> None:
+        for parameter, shard in zip(of_model, [*trained, *head], strict=True):
+            parameter.copy_(whole(shard))
 
     def before_step(step: int) -> None:
         training.before_step(step)
         if step and step % max(1, steps // settings.validations) == 0:
-            _validate(model, task, step)
+            if searched is model:
+                _validate(model, task, step)
+            else:
+                gather()
+                with _masked(model, adapter.masks()):
+                    _validate(model, task, step)
 
     def figures() -> dict[str, float]:
         _check_scores(adapter, task, settings)
@@ -64,7 +86,7 @@ def find_masks(
         equalise_gradients(optimizer, adapter.scores(), max_rms=NEW_HEAD_RMS if head else inf)
 
     train_network(
-        model,
+        searched,
         task,
         settings,
         rest=[*adapter.scores(), *trained],
@@ -81,20 +103,43 @@ def find_masks(
     )
     _check_scores(adapter, task, settings)
     masks = training.final_masks()
-    detach(model)
+    if searched is model:
+        detach(model)
+    else:
+        gather()
     if start.filters is not None:
         silence(model, masks, start.filters)
-    # Attach the exact final masks for the measurements below: a threshold keeps more where scores are tied.
-    attach(model, {name: mask.float() for name, mask in masks.items()}, start.kept)
-    if settings.recalibrate_batches and not settings.freeze_norm_statistics:
-        images = settings.recalibrate_batches * task.batch_size * accelerator.num_processes
-        recalibrate(model, task.data, task.batch_size, accelerator, images=images)
-    else:
-        average_norm_statistics(model, accelerator)
-    _validate(model, task, steps)
+    with _masked(model, masks):
+        if settings.recalibrate_batches and not settings.freeze_norm_statistics:
+            images = settings.recalibrate_batches * task.batch_size * accelerator.num_processes
+            recalibrate(model, task.data, task.batch_size, accelerator, images=images)
+        else:
+            average_norm_statistics(model, accelerator)
+        _validate(model, task, steps)
     record.write("mask_hashes", by_rank=same_everywhere(masks.hash(), accelerator, "the mask"))
-    detach(model)
     return masks
+
+
+@contextmanager
+def _masked(model: nn.Module, masks: MaskSet) -> Iterator[None]:
+    """A plain model under exact masks, for measurements: the threshold of a search keeps more where scores are tied."""
+    attach(model, {name: mask.float() for name, mask in masks.items()}, masks.kept_per_layer())
+    try:
+        yield
+    finally:
+        detach(model)
+
+
+def _copy_to_shard(model: nn.Module, start: Start, task: Task) -> nn.Module:
+    """
+    Raises:
+        ConfigError: for what has not been made to work on shards.
+    """
+    if start.n_of_m is not None or start.filters is not None:
+        raise ConfigError("FSDP shards the scores of single weights only: choose another --allocation")
+    if task.run.torchcompile:
+        raise ConfigError("FSDP and --torchcompile do not go together here: leave one of them out")
+    return shared_copy(model)
 
 
 def _changing(adapter: ScoreAdapter, trained: list[nn.Parameter]) -> dict[str, Tensor]:

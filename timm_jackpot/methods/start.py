@@ -80,6 +80,8 @@ def start_from(name: str, task: Task, budget: Budget, *, batches: int = 1) -> St
     # Every rank reads the same images, but kernels may round differently.
     if task.accelerator.num_processes > 1:
         scores = {layer: cast(Tensor, broadcast(values)) for layer, values in scores.items()}
+    # An accelerator does not need these again: four bytes a weight.
+    scores = {layer: values.cpu() for layer, values in scores.items()}
     return Start.of(scores, task.maskable, budget)
 
 

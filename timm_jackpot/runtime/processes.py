@@ -21,11 +21,13 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
     broadcast_object_list,
     gather_object,
+    patch_environment,
     set_seed,
 )
 
 from timm_jackpot.errors import ConfigError, JackpotError, TrainingError
 from timm_jackpot.runtime.log import log
+from timm_jackpot.runtime.sharding import FSDP, asks_to_shard
 
 T = TypeVar("T")
 
@@ -49,7 +51,6 @@ _SUPPORTED = {
 }
 # Set by the launcher; checked before Accelerate is created, which would require their packages.
 _REFUSED = {
-    "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
@@ -65,6 +66,7 @@ def make_accelerator(
     report_to: str | None = None,
     logs: Path | None = None,
     timeout: float = 1800.0,
+    can_shard: bool = False,
 ) -> Accelerator:
     """The accelerator of a run, as set by the launcher's environment; seeds all random generators.
 
@@ -75,6 +77,7 @@ def make_accelerator(
         report_to: name of one of Accelerate's trackers.
         logs: folder for a tracker that writes files.
         timeout: seconds that a process waits for the others; set by the first accelerator of a process.
+        can_shard: whether this is a run that FSDP2 may shard (see `shard_trained`).
 
     Raises:
         ConfigError: for a kind of parallelism that would break scores or masks, or a tracker that is not installed.
@@ -82,6 +85,10 @@ def make_accelerator(
     for variable, name in _REFUSED.items():
         if os.environ.get(variable, "").lower() in ("1", "true", "yes"):
             raise ConfigError(_unsupported(name))
+    if asks_to_shard() and not can_shard:
+        raise ConfigError("FSDP shards the scores of a search, and this is none: launch without --use_fsdp")
+    if asks_to_shard() and os.environ.get("FSDP_VERSION", "1") != "2":
+        raise ConfigError("FSDP 1 splits frozen weights too: launch with --fsdp_version 2")
     trackers = {tracker.value for tracker in get_available_trackers()}
     if report_to is not None and report_to not in trackers:
         raise ConfigError(
@@ -90,15 +97,17 @@ def make_accelerator(
         )
     # The fastest convolutions are not deterministic in their last bits.
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    accelerator = Accelerator(
-        log_with=report_to,
-        project_dir=None if logs is None else str(logs),
-        gradient_accumulation_plugin=GradientAccumulationPlugin(grad_accum_steps, sync_with_dataloader=False),
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False),
-            InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)),
-        ],
-    )
+    # Accelerate would shard every model that it prepares, frozen weights too.
+    with patch_environment(**{FSDP: "false"}):
+        accelerator = Accelerator(
+            log_with=report_to,
+            project_dir=None if logs is None else str(logs),
+            gradient_accumulation_plugin=GradientAccumulationPlugin(grad_accum_steps, sync_with_dataloader=False),
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)),
+            ],
+        )
     if accelerator.distributed_type not in _SUPPORTED:
         raise ConfigError(_unsupported(accelerator.distributed_type.value))
     compiler = accelerator.state.dynamo_plugin
@@ -112,14 +121,22 @@ def make_accelerator(
 
 
 def _unsupported(name: str) -> str:
-    return (
-        f"{name} is not supported: scores would be sharded; use plain multi-GPU (DDP) with "
-        "`accelerate launch --multi_gpu`"
-    )
+    return f"{name} is not supported: use `accelerate launch --multi_gpu` (DDP) or `--use_fsdp --fsdp_version 2`"
 
 
 def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most bytes that this process has held: on the GPU, or in all; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
 
 
 def launched_as_main() -> bool:

@@ -7,12 +7,17 @@ from timm_jackpot.cli import as_lines, parse, run_verb, show
 from timm_jackpot.methods import method
 from timm_jackpot.search import RunConfig, SearchConfig, config_of, search_jackpot
 from timm_jackpot.search.finished import finished_summary
+from timm_jackpot.search.plan import plan_search
 from timm_jackpot.search.table import comparison_table
 from timm_jackpot.search.ticket import finished_ticket, train_ticket
 
 
 def main() -> dict[str, object]:
     config: RunConfig = parse(SearchConfig, schema_of=config_of)
+    if config.plan:
+        summary = plan_search(config)
+        show(as_lines(summary))
+        return summary
     if not method(config.method).finds_jackpots:
         summary = finished_ticket(config) or train_ticket(config).summary
         show(as_lines(summary))

@@ -79,6 +79,9 @@ class RunConfig(BaseFlags, DataFlags, BudgetFlags, CoverFlags, RunFlags, Artifac
     the artifact."""
     stratify: bool = True
     """Spread each class evenly over the training batches of all processes; images in memory only."""
+    plan: bool = False
+    """Only say what this run would take: steps, hours, memory and bytes, from a few steps on random weights and
+    images. Nothing is loaded or written."""
     strict: bool = False
     """Fail where a notice would be printed otherwise: on layers that an N:M pattern does not fit, and on images that
     cannot be read."""
@@ -87,7 +90,7 @@ class RunConfig(BaseFlags, DataFlags, BudgetFlags, CoverFlags, RunFlags, Artifac
     @classmethod
     def _defaults_with_a_new_head(cls, values: Any) -> Any:
         """Near 50 % a mask carries the most information, one bit a weight; 90 % is for the task of the base."""
-        if not isinstance(values, dict) or not _has_new_head(values):
+        if not isinstance(values, dict) or not has_new_head(values):
             return values
         chosen = {"sparsity": values.get("sparsity"), "allocation": n_of_m(values.get("allocation"))}
         own = cls.model_fields["sparsity"].default != RunConfig.model_fields["sparsity"].default
@@ -105,7 +108,7 @@ class RunConfig(BaseFlags, DataFlags, BudgetFlags, CoverFlags, RunFlags, Artifac
         return self
 
 
-def _has_new_head(values: Mapping[str, Any]) -> bool:
+def has_new_head(values: Mapping[str, Any]) -> bool:
     """Whether settings ask for other classes than those that timm knows for the model."""
     if values.get("num_classes") is None:
         return False

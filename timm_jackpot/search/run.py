@@ -59,7 +59,7 @@ def search_jackpot(config: RunConfig, base: Base | None = None) -> SearchResult:
             f"the method {config.method} does not give a mask that an artifact can hold: train_ticket saves tickets, "
             "compare --methods and audit --beside show the accuracy of all methods"
         )
-    accelerator = run_accelerator(config, config.output or "runs/search")
+    accelerator = run_accelerator(config, config.output or "runs/search", can_shard=True)
     output = _choose_output(config)
     with open_run(output, accelerator, config, settings=_searched_by(config), digest=artifact_digest) as state:
         config = config.model_copy(update={"overwrite": state.overwrite})

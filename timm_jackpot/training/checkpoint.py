@@ -21,7 +21,7 @@ from timm_jackpot.runtime.outputs import sync
 from timm_jackpot.runtime.processes import say
 
 _KEEP = 2
-_PER_RANK = ("buffer.", "random.")  # name prefixes of tensors that differ between ranks
+_PER_RANK = ("buffer.", "random.", "shard.")  # name prefixes of tensors that differ between ranks
 _INFO, _SUMS = "state.json", "SHA256SUMS"
 
 
@@ -29,7 +29,7 @@ class State(NamedTuple):
     """Everything a run needs to continue as if it had never stopped."""
 
     step: int  # optimizer steps done
-    tensors: dict[str, Tensor]  # on this rank; only those named `buffer.…` and `random.…` can differ between ranks
+    tensors: dict[str, Tensor]  # on this rank; only those named with a prefix in `_PER_RANK` can differ between ranks
     info: dict[str, Any]  # settings and record so far, the same on every rank
 
 

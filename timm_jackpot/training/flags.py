@@ -16,7 +16,7 @@ from timm_jackpot.training.schedule import cosine, step_decay
 # Never published: paths on this machine, and settings that do not affect the result.
 UNPUBLISHED = {
     *("output", "base_checkpoint", "data_dir"),
-    *("overwrite", "resume", "checkpoint_steps", "report_to", "timeout"),
+    *("overwrite", "resume", "checkpoint_steps", "report_to", "timeout", "plan"),
 }
 
 

@@ -13,10 +13,12 @@ from timm_jackpot.data import Batch, ImageSource, steps_per_epoch
 from timm_jackpot.errors import TrainingError
 from timm_jackpot.runtime.processes import Shard, shard_of
 from timm_jackpot.runtime.progress import Progress
+from timm_jackpot.runtime.sharding import is_sharded
 from timm_jackpot.training.faults import explained
 from timm_jackpot.training.mixing import Mixer
 from timm_jackpot.training.objective import Objective
 from timm_jackpot.training.record import Record
+from timm_jackpot.training.throughput import Throughput
 
 Hook = Callable[[int], None]
 
@@ -47,9 +49,11 @@ def fit(
     """Run `steps` optimizer steps on `model`, in train mode.
 
     The learning rate is `lr_at(step)`, times the `lr_scale` of the parameter group if it has one. Every `log_every`
-    steps, the loss and `figures()` go to the progress display and, as "step" events, to the record.
+    steps, the loss and `figures()` go to the progress display and, as "step" events, to the record. The last one,
+    "speed", is about all steps but the first, hooks included.
 
     Args:
+        model: any module, or one that `shard_trained` has sharded.
         before_step, after_step: called before and after each step with the number of steps done so far.
         first_step: number of steps done before the run was resumed; their batches are not read again.
         mix: called with the number of a batch in the run and the batch; returns the batch to train on.
@@ -58,14 +62,18 @@ def fit(
     Raises:
         TrainingError: if the loss is not a number, with the step and what to lower; and as in `explained`.
     """
-    # Before DDP: parametrized modules break if compiled after it.
-    runnable = torch.compile(model) if torchcompile else model
-    wrapped, prepared = accelerator.prepare(runnable, optimizer)
+    if is_sharded(model):
+        wrapped, prepared = model, accelerator.prepare_optimizer(optimizer)
+    else:
+        # Before DDP: parametrized modules break if compiled after it.
+        runnable = torch.compile(model) if torchcompile else model
+        wrapped, prepared = accelerator.prepare(runnable, optimizer)
     wrapped.train()
     for module in keep_in_eval:
         module.eval()
     consumed = first_step * accelerator.gradient_accumulation_steps
-    batches = _endless(train, batch_size, seed, shard_of(accelerator), consumed)
+    throughput = Throughput(accelerator, batch_size * accelerator.gradient_accumulation_steps)
+    batches = throughput.waits_for(_endless(train, batch_size, seed, shard_of(accelerator), consumed))
 
     def take_step(step: int) -> Tensor:
         loss = torch.zeros((), device=accelerator.device)
@@ -106,9 +114,13 @@ def fit(
                 record.write("step", step=step, lr=lr_at(step), loss=value, **figures())
                 progress.advance(_latest(record))
             after_step(step + 1)
-    # Under mixed precision Accelerate replaces the model's forward: restore it, and release its references.
-    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
-    vars(model).pop("forward", None)
+            throughput.step_done()
+    if speed := throughput.figures():
+        record.write("speed", **speed)
+    if not is_sharded(model):
+        # Under mixed precision Accelerate replaces the model's forward: restore it, and release its references.
+        accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
+        vars(model).pop("forward", None)
     accelerator.free_memory()
 
 

@@ -32,8 +32,11 @@ _NOT_QUITE = (
 )
 
 
-def run_accelerator(run: RunFlags, output: str) -> Accelerator:
+def run_accelerator(run: RunFlags, output: str, *, can_shard: bool = False) -> Accelerator:
     """The accelerator of a run that writes to `output`; seeds all random generators.
+
+    Args:
+        can_shard: as in `make_accelerator`.
 
     Raises:
         ConfigError: as `make_accelerator`.
@@ -44,6 +47,7 @@ def run_accelerator(run: RunFlags, output: str) -> Accelerator:
         report_to=run.report_to,
         logs=Path(f"{output}-logs") if run.report_to else None,
         timeout=run.timeout,
+        can_shard=can_shard,
     )
 
 

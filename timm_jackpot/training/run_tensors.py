@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from timm_jackpot.errors import ConfigError
+from timm_jackpot.runtime.sharding import local
 
 
 class RunTensors:
@@ -33,7 +35,10 @@ class RunTensors:
         return {**self._trained(), **{f"buffer.{name}": buffer for name, buffer in self._model.named_buffers()}}
 
     def current(self) -> dict[str, Tensor]:
-        tensors = {**self._live(), **_optimizer_tensors(self._optimizer), **_random_state(self._accelerator.device)}
+        tensors = {
+            **_by_shard({**self._live(), **_optimizer_tensors(self._optimizer)}),
+            **_random_state(self._accelerator.device),
+        }
         scaler = self._accelerator.scaler
         if scaler is not None:
             tensors |= {f"scaler.{key}": torch.tensor(value) for key, value in scaler.state_dict().items()}
@@ -42,7 +47,7 @@ class RunTensors:
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Raises: ConfigError: if `tensors` come from another run, or from another version of this package."""
-        live = self._live()
+        live = _by_shard(self._live())
         if missing := sorted(live.keys() - tensors.keys()):
             raise ConfigError(
                 f"the checkpoint lacks {missing[0]}: it comes from another run or another version; start over"
@@ -54,6 +59,11 @@ class RunTensors:
         scaler = self._accelerator.scaler
         if scaler is not None:
             scaler.load_state_dict({key: tensors[f"scaler.{key}"].item() for key in scaler.state_dict()})
+
+
+def _by_shard(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Shards instead of sharded tensors, under names by which a checkpoint tells that each rank has its own."""
+    return {f"shard.{name}" if isinstance(tensor, DTensor) else name: local(tensor) for name, tensor in tensors.items()}
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:
@@ -82,8 +92,12 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     state: dict[int, dict[str, Tensor]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
+        if (plain := name.removeprefix("shard.")).startswith("optimizer."):
+            _, index, key = plain.split(".", 2)
+            of = parameters[int(index)]
+            if name != plain:
+                tensor = DTensor.from_local(tensor, of.device_mesh, of.placements, shape=of.shape, stride=of.stride())
             state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

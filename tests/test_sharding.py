@@ -1,0 +1,129 @@
+"""FSDP2: scores, gradients and momenta are split over processes, and the mask is that of one process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from test_processes import started
+from torch import Tensor
+from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
+
+from timm_jackpot.artifact import read_artifact
+from timm_jackpot.masks import mask_overlap, threshold_of, thresholds_of_shards
+
+NETWORK = ["--model", "test_vit", "--no-pretrained", "--num-classes", "10", "--img-size", "32", "--dataset", "digits"]
+# A learning rate at which one weight in nine changes sides.
+SEARCH = [*NETWORK, "--train-norm", "--train-head", "--steps", "12", "--lr", "1", "--sparsity", "0.9"]
+SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+STOP = """
+import os, signal
+from timm_jackpot.cli import run_verb
+from timm_jackpot.search import __main__ as verb
+from timm_jackpot.training import RunState
+
+after = RunState.after_step
+
+def step(self, done, steps, state):
+    if done == 5 and os.environ["RANK"] == "0":
+        os.kill(os.getpid(), signal.SIGTERM)
+    after(self, done, steps, state)
+
+RunState.after_step = step
+run_verb(verb.main)
+"""
+
+
+@pytest.fixture
+def group() -> Iterator[None]:
+    torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        torch.randn(7, 13),
+        torch.randn(50).round(),  # ties
+        torch.tensor([0.0, -0.0, 1e-45, -1e-45, torch.inf, -torch.inf, 3e38, -3e38]),
+        torch.tensor([1.0, torch.tensor(1.0).nextafter(torch.tensor(2.0)).item()]),
+        torch.full((9,), -2.5),
+    ],
+)
+def test_a_threshold_from_counts_is_the_one_from_all_scores(scores: Tensor, group: None) -> None:
+    n = scores.numel()
+    found = thresholds_of_shards([scores] * (n + 1), range(n + 1), [n] * (n + 1))
+    for kept, threshold in enumerate(found):
+        assert torch.equal(threshold, threshold_of(scores, kept))
+
+
+def searched(count: int, folder: Path, *words: str, **environment: str) -> None:
+    batch = ["--batch-size", str(48 // count), "--output", str(folder)]
+    with started(count, ["-m", "timm_jackpot.search", *SEARCH, *batch, *words], **environment) as processes:
+        ended = [process.communicate(timeout=200) for process in processes]
+        assert [process.returncode for process in processes] == [0] * count, ended
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_sharded_search_finds_the_mask_of_one_process(count: int, tmp_path: Path) -> None:
+    searched(1, tmp_path / "alone")
+    words = [*SEARCH, "--batch-size", str(48 // count), "--output", str(tmp_path / "sharded")]
+    with started(count, ["-c", STOP, *words], **SHARDED) as processes:
+        ended = [process.communicate(timeout=200) for process in processes]
+        assert all("continue with --resume auto" in err for _, err in ended), ended
+    (state,) = (tmp_path / "sharded" / "checkpoints").glob("step-*")
+    sizes = [bytes_of(state / f"rank{rank}.safetensors") for rank in range(count)]
+    scores = load_file(tmp_path / "alone-base.safetensors")
+    maskable = sum(mask.numel() for mask in read_artifact(tmp_path / "alone").masks.values())
+    assert maskable < sum(tensor.numel() for tensor in scores.values())
+    for name in ("scores.", "optimizer."):
+        of_ranks = [size[name] for size in sizes]
+        assert sum(of_ranks) >= 4 * maskable, "nothing is missing"
+        assert max(of_ranks) < 1.1 * sum(of_ranks) / count, "and nobody has more than a share"
+    searched(count, tmp_path / "sharded", "--resume", "auto", **SHARDED)
+    alone, sharded = (read_artifact(tmp_path / name).masks for name in ("alone", "sharded"))
+    if count == 2:
+        assert sharded.hash() == alone.hash()
+    else:  # a mean of three is rounded differently
+        assert sharded.kept_per_layer() == alone.kept_per_layer()
+        assert mask_overlap(sharded, alone) > 0.9995
+    summaries = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("alone", "sharded")]
+    assert summaries[0]["base"] == summaries[1]["base"]
+
+
+def bytes_of(file: Path) -> dict[str, int]:
+    """Bytes of a rank's shards, by what they are shards of."""
+    found = {"scores.": 0, "optimizer.": 0}
+    with safe_open(file, "pt") as tensors:
+        for key in tensors.keys():  # noqa: SIM118
+            for prefix in found:
+                if key.startswith(f"shard.{prefix}"):
+                    found[prefix] += tensors.get_tensor(key).nbytes
+    return found
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--allocation", "2:4"], "FSDP shards the scores of single weights only: choose another --allocation"),
+        (["--torchcompile"], "FSDP and --torchcompile do not go together here: leave one of them out"),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused(words: list[str], sentence: str, tmp_path: Path) -> None:
+    command = ["-m", "timm_jackpot.search", *NETWORK, "--steps", "5", *words, "--output", str(tmp_path / "j")]
+    with started(2, command, **SHARDED) as processes:
+        ended = [process.communicate(timeout=200) for process in processes]
+    for process, (_, err) in zip(processes, ended, strict=True):
+        assert process.returncode == 2, err
+        assert f"error: {sentence}" in err
+    assert not (tmp_path / "j").exists()
