@@ -67,6 +67,7 @@ def make_accelerator(
     logs: Path | None = None,
     timeout: float = 1800.0,
     can_shard: bool = False,
+    deterministic: bool = True,
 ) -> Accelerator:
     """The accelerator of a run, as set by the launcher's environment; seeds all random generators.
 
@@ -78,6 +79,7 @@ def make_accelerator(
         logs: folder for a tracker that writes files.
         timeout: seconds that a process waits for the others; set by the first accelerator of a process.
         can_shard: whether this is a run that FSDP2 may shard (see `shard_trained`).
+        deterministic: on a GPU, use convolutions that are repeatable instead of trying which are the fastest.
 
     Raises:
         ConfigError: for a kind of parallelism that would break scores or masks, or a tracker that is not installed.
@@ -96,7 +98,7 @@ def make_accelerator(
             f"{', '.join(sorted(trackers)) or 'none here'}"
         )
     # The fastest convolutions are not deterministic in their last bits.
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, not deterministic
     # Accelerate would shard every model that it prepares, frozen weights too.
     with patch_environment(**{FSDP: "false"}):
         accelerator = Accelerator(

@@ -71,6 +71,8 @@ class RunFlags(LengthFlags):
     """Tracker to log the run to, by its Accelerate name: tensorboard, wandb, …"""
     timeout: float = Field(default=1800.0, gt=0, le=1e7)
     """Seconds that a process waits for the other processes of the run before it gives up."""
+    deterministic: bool = True
+    """On a GPU, use convolutions that repeat their results; with --no-deterministic, cuDNN tries which are fastest."""
     torchcompile: bool = False
     """Compile the model with torch.compile."""
     grad_checkpointing: bool = False

@@ -26,10 +26,11 @@ from timm_jackpot.training.record import Record, start_tracker
 
 CHECKPOINTS, RECORDING = "checkpoints", "record.partial.jsonl"
 _REFUSALS = (ArtifactError, BaseError, ConfigError)
-_DETERMINISTIC = "the same seed gives the same result on this machine, bit for bit"
+_BIT_FOR_BIT = "the same seed gives the same result on this machine, bit for bit"
 _NOT_QUITE = (
     "cuDNN kernels are deterministic; others (scatter, interpolation, attention backward) may round differently"
 )
+_FASTEST = "cuDNN chooses the fastest kernels: the same seed may give another result"
 
 
 def run_accelerator(run: RunFlags, output: str, *, can_shard: bool = False) -> Accelerator:
@@ -48,6 +49,7 @@ def run_accelerator(run: RunFlags, output: str, *, can_shard: bool = False) -> A
         logs=Path(f"{output}-logs") if run.report_to else None,
         timeout=run.timeout,
         can_shard=can_shard,
+        deterministic=run.deterministic,
     )
 
 
@@ -266,10 +268,17 @@ class RunState:
             mixed_precision=self._accelerator.mixed_precision,
             device=device_name(self._accelerator.device),
             torch=torch.__version__,
-            deterministic=_DETERMINISTIC if self._accelerator.device.type == "cpu" else _NOT_QUITE,
+            deterministic=self._how_deterministic(),
             threads=torch.get_num_threads(),
         )
         return self.record
+
+    def _how_deterministic(self) -> str:
+        if self._accelerator.device.type == "cpu":
+            return _BIT_FOR_BIT
+        kernels = _NOT_QUITE if torch.backends.cudnn.deterministic else _FASTEST
+        tf32 = {"convolutions": torch.backends.cudnn.allow_tf32, "matrices": torch.backends.cuda.matmul.allow_tf32}
+        return f"{kernels}; TF32 for {' and '.join(name for name, on in tf32.items() if on) or 'nothing'}"
 
     def _recording(self) -> Path | None:
         if not self._accelerator.is_main_process:
