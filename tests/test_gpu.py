@@ -69,17 +69,7 @@ def test_the_fastest_kernels_are_said_to_be_what_they_are(tmp_path: Path) -> Non
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="takes two GPUs")
 @pytest.mark.parametrize("sharded", [False, True], ids=["DDP", "FSDP2"])
 def test_two_gpus_find_the_mask_of_one(sharded: bool, tmp_path: Path) -> None:
-    network = [
-        "--model",
-        "test_vit",
-        "--no-pretrained",
-        "--num-classes",
-        "10",
-        "--img-size",
-        "32",
-        "--dataset",
-        "digits",
-    ]
+    network = ["--model=test_vit", "--no-pretrained", "--num-classes=10", "--img-size=32", "--dataset=digits"]
     search(tmp_path / "one", *network)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     env = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"} if sharded else {}

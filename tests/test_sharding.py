@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from timm_jackpot.artifact import read_artifact
 from timm_jackpot.masks import mask_overlap, threshold_of, thresholds_of_shards
 
 NETWORK = ["--model", "test_vit", "--no-pretrained", "--num-classes", "10", "--img-size", "32", "--dataset", "digits"]
-# A learning rate at which one weight in nine changes sides.
+# A learning rate at which many weights change sides.
 SEARCH = [*NETWORK, "--train-norm", "--train-head", "--steps", "12", "--lr", "1", "--sparsity", "0.9"]
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 STOP = """
@@ -127,3 +128,46 @@ def test_what_cannot_be_sharded_is_refused(words: list[str], sentence: str, tmp_
         assert process.returncode == 2, err
         assert f"error: {sentence}" in err
     assert not (tmp_path / "j").exists()
+
+
+GROWTH = """
+import torch
+from timm_jackpot.adapter import attach
+from timm_jackpot.base import build_skeleton, maskable_weights
+from timm_jackpot.benchmarks.memory import forget, resident
+from timm_jackpot.runtime.processes import make_accelerator
+from timm_jackpot.runtime.sharding import shard_trained, shards
+
+accelerator = make_accelerator(seed=0, can_shard=True)
+model = build_skeleton("vit_small_patch16_224", {}, img_size=96).to_empty(device="cpu").requires_grad_(False)
+for parameter in model.parameters():
+    torch.nn.init.normal_(parameter, std=0.02)
+model(torch.randn(2, 3, 96, 96)).sum()  # libraries load what they need
+forget(accelerator.device)
+before = resident(accelerator.device)
+weights = maskable_weights(model).weights
+adapter = attach(model, {n: w.abs() for n, w in weights.items()}, {n: w.numel() // 2 for n, w in weights.items()})
+if shards(accelerator):
+    shard_trained(model, accelerator)
+optimizer = torch.optim.SGD(adapter.scores(), 0.1, momentum=0.9)
+for _ in range(2):
+    optimizer.zero_grad()
+    model(torch.randn(2, 3, 96, 96)).square().mean().backward()
+    optimizer.step()
+forget(accelerator.device)
+print((resident(accelerator.device) - before) / sum(weight.numel() for weight in weights.values()))
+"""
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_each_process_holds_its_share_of_scores_gradients_and_momenta(count: int) -> None:
+    exact = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}  # no holes in the heap
+    with started(count, ["-c", GROWTH], **SHARDED, **exact) as processes:
+        ended = [process.communicate(timeout=200) for process in processes]
+        assert [process.returncode for process in processes] == [0] * count, ended
+    held = [float(out) for out, _ in ended]
+    print(f"{count} processes hold {held} bytes for each weight")
+    assert held == pytest.approx([12 / count] * count, abs=1)
