@@ -188,6 +188,11 @@ def _match_head(model: nn.Module, name: str, readers: dict[str, Reader]) -> dict
     for split, reader in readers.items():
         matched[split] = reader
         if reader.classes is None:
+            if (largest := int(known_labels(reader.dataset).max())) >= head:
+                raise DataError(
+                    f"split {split} of {name} has the label {largest}, but the model's head has {head} classes: choose "
+                    f"other data, or {_new_head_hint(model, largest + 1)}"
+                )
             continue
         labels = imagenet_labels(reader.classes) if is_imagenet_1k(model) else None
         if labels is not None:

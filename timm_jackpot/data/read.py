@@ -18,6 +18,7 @@ from torch.utils.data import TensorDataset
 from timm_jackpot.data.digits import digits_split
 from timm_jackpot.data.flags import DataFlags
 from timm_jackpot.data.hub_images import PREFIX, HubData, open_hub_data
+from timm_jackpot.data.shards import Shards, shards_in
 from timm_jackpot.errors import DataError
 
 _SYNONYMS = {
@@ -51,6 +52,8 @@ def read_split(name: str, flags: DataFlags, split: str, flag: str) -> Reader:
     if name.startswith(PREFIX):
         images = hub_data(name, flags).read(found, input_key=flags.input_key, target_key=flags.target_key)
         return Reader(images, images.classes)
+    if name == "folder" and (shards := shards_in(Path(found))):
+        return Reader(Shards(shards), None)
     if name == "folder":
         try:
             dataset = create_dataset("", root=found, split=split, search_split=False)
@@ -119,7 +122,7 @@ def _file_list(dataset: Any) -> Any:
 
 def image_name(dataset: Any, index: int) -> str:
     """The file name of an image if the dataset knows it, else its position."""
-    return str(dataset.filename(index)) if isinstance(dataset, ImageDataset) else f"number {index}"
+    return str(dataset.filename(index)) if isinstance(dataset, (ImageDataset, Shards)) else f"number {index}"
 
 
 def find_split(name: str, flags: DataFlags, split: str) -> str | None:
