@@ -23,7 +23,7 @@ def test_a_plan_needs_no_data_if_the_steps_are_given_and_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     found = plan_search(config_from({**SMALL, "data_dir": "nowhere", "steps": 3600, "head_steps": 30}))
     assert not list(tmp_path.iterdir())
-    assert found["training_images"] is None
+    assert "training_images" not in found
     assert found["steps"] == 3600
     # A second a step would be an hour.
     assert found["hours"] == pytest.approx(16 / found["images_per_second"])
@@ -44,7 +44,9 @@ def test_a_plan_counts_the_steps_of_an_epoch() -> None:
     [
         ({"model": "hf-hub:user/net"}, r"^--plan is for timm's models, and 'hf-hub:user/net' is none"),
         ({"sparsity": "auto"}, r"^--plan cannot choose a sparsity"),
-        ({"method": "snip"}, r"^the method snip takes no steps"),
+        ({"method": "imp"}, r"^--plan is for searches of some steps: leave it out for imp with 100"),
+        ({"steps": 0}, r"^--plan is for searches of some steps: leave it out for search with 0"),
+        ({"num_classes": 7, "head_steps": 200}, r"^--head-steps 200 are more than the run's 100 steps"),
         ({"model": "test_vit", "model_kwargs": ("colour=red",)}, r"^test_vit does not take these arguments"),
     ],
 )
@@ -61,6 +63,19 @@ def test_memory_is_counted_without_memory() -> None:
     assert sum(alone.values()) == 16 * parameters
     assert sum(of_eight.values()) - of_eight["gathered_bytes"] == pytest.approx(5.5 * parameters)
     assert of_eight["gathered_bytes"] == pytest.approx(8 * parameters / 40, rel=0.01)  # one of forty blocks
+    assert memory_of(model, parameters, moments=2)["momentum_bytes"] == 8 * parameters
+
+
+def test_what_is_gathered_of_a_stage_is_one_of_its_blocks() -> None:
+    model = build_skeleton("convnext_tiny", {})
+    block = model.get_submodule("stages.3.blocks.0")
+    widest = sum(parameter.numel() for parameter in block.parameters())
+    assert memory_of(model, 1000, 2)["gathered_bytes"] == 8 * widest
+
+
+def test_filters_have_a_score_each() -> None:
+    found = plan_search(config_from({**SMALL, "model": "resnet18", "steps": 9, "allocation": "filters"}))
+    assert found["score_bytes"] < 4 * found["maskable_weights"] / 100
 
 
 @pytest.mark.multiprocess

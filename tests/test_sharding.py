@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from test_processes import started
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
 from timm_jackpot.artifact import read_artifact
+from timm_jackpot.base import build_skeleton
 from timm_jackpot.masks import mask_overlap, threshold_of, thresholds_of_shards
+from timm_jackpot.runtime.sharding import blocks_of
 
 NETWORK = ["--model", "test_vit", "--no-pretrained", "--num-classes", "10", "--img-size", "32", "--dataset", "digits"]
 # A learning rate at which many weights change sides.
@@ -111,6 +114,46 @@ def bytes_of(file: Path) -> dict[str, int]:
     return found
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "coat_lite_tiny", "hrnet_w18_small", "twins_svt_small"])
+def test_blocks_run_as_a_whole_and_share_no_module(name: str) -> None:
+    model = build_skeleton(name, {})
+    blocks = blocks_of(model)
+    assert not any(isinstance(block, (nn.ModuleList, nn.ModuleDict)) for block in blocks)
+    places = {id(block): place for place, block in enumerate(blocks)}
+    for place, block in enumerate(blocks):
+        assert all(places[id(inner)] <= place for inner in block.modules() if id(inner) in places), "inner ones first"
+    owners = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    assert all(owners[id(module)] == 1 for block in blocks for module in block.modules())
+    assert len(blocks) > 10 or name == "coat_lite_tiny"  # whose blocks all share their position encodings
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["coat_lite_tiny", "hrnet_w18_small", "digits_resnet"])
+def test_other_networks_are_sharded_too(name: str, tmp_path: Path) -> None:
+    network = f"--model={name} --no-pretrained --num-classes=10 --img-size=32 --dataset=digits --steps=2".split()
+    found = []
+    for words in (SHARDED, {}):
+        output = tmp_path / str(len(found))
+        command = ["-m", "timm_jackpot.search", *network, "--batch-size=8", "--output", str(output)]
+        with started(2, command, **words) as processes:
+            ended = [process.communicate(timeout=300) for process in processes]
+            assert [process.returncode for process in processes] == [0, 0], ended
+        found.append(read_artifact(output).masks.hash())
+    assert found[0] == found[1]
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+def test_a_checkpoint_says_whether_it_is_sharded(tmp_path: Path) -> None:
+    words = [*SEARCH, "--batch-size", "24", "--output", str(tmp_path / "j")]
+    with started(2, ["-c", STOP, *words], **SHARDED) as processes:
+        assert all("--resume auto" in process.communicate(timeout=200)[1] for process in processes)
+    with started(2, ["-m", "timm_jackpot.search", *words, "--resume", "auto"]) as processes:
+        for process in processes:
+            assert "error: the checkpoint was made with FSDP: resume with it" in process.communicate(timeout=200)[1]
+
+
 @pytest.mark.multiprocess
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -136,7 +179,7 @@ from timm_jackpot.adapter import attach
 from timm_jackpot.base import build_skeleton, maskable_weights
 from timm_jackpot.benchmarks.memory import forget, resident
 from timm_jackpot.runtime.processes import make_accelerator
-from timm_jackpot.runtime.sharding import shard_trained, shards
+from timm_jackpot.runtime.sharding import shard_trained, splits_trained
 
 accelerator = make_accelerator(seed=0, can_shard=True)
 model = build_skeleton("vit_small_patch16_224", {}, img_size=96).to_empty(device="cpu").requires_grad_(False)
@@ -147,7 +190,7 @@ forget(accelerator.device)
 before = resident(accelerator.device)
 weights = maskable_weights(model).weights
 adapter = attach(model, {n: w.abs() for n, w in weights.items()}, {n: w.numel() // 2 for n, w in weights.items()})
-if shards(accelerator):
+if splits_trained(accelerator):
     shard_trained(model, accelerator)
 optimizer = torch.optim.SGD(adapter.scores(), 0.1, momentum=0.9)
 for _ in range(2):

@@ -21,7 +21,7 @@ from timm_jackpot.methods.start import Start
 from timm_jackpot.methods.task import Task
 from timm_jackpot.methods.train import train_network
 from timm_jackpot.runtime.processes import same_everywhere
-from timm_jackpot.runtime.sharding import shard_trained, shards, whole
+from timm_jackpot.runtime.sharding import shard_trained, splits_trained, whole
 from timm_jackpot.training import Objective, average_norm_statistics, recalibrate
 
 
@@ -53,10 +53,10 @@ def find_masks(
     resumed = task.state.resumed if task.state is not None else None
     first_step = resumed.step if resumed is not None else 0
     # What is sharded cannot be made whole again: a copy is, which shares everything else with `model`.
-    searched = _copy_to_shard(model, start, task) if shards(accelerator) else model
+    searched = _copy_to_shard(model, start, task) if splits_trained(accelerator) else model
     training = ScoreTraining(searched, start, settings, steps=steps, first_step=first_step)
     adapter = training.adapter
-    of_model = [*trained, *head]
+    unsharded = [*trained, *head]
     if searched is not model:
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         shard_trained(searched, accelerator)
@@ -65,7 +65,7 @@ def find_masks(
 
     @torch.no_grad()
     def gather() -> None:
-        for parameter, shard in zip(of_model, [*trained, *head], strict=True):
+        for parameter, shard in zip(unsharded, [*trained, *head], strict=True):
             parameter.copy_(whole(shard))
 
     def before_step(step: int) -> None:

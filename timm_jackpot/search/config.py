@@ -80,8 +80,8 @@ class RunConfig(BaseFlags, DataFlags, BudgetFlags, CoverFlags, RunFlags, Artifac
     stratify: bool = True
     """Spread each class evenly over the training batches of all processes; images in memory only."""
     plan: bool = False
-    """Only say what this run would take: steps, hours, memory and bytes, from a few steps on random weights and
-    images. Nothing is loaded or written."""
+    """Only say what this search would take: steps, hours, memory and bytes, from a few steps on random weights and
+    images. No weights are loaded, nothing is written."""
     strict: bool = False
     """Fail where a notice would be printed otherwise: on layers that an N:M pattern does not fit, and on images that
     cannot be read."""

@@ -49,6 +49,10 @@ class RunTensors:
         """Raises: ConfigError: if `tensors` come from another run, or from another version of this package."""
         live = _by_shard(self._live())
         if missing := sorted(live.keys() - tensors.keys()):
+            with_fsdp = any(name.startswith("shard.") for name in tensors)
+            if with_fsdp != missing[0].startswith("shard."):
+                word = "with" if with_fsdp else "without"
+                raise ConfigError(f"the checkpoint was made {word} FSDP: resume {word} it")
             raise ConfigError(
                 f"the checkpoint lacks {missing[0]}: it comes from another run or another version; start over"
             )

@@ -19,7 +19,8 @@ class Throughput:
 
     def __init__(self, accelerator: Accelerator, images_per_step: int) -> None:
         self._accelerator, self._images = accelerator, images_per_step * accelerator.num_processes
-        self._steps, self._started, self._waited = 0, 0.0, 0.0
+        self._started: float | None = None
+        self._steps, self._waited = 0, 0.0
 
     def waits_for(self, batches: Iterator[_Item]) -> Iterator[_Item]:
         while True:
@@ -32,20 +33,20 @@ class Throughput:
             yield batch
 
     def step_done(self) -> None:
-        if self._started:
-            self._steps += 1
-        else:
+        if self._started is None:
             self._started, self._waited = time.monotonic(), 0.0
+        else:
+            self._steps += 1
 
     def figures(self) -> dict[str, Any]:
         """Over all processes, and each one's share of the time that it waited for images, and peak memory in bytes.
 
         Nothing for a single step. Every process must call this.
         """
+        if self._started is None or not self._steps:
+            return {}
         seconds = time.monotonic() - self._started
         ranks = gather_object([(self._waited / seconds, peak_memory(self._accelerator.device))])
-        if not self._steps:
-            return {}
         return {
             "seconds_per_step": seconds / self._steps,
             "images_per_second": self._images * self._steps / seconds,
