@@ -139,8 +139,9 @@ def test_other_networks_are_sharded_too(name: str, tmp_path: Path) -> None:
         with started(2, command, **words) as processes:
             ended = [process.communicate(timeout=300) for process in processes]
             assert [process.returncode for process in processes] == [0, 0], ended
-        found.append(read_artifact(output).masks.hash())
-    assert found[0] == found[1]
+        found.append(read_artifact(output).masks)
+    assert found[0].kept_per_layer() == found[1].kept_per_layer()
+    assert mask_overlap(*found) > 0.9999  # the norm of a gradient is rounded differently
 
 
 @pytest.mark.multiprocess

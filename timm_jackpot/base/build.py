@@ -67,7 +67,8 @@ def save_random_weights(name: str, path: Path, model_kwargs: Mapping[str, Scalar
         model = create_timm_model(name, requested, pretrained=False, **dict(model_kwargs))
         open_branches(model)
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({n: t.detach().contiguous() for n, t in model.state_dict().items()}, path)
+        # A clone of each: safetensors refuses the tensors of modules that have two names.
+        save_file({n: t.clone(memory_format=torch.contiguous_format) for n, t in model.state_dict().items()}, path)
     except TypeError as error:
         raise BaseError(f"{name} does not take these arguments: {error}") from error
     except (OSError, SafetensorError) as error:
