@@ -74,12 +74,14 @@ def test_an_image_that_cannot_be_read_is_counted_by_its_shard_and_name(tmp_path:
         ([("1", b"image", None)], r"0\.tar is not a readable shard: 1\.png has no label 1\.cls"),
         ([("1", b"image", "cat")], r"0\.tar is not a readable shard: invalid literal for int"),
         ([("1", png(0, 0, 32), "2")], r"split test of folder has the label 2, but the model's head has 2 classes"),
+        ([("1", b"image", "-1")], r"1\.png has no label 1\.cls, or a negative one"),
+        ([], r"test holds no images: a shard has KEY\.jpg and KEY\.cls for each"),
         (None, r"0\.tar is not a readable shard"),
     ],
 )
 def test_shards_that_cannot_be_used_are_refused(shard: list[Sample] | None, sentence: str, tmp_path: Path) -> None:
     write_shard(tmp_path / "train" / "0.tar", samples(32, 3))
-    write_shard(tmp_path / "test" / "0.tar", shard or samples(32, 3))
+    write_shard(tmp_path / "test" / "0.tar", samples(32, 3) if shard is None else shard)
     if shard is None:
         (tmp_path / "test" / "0.tar").write_bytes(b"not a tar file")
     raises_data_error(sentence, lambda: open_folder(tmp_path))

@@ -31,7 +31,7 @@ class Shards:
         targets: the labels.
 
     Raises:
-        DataError: if a shard is damaged, or an image has no label.
+        DataError: if a shard is damaged, an image has no label, or there are no images.
     """
 
     def __init__(self, shards: Sequence[Path]) -> None:
@@ -42,6 +42,8 @@ class Shards:
                 self._list(shard)
             except (tarfile.TarError, OSError, ValueError) as error:
                 raise DataError(f"{shard} is not a readable shard: {error}") from error
+        if not self.targets:
+            raise DataError(f"{shards[0].parent} holds no images: a shard has KEY.jpg and KEY.cls for each")
 
     def _list(self, shard: Path) -> None:
         images: dict[str, _Place] = {}
@@ -56,8 +58,8 @@ class Shards:
                 elif kind == "cls" and (file := tar.extractfile(member)) is not None:
                     labels[key] = int(file.read(32))
         for key, place in images.items():
-            if key not in labels:
-                raise ValueError(f"{place.name} has no label {key}.cls")
+            if labels.get(key, -1) < 0:
+                raise ValueError(f"{place.name} has no label {key}.cls, or a negative one")
             self._places.append(place)
             self.targets.append(labels[key])
 

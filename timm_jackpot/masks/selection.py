@@ -64,7 +64,8 @@ def threshold_of(scores: Tensor, kept: int) -> Tensor:
 def thresholds_of_shards(shards: Sequence[Tensor], kept: Sequence[int], sizes: Sequence[int]) -> list[Tensor]:
     """`threshold_of`, bit for bit, for tensors of which each process of the process group holds a part.
 
-    Only counts travel: the last score kept is found by bisection over all float32 numbers. Nothing waits for the host.
+    The last score kept is found by bisection over all float32 numbers: only counts travel, and in the end the best
+    score removed. Nothing waits for the host.
 
     Args:
         shards: this process's part of each tensor, float32; it may be empty.
