@@ -7,6 +7,8 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +20,12 @@ from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUs
 
 from timm_jackpot.artifact import read_artifact
 from timm_jackpot.base import build_skeleton
+from timm_jackpot.errors import ConfigError
 from timm_jackpot.masks import mask_overlap, threshold_of, thresholds_of_shards
+from timm_jackpot.methods.find import copy_to_shard
+from timm_jackpot.methods.start import Start
 from timm_jackpot.runtime.sharding import blocks_of
+from timm_jackpot.training import RunFlags
 
 NETWORK = ["--model", "test_vit", "--no-pretrained", "--num-classes", "10", "--img-size", "32", "--dataset", "digits"]
 # A learning rate at which many weights change sides.
@@ -101,6 +107,17 @@ def test_a_sharded_search_finds_the_mask_of_one_process(count: int, tmp_path: Pa
         assert mask_overlap(sharded, alone) > 0.9995
     summaries = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("alone", "sharded")]
     assert summaries[0]["base"] == summaries[1]["base"]
+
+
+def test_sixteen_bits_of_the_wrong_kind_are_refused() -> None:
+    task: Any = SimpleNamespace(run=RunFlags(), accelerator=SimpleNamespace(mixed_precision="fp16"))
+    start = Start({}, {})
+    with pytest.raises(
+        ConfigError, match=r"^FSDP and fp16 do not go together here: launch with --mixed_precision bf16"
+    ):
+        copy_to_shard(nn.Linear(1, 1), start, task)
+    task.accelerator.mixed_precision = "bf16"
+    copy_to_shard(nn.Linear(1, 1), start, task)
 
 
 def bytes_of(file: Path) -> dict[str, int]:

@@ -53,7 +53,7 @@ def find_masks(
     resumed = task.state.resumed if task.state is not None else None
     first_step = resumed.step if resumed is not None else 0
     # What is sharded cannot be made whole again: a copy is, which shares everything else with `model`.
-    searched = _copy_to_shard(model, start, task) if splits_trained(accelerator) else model
+    searched = copy_to_shard(model, start, task) if splits_trained(accelerator) else model
     training = ScoreTraining(searched, start, settings, steps=steps, first_step=first_step)
     adapter = training.adapter
     unsharded = [*trained, *head]
@@ -130,7 +130,7 @@ def _masked(model: nn.Module, masks: MaskSet) -> Iterator[None]:
         detach(model)
 
 
-def _copy_to_shard(model: nn.Module, start: Start, task: Task) -> nn.Module:
+def copy_to_shard(model: nn.Module, start: Start, task: Task) -> nn.Module:
     """
     Raises:
         ConfigError: for what has not been made to work on shards.
@@ -139,6 +139,8 @@ def _copy_to_shard(model: nn.Module, start: Start, task: Task) -> nn.Module:
         raise ConfigError("FSDP shards the scores of single weights only: choose another --allocation")
     if task.run.torchcompile:
         raise ConfigError("FSDP and --torchcompile do not go together here: leave one of them out")
+    if task.accelerator.mixed_precision == "fp16":  # each process would skip steps of its own
+        raise ConfigError("FSDP and fp16 do not go together here: launch with --mixed_precision bf16")
     return shared_copy(model)
 
 
