@@ -70,7 +70,7 @@ def plan_search(config: RunConfig) -> dict[str, Any]:
         "hours": steps * speed["seconds_per_step"] / 3600,
         "images_per_second": speed["images_per_second"],
         "processes": accelerator.num_processes,
-        "peak_bytes": max(speed["peak_bytes"]),
+        "peak_bytes": max(filter(None, speed["peak_bytes"]), default=None),  # Windows does not say
         **memory_of(
             base.model,
             scores,
