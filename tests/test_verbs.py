@@ -289,6 +289,10 @@ def test_flags_beat_recipe_beat_preset_beat_default(tmp_path: Path) -> None:
     assert parse(SearchConfig, argv=words).start == "proportional"
 
 
+def test_a_list_may_be_given_flag_by_flag() -> None:
+    assert parse(SearchConfig, argv=["--model-kwargs", "a=1", "--model-kwargs", "b=2"]).model_kwargs == ("a=1", "b=2")
+
+
 def test_an_unknown_setting_in_a_recipe_is_named(typed, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("sparsty: 0.8\n")
     code, _, err = typed("search", "--recipe", "r.yaml")

@@ -135,8 +135,9 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, field: FieldInfo, text:
     if kind is bool:
         group.add_argument(*names, dest=name, action=argparse.BooleanOptionalAction, help=text)
         return
-    nargs = "*" if get_origin(kind) is tuple else None
-    group.add_argument(*names, dest=name, nargs=nargs, metavar=_metavar(name, kind), help=text)
+    # A list may be given at once or flag by flag: argparse's default would keep only the last of those.
+    how: dict[str, Any] = {"action": "extend", "nargs": "*"} if get_origin(kind) is tuple else {}
+    group.add_argument(*names, dest=name, metavar=_metavar(name, kind), help=text, **how)
 
 
 def _metavar(name: str, kind: Any) -> str:
