@@ -182,6 +182,37 @@ def test_the_base_of_an_artifact_comes_with_its_weights_untouched(found: Path, d
     assert other.tensors != digits_base.tensors
 
 
+# -- methods ----------------------------------------------------------------------------------------
+
+
+def test_parts_share_the_methods_and_a_run_without_part_runs_none_again(found: Path, tmp_path: Path) -> None:
+    output, methods = str(tmp_path / "deep" / "methods"), ("magnitude", "random", "dense")
+
+    def ran(part: str | None = None, **settings: object) -> dict:
+        return compared(found, "a", methods=methods, output=output, part=part, **settings)
+
+    first = ran("1/2")
+    assert [entry["name"] for entry in first["compared"]] == ["a", "magnitude", "dense"]
+    assert first["left_to_other_parts"] == 1
+    second = ran("2/2")
+    assert [entry["name"] for entry in second["compared"]] == ["a", *methods]
+    assert [path.name for path in Path(output).iterdir() if path.suffix == ".md"] == []
+    journals = {path: path.read_bytes() for path in Path(output).iterdir()}
+    whole = ran()
+    assert {path: path.read_bytes() for path in journals} == journals
+    assert {"comparison.md", "layers.csv"} < {path.name for path in Path(output).iterdir()}
+    assert whole == compared(found, "a", methods=methods)  # as if nothing had been stored
+    assert [pair["why_not"] for pair in whole["pairs"] if pair["b"] == "dense"] == ["one of them is dense"] * 3
+    with pytest.raises(ConfigError, match="holds magnitude with seed 0, not 1: choose another --output"):
+        ran(seed=1)
+
+
+def test_a_part_needs_methods_and_a_folder() -> None:
+    for settings in ({"methods": ("dense",)}, {"output": "o"}):
+        with pytest.raises(ConfigError, match="--part shares out --methods in one --output: give both"):
+            CompareConfig(artifacts=("a", "b"), part="1/2", **settings)  # pyright: ignore
+
+
 # -- an audit beside the artifact -------------------------------------------------------------------
 
 

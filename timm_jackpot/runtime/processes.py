@@ -72,7 +72,7 @@ def make_accelerator(
     """The accelerator of a run, as set by the launcher's environment; seeds all random generators.
 
     Norm statistics are each rank's own while training (`average_norm_statistics` joins them), so DDP need
-    not broadcast buffers in every forward.
+    not broadcast buffers in every forward. Gradients lie in DDP's buckets, not beside them.
 
     Args:
         report_to: name of one of Accelerate's trackers.
@@ -106,7 +106,7 @@ def make_accelerator(
             project_dir=None if logs is None else str(logs),
             gradient_accumulation_plugin=GradientAccumulationPlugin(grad_accum_steps, sync_with_dataloader=False),
             kwargs_handlers=[
-                DistributedDataParallelKwargs(broadcast_buffers=False),
+                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
                 InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)),
             ],
         )

@@ -6,7 +6,8 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from typing_extensions import Self
 
 from timm_jackpot.criteria import criterion_names
 from timm_jackpot.data import DataFlags
@@ -15,6 +16,7 @@ from timm_jackpot.experiments.comparison.columns import Column, artifact_columns
 from timm_jackpot.experiments.comparison.methods import method_columns
 from timm_jackpot.experiments.comparison.pairs import Pair, pairs_of
 from timm_jackpot.experiments.comparison.table import as_csv, as_markdown, as_text, sections_of
+from timm_jackpot.experiments.parts import Part, PartFlags
 from timm_jackpot.methods import method_names
 from timm_jackpot.plots import overlap_figure
 from timm_jackpot.runtime.outputs import check_output, write_atomically
@@ -22,7 +24,7 @@ from timm_jackpot.runtime.processes import launched_as_main
 from timm_jackpot.schema import Command, OneOf
 
 
-class CompareConfig(DataFlags):
+class CompareConfig(PartFlags, DataFlags):
     """Compare artifacts side by side: base, settings, sparsity per layer, overlap and chance, results, audit. Methods
     can be added; they run on the task of the first artifact (same base, data, sparsity and number of steps)."""
 
@@ -51,7 +53,13 @@ class CompareConfig(DataFlags):
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the random criterion and of methods."""
     output: str | None = None
-    """Folder for comparison.md, layers.csv and overlap.png."""
+    """Folder for comparison.md, layers.csv and overlap.png, and for the results of methods, which are not run again."""
+
+    @model_validator(mode="after")
+    def _parts_share_methods(self) -> Self:
+        if self.part is not None and (self.output is None or not self.methods):
+            raise ConfigError("--part shares out --methods in one --output: give both")
+        return self
 
 
 class MaskComparison(NamedTuple):
@@ -62,9 +70,11 @@ class MaskComparison(NamedTuple):
 def compare_masks(config: CompareConfig) -> MaskComparison:
     """Read and compare artifacts; write files if `config.output` is given.
 
+    A part only runs its share of the methods; a run without --part writes the files.
+
     Raises:
         ConfigError: for fewer than two things to compare, for criteria or methods with artifacts of different bases, or
-            if the output cannot be written.
+            if the output cannot be written or holds methods run with other settings.
         JackpotError: if an artifact, or a base that is needed, cannot be used.
     """
     if not config.artifacts or len(config.artifacts) + len(config.criteria) + len(config.methods) < 2:
@@ -75,9 +85,14 @@ def compare_masks(config: CompareConfig) -> MaskComparison:
     where = {"base_checkpoint": config.base_checkpoint, "trust_base": config.trust_base}
     columns, artifacts = artifact_columns(config.artifacts, **where)
     columns += criterion_columns(config.criteria, columns, artifacts[0], seed=config.seed, **where)
-    columns += method_columns(config.methods, columns, artifacts[0], config, seed=config.seed, **where)
+    names, part = list(dict.fromkeys(config.methods)), Part.of(config.part)
+    ran = method_columns(names, columns, artifacts[0], config, seed=config.seed, folder=folder, part=part, **where)
+    columns += ran.columns
     pairs = pairs_of(columns)
     sections = sections_of(columns, pairs)
+    summary = _summary(columns, pairs)
+    if part.count > 1:  # two that end at once would write the same files
+        return MaskComparison(as_text(sections), {**summary, "left_to_other_parts": ran.left})
     if folder is not None and launched_as_main():
         files = {
             "comparison.md": as_markdown(sections).encode(),
@@ -88,7 +103,7 @@ def compare_masks(config: CompareConfig) -> MaskComparison:
             files["overlap.png"] = overlap_figure(columns[0].name, beside)
         for name, content in files.items():
             write_atomically(folder / name, content)
-    return MaskComparison(as_text(sections), _summary(columns, pairs))
+    return MaskComparison(as_text(sections), summary)
 
 
 def _summary(columns: list[Column], pairs: list[Pair]) -> dict[str, Any]:
