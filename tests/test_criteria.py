@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import timm
 import torch
+from one_epoch import one_epoch
 from scipy.stats import spearmanr
 from timm.layers import Attention
 from torch import Tensor, nn
@@ -577,7 +578,7 @@ def trained(shared: Path) -> Trained:
     model = load_base("cifar_resnet20", base_checkpoint=checkpoint).model
     flags = DataFlags(data_dir=str(shared / "data/cifar10_lossless"), val_fraction=0)
     images = open_data(flags, model, device=torch.device("cpu")).train
-    batches = list(images.train_batches(seed=0, epoch=0, batch_size=256, shard=Shard()))
+    batches = list(one_epoch(images, seed=0, epoch=0, batch_size=256, shard=Shard()))
     return Trained(model, maskable_weights(model).weights, (batches[::2], batches[1::2]))
 
 

@@ -16,6 +16,7 @@ import pytest
 import timm
 import torch
 import yaml
+from one_epoch import one_epoch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -179,7 +180,7 @@ def test_a_criterion_averages_over_the_first_batches_of_its_seed_also_past_an_ep
     found = _search(tmp_path / "s", **settings).jackpot.masks
     task, _ = open_task(SearchConfig(), None, make_accelerator(seed=0))
     train = task.data.train
-    epochs = [train.train_batches(seed=257, epoch=epoch, batch_size=16, shard=Shard()) for epoch in (0, 1)]
+    epochs = [one_epoch(train, seed=257, epoch=epoch, batch_size=16, shard=Shard()) for epoch in (0, 1)]
     batches = [batch for epoch in epochs for batch in epoch]
     assert len(batches) // 2 < 12 < len(batches)
     values = grasp(task.base.model, task.maskable.weights, batches[:12])

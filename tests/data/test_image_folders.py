@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from one_epoch import one_epoch
 from pictures import CPU, ONE, equal, open_folder, picture, raises_data_error, small_net, write_split
 from torch.utils.data import TensorDataset
 
@@ -37,7 +38,7 @@ def test_stratified_batches_hold_every_class_in_proportion(images_32: Path) -> N
     total = spread.labels.bincount()
 
     def counts(source: ImageSource, epoch: int) -> list[list[int]]:
-        batches = source.train_batches(seed=0, epoch=epoch, batch_size=len(source) // 2, shard=ONE)
+        batches = one_epoch(source, seed=0, epoch=epoch, batch_size=len(source) // 2, shard=ONE)
         return [batch.labels.bincount(minlength=2).tolist() for batch in batches]
 
     for epoch in range(8):
@@ -47,8 +48,8 @@ def test_stratified_batches_hold_every_class_in_proportion(images_32: Path) -> N
             for found, whole in zip(batch, total, strict=True)
         )
     assert any(counts(plain, epoch) != counts(spread, epoch) for epoch in range(8))
-    later = spread.train_batches(seed=0, epoch=3, batch_size=4, shard=ONE, first=2)
-    whole = list(spread.train_batches(seed=0, epoch=3, batch_size=4, shard=ONE))
+    later = one_epoch(spread, seed=0, epoch=3, batch_size=4, shard=ONE, first=2)
+    whole = list(one_epoch(spread, seed=0, epoch=3, batch_size=4, shard=ONE))
     assert equal(iter(whole[2:]), later)
 
 

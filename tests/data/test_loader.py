@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import struct
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from one_epoch import one_epoch
 from pictures import ONE, by_label, equal, open_folder, picture, small_net, write_split
 from PIL import Image, features
 from torch import Tensor
@@ -49,14 +51,25 @@ def test_worker_processes_change_nothing(images_100: Path) -> None:
     model = small_net(size=96)
     none, two = (open_folder(images_100, model, workers=workers, val_fraction=0.25) for workers in (0, 2))
     kwargs = {"batch_size": 3, "shard": ONE}
-    assert equal(
-        none.train.train_batches(seed=1, epoch=1, **kwargs), two.train.train_batches(seed=1, epoch=1, **kwargs)
-    )
+    assert equal(one_epoch(none.train, seed=1, epoch=1, **kwargs), one_epoch(two.train, seed=1, epoch=1, **kwargs))
     assert equal(none.test.eval_batches(**kwargs), two.test.eval_batches(**kwargs))
 
 
+def test_the_same_workers_read_every_epoch(images_100: Path) -> None:
+    data = open_folder(images_100, small_net(size=96), workers=2, val_fraction=0.25)
+    batches = data.train.train_batches(seed=1, batch_size=3, shard=ONE, first=1)
+    workers = []
+    for _ in range(7):  # of three in an epoch
+        next(batches)
+        workers.append({child.pid for child in multiprocessing.active_children()})
+    assert len(workers[0]) == 2
+    assert workers == [workers[0]] * 7
+    batches.close()  # pyright: ignore
+    assert not multiprocessing.active_children()
+
+
 def test_loaded_training_batches_are_a_function_of_seed_and_epoch(loaded: LoaderImages) -> None:
-    once = lambda seed, epoch: loaded.train_batches(seed=seed, epoch=epoch, batch_size=4, shard=ONE)  # noqa: E731
+    once = lambda seed, epoch: one_epoch(loaded, seed=seed, epoch=epoch, batch_size=4, shard=ONE)  # noqa: E731
     first = list(once(0, 0))
     torch.rand(3)
     assert equal(iter(first), once(0, 0))
@@ -66,8 +79,8 @@ def test_loaded_training_batches_are_a_function_of_seed_and_epoch(loaded: Loader
 
 def test_loaded_shards_see_the_same_augmented_images_as_one(loaded: LoaderImages) -> None:
     source = dataclasses.replace(loaded, dataset=Numbered(loaded.dataset))
-    halves = [source.train_batches(seed=1, epoch=1, batch_size=2, shard=Shard(rank, 2)) for rank in (0, 1)]
-    whole = source.train_batches(seed=1, epoch=1, batch_size=4, shard=ONE)
+    halves = [one_epoch(source, seed=1, epoch=1, batch_size=2, shard=Shard(rank, 2)) for rank in (0, 1)]
+    whole = one_epoch(source, seed=1, epoch=1, batch_size=4, shard=ONE)
     steps = list(zip(*halves, whole, strict=True))
     assert len(steps) == 2
     for first, second, both in steps:
@@ -121,7 +134,7 @@ def test_a_batch_without_a_readable_image_is_still_a_batch(batch_size: int, coun
     readable = {5, 6}
     source = damaged(readable)
     read = lambda rank, first=0: list(  # noqa: E731
-        source.train_batches(seed=1, epoch=0, batch_size=batch_size, shard=Shard(rank, count), first=first)
+        one_epoch(source, seed=1, epoch=0, batch_size=batch_size, shard=Shard(rank, count), first=first)
     )
     steps = steps_per_epoch(len(source), batch_size, Shard(0, count))
     for rank in range(count):
@@ -132,7 +145,7 @@ def test_a_batch_without_a_readable_image_is_still_a_batch(batch_size: int, coun
     assert 0 < len(source.unreadable.names) <= len(source) - len(readable)
     nothing = damaged(set())
     with pytest.raises(DataError, match="none of the 21 training images can be read"):
-        list(nothing.train_batches(seed=1, epoch=0, batch_size=batch_size, shard=ONE))
+        list(one_epoch(nothing, seed=1, epoch=0, batch_size=batch_size, shard=ONE))
 
 
 def test_one_sample_is_augmented_alike_wherever_it_stands_in_a_batch(loaded: LoaderImages) -> None:
@@ -206,7 +219,7 @@ def test_pipes_and_devices_are_no_images(tmp_path: Path, dataset: str) -> None:
 def views(source: LoaderImages, *, seed: int, epoch: int, batch_size: int = 1) -> dict[int, Tensor]:
     """Every sample of an epoch as the model sees it, by position."""
     numbered = dataclasses.replace(source, dataset=Numbered(source.dataset))
-    batches = numbered.train_batches(seed=seed, epoch=epoch, batch_size=batch_size, shard=ONE)
+    batches = one_epoch(numbered, seed=seed, epoch=epoch, batch_size=batch_size, shard=ONE)
     return {label: image for batch in batches for label, image in by_label(batch).items()}
 
 

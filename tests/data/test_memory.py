@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from one_epoch import one_epoch
 from pictures import MEAN, ONE, STD, by_label, equal, memory_images, splitmix
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from timm_jackpot.runtime.processes import Shard
 def test_training_batches_are_a_function_of_seed_and_epoch() -> None:
     source = memory_images()
     kwargs = {"batch_size": 5, "shard": ONE}
-    once = lambda seed, epoch: source.train_batches(seed=seed, epoch=epoch, **kwargs)  # noqa: E731
+    once = lambda seed, epoch: one_epoch(source, seed=seed, epoch=epoch, **kwargs)  # noqa: E731
     assert equal(once(0, 0), once(0, 0))
     assert not equal(once(0, 0), once(0, 1))
     assert not equal(once(0, 0), once(1, 0))
@@ -40,7 +41,7 @@ def slow_augment(image: Tensor, index: int, *, seed: int, epoch: int, hflip: flo
 @pytest.mark.parametrize(("hflip", "padding"), [(0.5, 2), (0.0, 1), (1.0, 0), (0.3, 3)])
 def test_crops_and_flips_are_those_of_a_slow_implementation(hflip: float, padding: int) -> None:
     source = memory_images(size=6, hflip=hflip, padding=padding)
-    for images, labels in source.train_batches(seed=7, epoch=2, batch_size=5, shard=ONE):
+    for images, labels in one_epoch(source, seed=7, epoch=2, batch_size=5, shard=ONE):
         for image, index in zip(images, labels.tolist(), strict=True):
             kwargs = {"seed": 7, "epoch": 2, "hflip": hflip, "padding": padding}
             torch.testing.assert_close(image, slow_augment(source.images[index], index, **kwargs), rtol=0, atol=1e-5)
@@ -53,14 +54,14 @@ def test_without_padding_and_flips_training_images_are_the_images() -> None:
         for batch in source.eval_batches(batch_size=7, shard=ONE)
         for label, image in by_label(batch).items()
     }
-    for batch in source.train_batches(seed=0, epoch=0, batch_size=5, shard=ONE):
+    for batch in one_epoch(source, seed=0, epoch=0, batch_size=5, shard=ONE):
         assert all(torch.equal(image, plain[label]) for label, image in by_label(batch).items())
 
 
 def test_two_shards_see_the_same_augmented_images_as_one() -> None:
     source = memory_images()
-    halves = [source.train_batches(seed=1, epoch=1, batch_size=3, shard=Shard(rank, 2)) for rank in (0, 1)]
-    whole = source.train_batches(seed=1, epoch=1, batch_size=6, shard=ONE)
+    halves = [one_epoch(source, seed=1, epoch=1, batch_size=3, shard=Shard(rank, 2)) for rank in (0, 1)]
+    whole = one_epoch(source, seed=1, epoch=1, batch_size=6, shard=ONE)
     steps = list(zip(*halves, whole, strict=True))
     assert len(steps) == 3
     for first, second, both in steps:
@@ -94,7 +95,7 @@ def test_augmentation_leaves_the_stored_images_alone() -> None:
     source = memory_images()
     before = source.images.clone()
     for batch in (
-        *source.train_batches(seed=0, epoch=0, batch_size=5, shard=ONE),
+        *one_epoch(source, seed=0, epoch=0, batch_size=5, shard=ONE),
         *source.eval_batches(batch_size=5, shard=ONE),
     ):
         batch.images.zero_()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 
 import torch
 from hypothesis import given
@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from pictures import ONE, splitmix
 
 from timm_jackpot.data import steps_per_epoch
-from timm_jackpot.data.source import eval_order, sample_hash, train_order
+from timm_jackpot.data.source import epoch_order, eval_order, sample_hash, train_order
 from timm_jackpot.runtime.processes import Shard
 
 
 @given(n=st.integers(1, 60), batch=st.integers(1, 9), ranks=st.integers(1, 4), epoch=st.integers(0, 5))
 def test_an_epoch_is_full_batches_of_distinct_samples(n: int, batch: int, ranks: int, epoch: int) -> None:
-    batches = [list(train_order(n, seed=3, epoch=epoch, batch_size=batch, shard=Shard(r, ranks))) for r in range(ranks)]
+    batches = [list(epoch_order(n, seed=3, epoch=epoch, batch_size=batch, shard=Shard(r, ranks))) for r in range(ranks)]
     steps = steps_per_epoch(n, batch, Shard(0, ranks))
     assert [len(mine) for mine in batches] == [steps] * ranks
     seen = [i for mine in batches for indices in mine for i in indices.tolist()]
@@ -24,17 +24,27 @@ def test_an_epoch_is_full_batches_of_distinct_samples(n: int, batch: int, ranks:
     assert set(seen) <= set(range(n))
 
 
+@given(n=st.integers(4, 40), first=st.integers(0, 30), stratified=st.booleans())
+def test_epochs_follow_one_another_wherever_a_run_goes_on(n: int, first: int, stratified: bool) -> None:
+    kwargs = {"seed": 3, "batch_size": 2, "shard": Shard(1, 2), "labels": torch.arange(n) % 3 if stratified else None}
+    epochs = [[(epoch, b.tolist()) for b in epoch_order(n, epoch=epoch, **kwargs)] for epoch in range(40)]
+    batches = islice(train_order(n, first=first, **kwargs), 10)
+    assert [(epoch, indices.tolist()) for epoch, indices in batches] == list(chain.from_iterable(epochs))[
+        first : first + 10
+    ]
+
+
 def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     def order(seed: int, epoch: int) -> list[int]:
-        return torch.cat(list(train_order(50, seed=seed, epoch=epoch, batch_size=5, shard=ONE))).tolist()
+        return torch.cat(list(epoch_order(50, seed=seed, epoch=epoch, batch_size=5, shard=ONE))).tolist()
 
     assert order(1, 2) == order(1, 2)
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
 
 
 def test_shards_read_what_one_large_shard_would() -> None:
-    both = [list(train_order(50, seed=1, epoch=2, batch_size=4, shard=Shard(rank, 2))) for rank in (0, 1)]
-    whole = list(train_order(50, seed=1, epoch=2, batch_size=8, shard=ONE))
+    both = [list(epoch_order(50, seed=1, epoch=2, batch_size=4, shard=Shard(rank, 2))) for rank in (0, 1)]
+    whole = list(epoch_order(50, seed=1, epoch=2, batch_size=8, shard=ONE))
     assert [torch.cat(pair).tolist() for pair in zip(*both, strict=True)] == [indices.tolist() for indices in whole]
 
 
@@ -43,7 +53,7 @@ def test_with_labels_every_class_comes_at_its_own_even_pace(sizes: list[int], ba
     labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
     order = torch.cat(
-        [*train_order(len(labels), seed=seed, epoch=1, batch_size=1, shard=ONE, labels=labels), labels[:0]]
+        [*epoch_order(len(labels), seed=seed, epoch=1, batch_size=1, shard=ONE, labels=labels), labels[:0]]
     )
     assert sorted(order.tolist()) == list(range(len(labels)))
     for one, m in enumerate(sizes):
@@ -53,7 +63,7 @@ def test_with_labels_every_class_comes_at_its_own_even_pace(sizes: list[int], ba
             for low, high in pairwise(places):
                 between = int((labels[order[low:high]] == other).sum())
                 assert abs(between - k / m) <= 1
-    batches = list(train_order(len(labels), seed=seed, epoch=1, batch_size=batch, shard=ONE, labels=labels))
+    batches = list(epoch_order(len(labels), seed=seed, epoch=1, batch_size=batch, shard=ONE, labels=labels))
     assert [sorted(one.tolist()) for one in batches] == [
         sorted(one.tolist()) for one in order.split(batch) if len(one) == batch
     ]
@@ -62,7 +72,7 @@ def test_with_labels_every_class_comes_at_its_own_even_pace(sizes: list[int], ba
 def test_where_an_image_stands_in_a_spread_batch_does_not_tell_its_class() -> None:
     """Else labels that are shuffled within a batch, as an audit does, could be learned."""
     labels = torch.arange(6400) % 10
-    order = list(train_order(6400, seed=0, epoch=0, batch_size=64, shard=ONE, labels=labels))
+    order = list(epoch_order(6400, seed=0, epoch=0, batch_size=64, shard=ONE, labels=labels))
     pairs = torch.zeros(10, 10)
     for batch in order:
         classes = labels[batch]
@@ -74,11 +84,11 @@ def test_where_an_image_stands_in_a_spread_batch_does_not_tell_its_class() -> No
 def test_shards_of_spread_batches_read_what_one_large_shard_would() -> None:
     labels = torch.arange(50) % 4
     both = [
-        list(train_order(50, seed=1, epoch=2, batch_size=4, shard=Shard(rank, 2), labels=labels)) for rank in (0, 1)
+        list(epoch_order(50, seed=1, epoch=2, batch_size=4, shard=Shard(rank, 2), labels=labels)) for rank in (0, 1)
     ]
-    whole = list(train_order(50, seed=1, epoch=2, batch_size=8, shard=ONE, labels=labels))
+    whole = list(epoch_order(50, seed=1, epoch=2, batch_size=8, shard=ONE, labels=labels))
     assert [torch.cat(pair).tolist() for pair in zip(*both, strict=True)] == [indices.tolist() for indices in whole]
-    later = train_order(50, seed=1, epoch=2, batch_size=8, shard=ONE, labels=labels, first=3)
+    later = epoch_order(50, seed=1, epoch=2, batch_size=8, shard=ONE, labels=labels, first=3)
     assert [batch.tolist() for batch in later] == [batch.tolist() for batch in whole[3:]]
 
 
@@ -86,7 +96,7 @@ def test_spread_orders_differ_by_seed_and_epoch_and_within_a_class() -> None:
     labels = torch.arange(60) % 3
 
     def order(seed: int, epoch: int) -> list[int]:
-        batches = train_order(60, seed=seed, epoch=epoch, batch_size=6, shard=ONE, labels=labels)
+        batches = epoch_order(60, seed=seed, epoch=epoch, batch_size=6, shard=ONE, labels=labels)
         return torch.cat(list(batches)).tolist()
 
     assert order(1, 2) == order(1, 2)

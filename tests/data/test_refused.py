@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from one_epoch import one_epoch
 from pictures import CPU, ONE, memory_images, open_folder, raises_data_error, small_net, write_split
 from torch import nn
 
@@ -87,6 +88,6 @@ def test_a_model_without_data_of_its_own_needs_some() -> None:
 def test_both_kinds_of_source_offer_the_same_methods(loaded: LoaderImages) -> None:
     sources: list[ImageSource] = [memory_images(), loaded]
     for source in sources:
-        batch = next(iter(source.train_batches(seed=0, epoch=0, batch_size=2, shard=ONE)))
+        batch = next(iter(one_epoch(source, seed=0, epoch=0, batch_size=2, shard=ONE)))
         assert (batch.images.dtype, batch.labels.dtype) == (torch.float32, torch.int64)
         assert len(batch.images) == len(batch.labels) == 2

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from one_epoch import one_epoch
 from pictures import equal, open_folder, picture, raises_data_error, small_net, write_split
 
 from timm_jackpot.data.loader import LoaderImages
@@ -52,8 +53,8 @@ def test_shards_are_the_folders_with_the_same_images(size: int, tmp_path: Path) 
     for rank in range(3):
         shard = Shard(rank, 3)
         assert equal(
-            folders.train.train_batches(seed=1, epoch=2, batch_size=2, shard=shard, first=1),
-            shards.train.train_batches(seed=1, epoch=2, batch_size=2, shard=shard, first=1),
+            one_epoch(folders.train, seed=1, epoch=2, batch_size=2, shard=shard, first=1),
+            one_epoch(shards.train, seed=1, epoch=2, batch_size=2, shard=shard, first=1),
         )
         assert equal(
             folders.test.eval_batches(batch_size=2, shard=shard), shards.test.eval_batches(batch_size=2, shard=shard)

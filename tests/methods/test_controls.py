@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from one_epoch import one_epoch
 
 from timm_jackpot.data import ImageSource, shared_images
 from timm_jackpot.data.loader import LoaderImages
@@ -143,8 +144,8 @@ def test_shuffled_labels_belong_to_other_images_and_say_nothing_of_theirs() -> N
     order = {"seed": 0, "batch_size": 100, "shard": Shard()}
     pairs = []
     for epoch in (0, 1):
-        true = list(source.train_batches(epoch=epoch, **order))
-        false = list(shuffled.train_batches(epoch=epoch, **order))
+        true = list(one_epoch(source, epoch=epoch, **order))
+        false = list(one_epoch(shuffled, epoch=epoch, **order))
         for right, wrong in zip(true, false, strict=True):
             assert torch.equal(right.images, wrong.images)
             assert not (right.labels == wrong.labels).any()
@@ -152,7 +153,7 @@ def test_shuffled_labels_belong_to_other_images_and_say_nothing_of_theirs() -> N
             pairs += list(zip(right.labels.tolist(), wrong.labels.tolist(), strict=True))
     assert len(set(pairs)) > 1.9 * n  # most often another one in the second epoch
     with pytest.raises(ConfigError, match="batches of one image"):
-        next(shuffled.train_batches(seed=0, epoch=0, batch_size=1, shard=Shard()))
+        next(one_epoch(shuffled, seed=0, epoch=0, batch_size=1, shard=Shard()))
 
 
 def test_shuffled_labels_of_stratified_images_are_right_as_often_as_chance_has_it() -> None:
@@ -162,7 +163,7 @@ def test_shuffled_labels_of_stratified_images_are_right_as_often_as_chance_has_i
     source = replace(_memory(images, labels), stratified=True)
 
     def right(found: ImageSource) -> float:
-        batches = found.train_batches(seed=0, epoch=0, batch_size=10, shard=Shard())
+        batches = one_epoch(found, seed=0, epoch=0, batch_size=10, shard=Shard())
         shown = [(round_trip(batch.images), batch.labels) for batch in batches]
         return float(torch.cat([seen == said for seen, said in shown]).float().mean())
 

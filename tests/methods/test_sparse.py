@@ -13,6 +13,7 @@ import torch
 from accelerate.state import AcceleratorState
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from one_epoch import one_epoch
 from torch import Tensor, nn
 
 from timm_jackpot.experiments.rivals.measure import stored_bytes
@@ -91,7 +92,7 @@ def test_what_is_rated_at_initialization_normalizes_as_in_training(
     spread: list[Tensor] = []
     norm = rated[0].get_submodule("layer2.0.bn1")
     norm.register_forward_hook(lambda module, _, output: spread.append(output.std((0, 2, 3))))
-    batch = next(task.data.train.train_batches(seed=0, epoch=0, batch_size=128, shard=Shard()))
+    batch = next(one_epoch(task.data.train, seed=0, epoch=0, batch_size=128, shard=Shard()))
     with torch.no_grad():
         rated[0].eval()(batch.images)
     torch.testing.assert_close(spread[0], torch.ones(48), atol=0.1, rtol=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import timm
@@ -38,10 +38,7 @@ def data_path_ratio(name: str, config: BenchConfig) -> Ratio:
     images = torch.randint(256, (_IMAGES, channels, size, size), dtype=torch.uint8, device=config.device)
     labels = torch.zeros(_IMAGES, dtype=torch.int64, device=config.device)
     source = MemoryImages(images, labels, (0.5,) * channels, (0.25,) * channels, 0.5, size // 8)
-    epochs = (
-        source.train_batches(seed=0, epoch=epoch, batch_size=config.batch_size, shard=Shard()) for epoch in range(10**6)
-    )
-    batches = (batch for epoch in epochs for batch in epoch)
+    batches = source.train_batches(seed=0, batch_size=config.batch_size, shard=Shard())
     return paired_ratio(lambda: next(batches), search_step(build(name, config), config), pairs=config.pairs, warmup=2)
 
 
@@ -71,11 +68,8 @@ def image_files_ratio(name: str, config: BenchConfig) -> Ratio:
             **transform,
         )
 
-        def our_batches() -> Iterator[object]:
-            for epoch in itertools.count():
-                yield from ours.train_batches(seed=0, epoch=epoch, batch_size=config.batch_size, shard=Shard())
-
-        first, second = our_batches(), itertools.chain.from_iterable(theirs for _ in itertools.count())
+        first = ours.train_batches(seed=0, batch_size=config.batch_size, shard=Shard())
+        second = itertools.chain.from_iterable(theirs for _ in itertools.count())
         return paired_ratio(lambda: next(first), lambda: next(second), pairs=config.pairs, warmup=2)
 
 

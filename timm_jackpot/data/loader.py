@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from PIL import Image
@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from timm_jackpot.data.read import UnreadableImage, image_name, read_image
-from timm_jackpot.data.source import Batch, Unreadable, eval_order, sample_hash, train_order
+from timm_jackpot.data.source import Batch, Unreadable, eval_order, sample_hash, steps_per_epoch, train_order
 from timm_jackpot.errors import DataError
 from timm_jackpot.runtime.processes import Shard
+
+_Sample: TypeAlias = tuple[int, int | None]  # position in a split, and the seed of its augmentation, if any
 
 
 @dataclass(frozen=True)
@@ -36,47 +38,60 @@ class LoaderImages:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def train_batches(self, *, seed: int, epoch: int, batch_size: int, shard: Shard, first: int = 0) -> Iterator[Batch]:
-        order = train_order(len(self), seed=seed, epoch=epoch, batch_size=batch_size, shard=shard, first=first)
-        seeds = sample_hash(seed, epoch, self.indices) % (1 << 32)
-        yield from self._read(self._transformed(self.train_transform, seeds), list(order), every_batch=True)
+    def train_batches(self, *, seed: int, batch_size: int, shard: Shard, first: int = 0) -> Iterator[Batch]:
+        def samples(epoch: int, positions: Tensor) -> list[_Sample]:
+            seeds = sample_hash(seed, epoch, self.indices[positions]) % (1 << 32)
+            return list(zip(positions.tolist(), seeds.tolist(), strict=True))
+
+        dataset, n = self._transformed(self.train_transform), len(self)
+        per_epoch = steps_per_epoch(n, batch_size, shard)
+        # One loader for all epochs: its workers stay, and read on into the next epoch.
+        order = train_order(n, seed=seed, batch_size=batch_size, shard=shard, first=first)
+        read = self._read(dataset, (samples(*batch) for batch in order), workers=min(self.workers, per_epoch))
+        for number, (batch, missing) in enumerate(read, first):
+            if not len(batch.labels):
+                # Readable images from later positions, so that all processes and resumed runs count the same batches.
+                later = torch.tensor([(missing[-1] + offset) % n for offset in range(1, n)], dtype=torch.int64)
+                batch = self._readable(dataset, samples(number // per_epoch, later), len(missing))
+            yield batch
 
     def eval_batches(self, *, batch_size: int, shard: Shard) -> Iterator[Batch]:
-        order = eval_order(len(self), batch_size=batch_size, shard=shard)
-        yield from self._read(self._transformed(self.eval_transform, None), list(order))
+        order = list(eval_order(len(self), batch_size=batch_size, shard=shard))
+        batches: list[list[_Sample]] = [[(position, None) for position in positions.tolist()] for positions in order]
+        read = self._read(self._transformed(self.eval_transform), batches, workers=min(self.workers, len(batches)))
+        yield from (batch for batch, _ in read if len(batch.labels))
 
-    def _transformed(self, transform: Callable[[Any], Tensor], seeds: Tensor | None) -> _Transformed:
-        return _Transformed(self.dataset, self.indices, transform, self.eval_transform, seeds, self.mode)
+    def _transformed(self, transform: Callable[[Any], Tensor]) -> _Transformed:
+        return _Transformed(self.dataset, self.indices, transform, self.eval_transform, self.mode)
 
-    def _read(self, dataset: _Transformed, batches: Sequence[Tensor], *, every_batch: bool = False) -> Iterator[Batch]:
+    def _read(
+        self, dataset: _Transformed, batches: Iterable[list[_Sample]], *, workers: int
+    ) -> Iterator[tuple[Batch, list[int]]]:
+        """The readable images of each batch, and the positions of the others."""
         pin = self.device.type == "cuda"
         loader = DataLoader(
             dataset,
-            batch_sampler=[batch.tolist() for batch in batches],
-            num_workers=min(self.workers, len(batches)),
+            batch_sampler=batches,  # pyright: ignore[reportArgumentType]
+            num_workers=workers,
             pin_memory=pin,
             generator=torch.Generator(),  # otherwise it would draw from the generator that dropout uses, once per epoch
         )
         for images, labels in loader:
             readable = labels >= 0
-            for position in (-1 - labels[~readable]).tolist():
-                index = int(self.indices[position])
-                self.unreadable.note(image_name(self.dataset, index), "damaged or gone")
-            if every_batch and not readable.any():
-                images, labels = self._replacements(dataset, (-1 - labels).tolist())
-            elif not readable.all():
+            missing = (-1 - labels[~readable]).tolist()
+            for position in missing:
+                self.unreadable.note(image_name(self.dataset, int(self.indices[position])), "damaged or gone")
+            if missing:
                 images, labels = images[readable], labels[readable]
-            if len(labels):
-                yield Batch(images.to(self.device, non_blocking=pin), labels.to(self.device, non_blocking=pin))
+            yield Batch(images.to(self.device, non_blocking=pin), labels.to(self.device, non_blocking=pin)), missing
 
-    def _replacements(self, dataset: _Transformed, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Readable images from later positions, so that all processes and resumed runs count the same batches."""
-        last, n = positions[-1], len(self)
-        read = (dataset[(last + offset) % n] for offset in range(1, n))
-        found = list(islice((pair for pair in read if pair[1] >= 0), len(positions)))
+    def _readable(self, dataset: _Transformed, samples: Sequence[_Sample], count: int) -> Batch:
+        """The first `count` of some samples that can be read."""
+        found = list(islice((pair for pair in map(dataset.__getitem__, samples) if pair[1] >= 0), count))
         if not found:
-            raise DataError(f"none of the {n} training images can be read")
-        return torch.stack([image for image, _ in found]), torch.tensor([label for _, label in found])
+            raise DataError(f"none of the {len(self)} training images can be read")
+        images, labels = torch.stack([image for image, _ in found]), torch.tensor([label for _, label in found])
+        return Batch(images.to(self.device), labels.to(self.device))
 
 
 @contextmanager
@@ -104,22 +119,22 @@ class _Transformed(Dataset[tuple[Tensor, int]]):
         indices: Tensor,
         transform: Callable[[Any], Tensor],
         eval_transform: Callable[[Any], Tensor],
-        seeds: Tensor | None,
         mode: str,
     ) -> None:
-        self.dataset, self.indices, self.transform, self.seeds = dataset, indices, transform, seeds
+        self.dataset, self.indices, self.transform = dataset, indices, transform
         self.eval_transform, self.mode = eval_transform, mode
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+    def __getitem__(self, sample: _Sample) -> tuple[Tensor, int]:
+        position, seed = sample
         try:
             image, label = read_image(self.dataset, int(self.indices[position]))
             image = image if image.mode == self.mode else image.convert(self.mode)  # which copies in any case
         except UnreadableImage:
             blank = self.eval_transform(Image.new(self.mode, (256, 256)))
             return torch.zeros_like(blank), -1 - position
-        if self.seeds is None:
+        if seed is None:
             return self.transform(image), int(label)
-        with _seeded(int(self.seeds[position])):
+        with _seeded(seed):
             return self.transform(image), int(label)
 
     def __len__(self) -> int:

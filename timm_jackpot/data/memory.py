@@ -28,13 +28,11 @@ class MemoryImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def train_batches(self, *, seed: int, epoch: int, batch_size: int, shard: Shard, first: int = 0) -> Iterator[Batch]:
+    def train_batches(self, *, seed: int, batch_size: int, shard: Shard, first: int = 0) -> Iterator[Batch]:
         padded = F.pad(self.images, (self.crop_padding,) * 4)
         labels = self.labels.cpu() if self.stratified else None
-        order = train_order(
-            len(self), seed=seed, epoch=epoch, batch_size=batch_size, shard=shard, first=first, labels=labels
-        )
-        for indices in order:
+        order = train_order(len(self), seed=seed, batch_size=batch_size, shard=shard, first=first, labels=labels)
+        for epoch, indices in order:
             draws = sample_hash(seed, epoch, indices).to(self.images.device)
             indices = indices.to(self.images.device)
             images = self._crop_and_flip(padded, indices, draws)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
@@ -36,8 +37,11 @@ class ImageSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def train_batches(self, *, seed: int, epoch: int, batch_size: int, shard: Shard, first: int = 0) -> Iterator[Batch]:
-        """Full, augmented batches of one epoch, from batch `first` on; the order depends only on (seed, epoch)."""
+    def train_batches(self, *, seed: int, batch_size: int, shard: Shard, first: int = 0) -> Iterator[Batch]:
+        """Full, augmented batches, epoch after epoch without end, from batch `first` on; they depend only on the seed.
+
+        There must be enough images for one.
+        """
         ...
 
     def eval_batches(self, *, batch_size: int, shard: Shard) -> Iterator[Batch]:
@@ -62,6 +66,17 @@ def part_positions(labels: Tensor, part: str | None) -> Tensor:
 
 
 def train_order(
+    n: int, *, seed: int, batch_size: int, shard: Shard, first: int = 0, labels: Tensor | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    """The epoch and the indices of each batch, as in `epoch_order`, epoch after epoch without end."""
+    started, done = divmod(first, steps_per_epoch(n, batch_size, shard))
+    for epoch in itertools.count(started):
+        order = epoch_order(n, seed=seed, epoch=epoch, batch_size=batch_size, shard=shard, first=done, labels=labels)
+        yield from ((epoch, indices) for indices in order)
+        done = 0
+
+
+def epoch_order(
     n: int,
     *,
     seed: int,

@@ -181,11 +181,11 @@ class ShuffledLabels:
     def __len__(self) -> int:
         return len(self.source)
 
-    def train_batches(self, *, seed: int, epoch: int, batch_size: int, shard: Shard, first: int = 0) -> Iterator[Batch]:
+    def train_batches(self, *, seed: int, batch_size: int, shard: Shard, first: int = 0) -> Iterator[Batch]:
         if batch_size < 2:
             raise ConfigError("labels cannot be shuffled in batches of one image: give a larger --batch-size")
         for images, labels in _without_stratification(self.source).train_batches(
-            seed=seed, epoch=epoch, batch_size=batch_size, shard=shard, first=first
+            seed=seed, batch_size=batch_size, shard=shard, first=first
         ):
             yield Batch(images, labels.roll(1))
 

@@ -136,8 +136,5 @@ class _FirstBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         size, seed = min(_CRITERION_IMAGES, len(self.train)), _CRITERION_SEED + self.seed
-        epochs = (
-            self.train.train_batches(seed=seed, epoch=epoch, batch_size=size, shard=Shard())
-            for epoch in itertools.count()
-        )
-        return itertools.islice(itertools.chain.from_iterable(epochs), self.count)
+        batches = self.train.train_batches(seed=seed, batch_size=size, shard=Shard())
+        return itertools.islice(batches, self.count)

@@ -93,7 +93,7 @@ def _idle_head_notice(base: Base, train: ImageSource, batch_size: int) -> str | 
 
     Its head may be new without `new_head=True`: then the head would not be trained, and would serve as the teacher.
     """
-    batch = next(train.train_batches(seed=0, epoch=0, batch_size=min(batch_size, len(train)), shard=Shard()))
+    batch = next(train.train_batches(seed=0, batch_size=min(batch_size, len(train)), shard=Shard()))
     device = next(base.model.parameters()).device
     answers = base.model.eval()(batch.images.to(device)).argmax(1).to(batch.labels.device)
     n, hits = len(batch.labels), int((answers == batch.labels).sum())

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from timm_jackpot.data import Batch, ImageSource, steps_per_epoch
+from timm_jackpot.data import ImageSource
 from timm_jackpot.errors import TrainingError
-from timm_jackpot.runtime.processes import Shard, shard_of
+from timm_jackpot.runtime.processes import shard_of
 from timm_jackpot.runtime.progress import Progress
 from timm_jackpot.runtime.sharding import is_sharded
 from timm_jackpot.training.faults import explained
@@ -71,16 +71,19 @@ def fit(
     wrapped.train()
     for module in keep_in_eval:
         module.eval()
-    consumed = first_step * accelerator.gradient_accumulation_steps
-    throughput = Throughput(accelerator, batch_size * accelerator.gradient_accumulation_steps)
-    batches = throughput.waits_for(_endless(train, batch_size, seed, shard_of(accelerator), consumed))
+    per_step = accelerator.gradient_accumulation_steps
+    throughput = Throughput(accelerator, batch_size * per_step)
+    read = train.train_batches(
+        seed=seed, batch_size=batch_size, shard=shard_of(accelerator), first=first_step * per_step
+    )
+    batches = throughput.waits_for(read)
 
     def take_step(step: int) -> Tensor:
         loss = torch.zeros((), device=accelerator.device)
-        for part_of_step in range(accelerator.gradient_accumulation_steps):
+        for part_of_step in range(per_step):
             batch = next(batches)
             if mix is not None:
-                batch = mix(step * accelerator.gradient_accumulation_steps + part_of_step, batch)
+                batch = mix(step * per_step + part_of_step, batch)
             images, labels = batch
             if channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
@@ -90,7 +93,7 @@ def fit(
                 accelerator.backward(part)
                 prepared.step()
                 prepared.zero_grad()
-                loss += part.detach() / accelerator.gradient_accumulation_steps
+                loss += part.detach() / per_step
         return loss
 
     with Progress(
@@ -129,10 +132,3 @@ def _latest(record: Record) -> dict[str, float]:
     shown = {key: value for key, value in record.last("step").items() if key not in ("kind", "step", "lr")}
     validation = record.last("validation")
     return {**shown, "validation": validation["top1"]} if validation else shown
-
-
-def _endless(train: ImageSource, batch_size: int, seed: int, shard: Shard, consumed: int) -> Iterator[Batch]:
-    epoch, first = divmod(consumed, steps_per_epoch(len(train), batch_size, shard))
-    while True:
-        yield from train.train_batches(seed=seed, epoch=epoch, batch_size=batch_size, shard=shard, first=first)
-        epoch, first = epoch + 1, 0

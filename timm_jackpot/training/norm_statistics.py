@@ -63,7 +63,7 @@ def recalibrate(model: nn.Module, data: Data, batch_size: int, accelerator: Acce
     """Re-estimate norm statistics on up to `images` training images, in an order with its own seed."""
     shard = shard_of(accelerator)
     count = max(1, images // (batch_size * shard.count))
-    batches = data.train.train_batches(seed=_CALIBRATION_SEED, epoch=0, batch_size=batch_size, shard=shard)
+    batches = data.train.train_batches(seed=_CALIBRATION_SEED, batch_size=batch_size, shard=shard)
     count = min(count, steps_per_epoch(len(data.train), batch_size, shard))
     some = with_progress(itertools.islice(batches, count), count, "norm statistics", accelerator)
     reestimate_norm_statistics(model, (batch.images for batch in some), accelerator)
