@@ -61,7 +61,7 @@ def test_a_run_that_was_stopped_finds_the_same_mask(tmp_path: Path) -> None:
 
 
 def test_the_fastest_kernels_are_said_to_be_what_they_are(tmp_path: Path) -> None:
-    search(tmp_path / "fast", "--no-deterministic", "--channels-last")
+    search(tmp_path / "fast", "--no-deterministic", "--no-channels-last")
     start = next(read_record(tmp_path / "fast" / "record.jsonl").of("start"))
     assert "the same seed may give another result" in start["deterministic"]
 

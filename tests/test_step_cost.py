@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from timm_jackpot.adapter import ScoreAdapter, attach
@@ -82,6 +84,42 @@ def test_a_search_step_adds_few_operators_and_waits_for_nothing(
     extra = search.total() - dense.total()
     assert 0 < extra <= 5 * len(adapter) + 60, search - dense
     assert not WAITS & search.keys()
+
+
+def graphs_of(model: nn.Module, size: int) -> list[int]:
+    """Operators in each graph that torch.compile makes of a forward and a backward pass."""
+    sizes: list[int] = []
+
+    def compiler(graph: torch.fx.GraphModule, _: object) -> Any:
+        sizes.append(sum(node.op == "call_function" for node in graph.graph.nodes))
+        return make_boxed_func(graph.forward)
+
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend=aot_autograd(fw_compiler=compiler, bw_compiler=compiler))
+    images = torch.empty(2, 3, size, size, device="meta")
+    Objective()(compiled, images, torch.empty(2, dtype=torch.int64, device="meta")).backward()
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("cifar_resnet20", 32),
+        pytest.param("resnet50", 64, marks=pytest.mark.slow),
+        pytest.param("vit_small_patch16_224", 224, marks=pytest.mark.slow),
+        pytest.param("convnext_tiny", 64, marks=pytest.mark.slow),
+    ],
+)
+def test_a_masked_network_compiles_to_one_graph_for_each_pass(name: str, size: int) -> None:
+    model = built(name, size).requires_grad_(False)
+    weights = maskable(model, None)
+    for weight in weights.values():
+        weight.requires_grad_(True)
+    dense = graphs_of(model, size)
+    adapter = attached(model, weights)
+    search = graphs_of(model, size)
+    assert len(dense) == len(search) == 2
+    assert 0 < sum(search) - sum(dense) <= 5 * len(adapter)
 
 
 def test_a_refresh_on_an_accelerator_waits_for_nothing() -> None:

@@ -38,6 +38,7 @@ from timm_jackpot.training import (
     read_record,
     reestimate_norm_statistics,
     total_steps,
+    uses_channels_last,
 )
 
 # -- schedules --------------------------------------------------------------------------------------
@@ -406,6 +407,13 @@ def test_flags_choose_the_schedule_of_the_learning_rate(flags: dict[str, object]
 def test_a_milestone_is_a_fraction_of_the_run() -> None:
     with pytest.raises(ConfigError, match=r"--lr-milestones .*less than 1"):
         TrainFlags(lr_schedule="step", lr_milestones=(0.5, 80))
+
+
+def test_channels_last_is_the_default_on_gpus_alone() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [uses_channels_last(TrainFlags(), device) for device in (cpu, gpu)] == [False, True]
+    for asked in (True, False):
+        assert [uses_channels_last(TrainFlags(channels_last=asked), device) for device in (cpu, gpu)] == [asked] * 2
 
 
 # -- processes --------------------------------------------------------------------------------------

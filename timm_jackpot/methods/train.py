@@ -33,6 +33,7 @@ from timm_jackpot.training import (
     learning_rate,
     make_mixer,
     make_optimizer,
+    uses_channels_last,
 )
 
 _WARM_SEED = 1_000_003  # so that the search does not see the warm-up's batches again in the same order
@@ -129,7 +130,7 @@ def train_network(
             mix=make_mixer(settings, task.data.num_classes, task.batch_size, seed),
             keep_in_eval=[layer for _, layer in norm_layers(model)] if frozen_statistics else (),
             torchcompile=task.run.torchcompile,
-            channels_last=task.run.channels_last,
+            channels_last=uses_channels_last(task.run, task.accelerator.device),
         )
     if task.state is not None:
         task.state.after_all_steps()

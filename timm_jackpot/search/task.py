@@ -61,7 +61,7 @@ def make_task(
     Args:
         jackpot: masks that controls are controls of.
     """
-    prepare_model(config, base.model.requires_grad_(False).to(accelerator.device).eval())
+    prepare_model(config, base.model.requires_grad_(False).eval(), accelerator.device)
     run = RunFlags(**{name: getattr(config, name) for name in RunFlags.model_fields})
     return Task(
         base, maskable, data, config.batch_size, accelerator, run=run, pretrained=config.pretrained, jackpot=jackpot

@@ -11,6 +11,7 @@ from timm_jackpot.training.flags import (
     make_optimizer,
     prepare_model,
     total_steps,
+    uses_channels_last,
 )
 from timm_jackpot.training.loop import fit
 from timm_jackpot.training.mixing import Mixer, make_mixer
@@ -56,4 +57,5 @@ __all__ = [
     "reestimate_norm_statistics",
     "run_accelerator",
     "total_steps",
+    "uses_channels_last",
 ]

@@ -24,7 +24,14 @@ from timm_jackpot.runtime.lock import locked
 from timm_jackpot.runtime.log import log
 from timm_jackpot.runtime.outputs import check_output
 from timm_jackpot.runtime.processes import launched_as_main
-from timm_jackpot.training.flags import UNPUBLISHED, OutputFlags, TrainFlags, learning_rate, make_optimizer
+from timm_jackpot.training.flags import (
+    UNPUBLISHED,
+    OutputFlags,
+    TrainFlags,
+    learning_rate,
+    make_optimizer,
+    uses_channels_last,
+)
 from timm_jackpot.training.loop import fit
 from timm_jackpot.training.mixing import make_mixer
 from timm_jackpot.training.norm_statistics import average_norm_statistics
@@ -132,7 +139,7 @@ class DenseRun:
             first_step=first_step,
             mix=make_mixer(config, self.data.num_classes, config.batch_size, config.seed),
             torchcompile=config.torchcompile,
-            channels_last=config.channels_last,
+            channels_last=uses_channels_last(config, self.accelerator.device),
         )
 
     @torch.no_grad()

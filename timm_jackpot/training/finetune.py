@@ -78,7 +78,7 @@ def _finetune(config: FinetuneConfig, accelerator: Accelerator, state: RunState)
     steps = steps_of(len(data.train))
     subject = f"finetune: {config.artifact}, a jackpot of {base.ref.name}"
     state.begin(subject, data, config, steps, base=base.ref.digest, masks=masks.hash())
-    prepare_model(config, model.to(accelerator.device))
+    prepare_model(config, model, accelerator.device)
     keep_zeros(model, masks)
     before = evaluate_accuracy(model, data.test, batch_size=config.batch_size, accelerator=accelerator)
 

@@ -77,8 +77,9 @@ class RunFlags(LengthFlags):
     """Compile the model with torch.compile."""
     grad_checkpointing: bool = False
     """Recompute activations in the backward pass: saves memory, but takes about a third more time."""
-    channels_last: bool = False
-    """Keep images and weights in channels_last memory format (faster on recent GPUs)."""
+    channels_last: bool | None = None
+    """Keep images and weights in channels_last memory format, which convolutions with tensor cores need. Default: on
+    GPUs."""
 
 
 class OutputFlags(Settings):
@@ -118,8 +119,12 @@ def total_steps(flags: RunFlags, steps_per_epoch: int, *, default_epochs: float)
     return max(1, round((flags.epochs or default_epochs) * (steps_per_epoch // flags.grad_accum_steps)))
 
 
-def prepare_model(flags: RunFlags, model: nn.Module) -> None:
-    """Set the memory format and activation checkpointing of `model`, in place, as the flags ask.
+def uses_channels_last(flags: RunFlags, device: torch.device) -> bool:
+    return device.type == "cuda" if flags.channels_last is None else flags.channels_last
+
+
+def prepare_model(flags: RunFlags, model: nn.Module, device: torch.device) -> None:
+    """Move `model` to the device, and set its memory format and activation checkpointing, in place, as the flags ask.
 
     Raises:
         ConfigError: if the model does not support activation checkpointing.
@@ -131,7 +136,8 @@ def prepare_model(flags: RunFlags, model: nn.Module) -> None:
             raise ConfigError(
                 f"{type(model).__name__} cannot recompute activations: leave --grad-checkpointing out"
             ) from error
-    if flags.channels_last:
+    model.to(device)
+    if uses_channels_last(flags, device):
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 

@@ -76,7 +76,7 @@ def _pretrain(config: PretrainConfig, accelerator: Accelerator, state: RunState)
     if late := [step for step in config.save_steps if not 0 <= step < steps]:
         raise ConfigError(f"--save-steps {late[0]} is not a step of this run: name steps from 0 to {steps - 1}")
     state.begin(f"pretrain: {config.model}", data, config, steps)
-    prepare_model(config, model.to(accelerator.device))
+    prepare_model(config, model, accelerator.device)
     run = DenseRun("pretrain", model, data, config, steps, state, accelerator, config.save_steps)
     return run.train_and_save(lambda figures: {"model": config.model, **figures})
 
