@@ -14,6 +14,7 @@ from torch import nn
 from timm_jackpot.base import Base
 from timm_jackpot.data import DataFlags, ImageSource, open_data
 from timm_jackpot.data.loader import LoaderImages
+from timm_jackpot.errors import ConfigError
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
@@ -22,6 +23,12 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_data_set_needs_a_folder() -> None:
     raises_data_error("need --data-dir", lambda: open_data(DataFlags(dataset="folder"), small_net(), device=CPU))
+
+
+@pytest.mark.parametrize("name", ["hfids/user/name", "tfds/mnist", "wds/imagenet"])
+def test_what_timm_streams_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"an epoch is not every image once: give hfds/user/name, .* or a folder"):
+        DataFlags(dataset=name)
 
 
 def test_missing_splits_are_named(images_32: Path) -> None:

@@ -11,6 +11,7 @@ from timm_jackpot.base import MAX_CHANS
 from timm_jackpot.schema import Settings
 
 _LONGEST_FILE_NAME = 255  # bytes, on today's file systems
+_STREAMED = ("hfids", "tfds", "wds")
 
 
 class DataFlags(Settings):
@@ -67,6 +68,11 @@ class DataFlags(Settings):
             raise ValueError(
                 "a dataset is a name such as torch/cifar10 or hfds/user/name, not a path: to read a folder, give "
                 "--dataset folder --data-dir DIR"
+            )
+        if parts and parts[0] in _STREAMED:
+            raise ValueError(
+                "timm reads this as a stream, in which an epoch is not every image once: give hfds/user/name, which is "
+                "downloaded, or a folder of tar shards by --data-dir DIR"
             )
         return value
 
