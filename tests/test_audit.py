@@ -15,7 +15,7 @@ import yaml
 from accelerate import Accelerator
 
 from timm_jackpot.artifact import read_artifact
-from timm_jackpot.audit import AuditConfig, AuditReport, audit_jackpot, evaluate
+from timm_jackpot.audit import AuditConfig, AuditReport, PooledReport, audit_jackpot, evaluate, pool_audits
 from timm_jackpot.audit.__main__ import main
 from timm_jackpot.base import load_base, tensor_ids
 from timm_jackpot.data import DataFlags, open_data
@@ -135,7 +135,8 @@ def test_an_audit_into_a_folder_of_its_own_leaves_the_artifact_alone(
             assert one.models[name].top1.value == measured.top1.value
     page = (tmp_path / "o" / "audit.md").read_text(encoding="utf-8")
     assert f"Verdict: **{one.verdict}**" in page
-    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["audit.json", "audit.md", "plots"]
+    names = ["audit.json", "audit.md", "audit.predictions.json", "plots"]
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == names
     assert read_audit(read_artifact(folder)) == report  # untouched
 
 
@@ -216,6 +217,58 @@ def test_an_audit_that_was_stopped_goes_on_and_ends_the_same(
     assert report.models == audited[1].models
     assert report.second_search == audited[1].second_search
     assert not (artifact / "audit.partial.json").exists()
+
+
+def test_audits_of_two_folds_give_one_verdict_over_all_their_images(
+    audited: tuple[Path, AuditReport],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first, report = audited
+    settings: dict[str, Any] = {"dataset": "digits/2", "steps": STEPS, "batch_size": BATCH, "seed": 5}
+    search_jackpot(SearchConfig(val_fraction=0.7, output=str(tmp_path / "second"), **settings))
+    other = audit_jackpot(AuditConfig(artifact=str(tmp_path / "second"), seeds=2, dataset="digits/2"))
+    words = ["audit", "--pool", str(first), str(tmp_path / "second"), "--output", str(tmp_path / "pooled")]
+    monkeypatch.setattr(sys, "argv", words)
+    summary = main()
+    page = (tmp_path / "pooled" / "audit.md").read_text()
+    assert summary["test_images"] == 599 + 599
+    assert f"Verdict: **{summary['verdict']}**" in capsys.readouterr().out
+    assert "the test splits of 2 audits together (n = 1,198)" in page
+    assert "over 2 seeds" in page
+    pooled = PooledReport.model_validate_json((tmp_path / "pooled" / "audit.json").read_text())
+    assert list(pooled.masks) == [report.mask_hash, other.mask_hash]
+    for name, measured in pooled.models.items():
+        ours, theirs = report.models[name], other.models[name]
+        assert measured.n == ours.n
+        assert measured.top1.value == pytest.approx((ours.top1.value + theirs.top1.value) / 2)
+    width = [one.behind_dense.high - one.behind_dense.low for one in (pooled, report)]
+    assert width[0] < width[1]
+    assert pooled.sparsity == pytest.approx(report.sparsity)
+
+
+def test_what_cannot_be_pooled_is_refused(audited: tuple[Path, AuditReport], artifact: Path, tmp_path: Path) -> None:
+    folder, _ = audited
+    shutil.copytree(folder, tmp_path / "other")
+    text = (folder / "audit.json").read_text()
+
+    def refused(why: str, *pool: Path, **settings: Any) -> None:
+        names = tuple(map(str, pool))
+        with pytest.raises((ArtifactError, ConfigError), match=why):
+            pool_audits(AuditConfig(pool=names, **({"output": str(tmp_path / "out")} | settings)))
+        assert not (tmp_path / "out").exists()
+
+    refused("digits is audited twice: pool audits on test images that have none in common", folder, tmp_path / "other")
+    (tmp_path / "other" / "audit.json").write_text(
+        text.replace('"steps":6', '"steps":7').replace('"steps": 6', '"steps": 7')
+    )
+    refused("has other steps or margins than", folder, tmp_path / "other")
+    (tmp_path / "other" / "audit.predictions.json").unlink()
+    refused("there is no .*audit.predictions.json, which an audit writes when it ends", folder, tmp_path / "other")
+    refused(r"audit\.json", folder, artifact)
+    refused("--pool takes two or more folders and an --output", folder)
+    refused("--pool takes two or more folders and an --output, and no artifact", folder, folder, seeds=2)
 
 
 class _Start(NamedTuple):

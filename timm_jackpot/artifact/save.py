@@ -38,6 +38,7 @@ _KNOWN_FILES = {
     "recipe.yaml",
     "audit.json",
     "audit.partial.json",
+    "audit.predictions.json",
     "checkpoints",
 }
 _KNOWN_FILES |= {partial_name(name) for name in _KNOWN_FILES}  # partial files left by a killed run

@@ -38,6 +38,9 @@ class AuditConfig(ArtifactFlags, DataFlags):
     tickets: str | None = None
     """Folder of trained tickets, such as a sweep's over methods, learning rates and seeds. Beside an artifact, small
     dense networks and dense training from it are compared with the jackpot."""
+    pool: tuple[str, ...] = ()
+    """Folders of finished audits of one recipe on test images that have none in common, such as the folds of a small
+    data set: one verdict over all images."""
     seeds: int = Field(default=3, ge=1, le=100)
     """Number of seeds for random controls and searches (two searches per seed)."""
     beside: tuple[Annotated[str, OneOf(method_names)], ...] = ()
@@ -47,11 +50,19 @@ class AuditConfig(ArtifactFlags, DataFlags):
     """Points below the dense base that still count as similar. Default: 1 (CIFAR-100, Tiny-ImageNet), 1.5 (ImageNet),
     0.5 (all other data)."""
     output: str | None = None
-    """Folder for audit.json, audit.md and figures. Default: the artifact's folder, whose card is updated, or that of
-    the tickets."""
+    """Folder for audit.json, audit.md, figures and predictions. Default: the artifact's folder, whose card is updated,
+    or that of the tickets."""
 
     @model_validator(mode="after")
     def _something_to_audit(self) -> Self:
+        if self.pool:
+            if (
+                len(self.pool) < 2
+                or self.output is None
+                or self.model_fields_set - {"pool", "output", "similar_margin"}
+            ):
+                raise ConfigError("--pool takes two or more folders and an --output, and no artifact, tickets or data")
+            return self
         if self.artifact is None and self.tickets is None:
             raise ConfigError("name an artifact to audit, or a folder of trained tickets: --tickets FOLDER")
         if self.artifact is None and (idle := sorted(self.model_fields_set & _OF_ARTIFACTS)):

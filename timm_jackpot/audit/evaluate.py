@@ -14,13 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from timm_jackpot.errors import TrainingError
+from timm_jackpot.errors import ConfigError, TrainingError
 from timm_jackpot.evaluation import Predictions, predict
 from timm_jackpot.evidence import title_of
 from timm_jackpot.experiments import Cell, run_cells
+from timm_jackpot.experiments.journal import read_journal
 from timm_jackpot.masks import chance_overlap, mask_overlap
 from timm_jackpot.methods import Outcome, Task, build_network
 from timm_jackpot.training import CALIBRATION_IMAGES, recalibrate
+
+PREDICTIONS = "audit.predictions.json"  # the journal of a finished audit
 
 
 class AuditRow(NamedTuple):
@@ -70,6 +73,22 @@ def evaluate_rows(
     for found in (one for several in answers.values() for one in several):
         if not torch.equal(labels, found.predictions.labels) or not len(labels):
             raise TrainingError("the test split did not give the same images twice: check that all of them can be read")
+    return answers
+
+
+def read_answers(folder: Path, mask_hash: str) -> dict[str, list[RowResult]]:
+    """The results of the finished audit of a mask, as `evaluate_rows` returned them.
+
+    Raises:
+        ConfigError: if the file is missing, damaged, or of another mask.
+    """
+    path, answers = folder / PREDICTIONS, {}
+    for key, entry in read_journal(path).items():
+        if entry.made_from.get("mask") != mask_hash:
+            raise ConfigError(f"{path} is not of the audit beside it: audit again")
+        answers.setdefault(key.partition(", seed ")[0], []).append(_unpack(entry.result))
+    if not answers:
+        raise ConfigError(f"there is no {path}, which an audit writes when it ends: audit again")
     return answers
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from statistics import mean, stdev
-from typing import Any
+from statistics import mean
 
 import torch
 from accelerate import Accelerator
@@ -13,7 +12,8 @@ from torch import nn
 
 from timm_jackpot.artifact import Artifact, open_artifact
 from timm_jackpot.audit.config import AuditConfig
-from timm_jackpot.audit.evaluate import RowResult, agreement, correct, evaluate_rows
+from timm_jackpot.audit.evaluate import PREDICTIONS, RowResult, agreement, evaluate_rows
+from timm_jackpot.audit.findings import findings, this_version
 from timm_jackpot.audit.rows import audit_rows
 from timm_jackpot.audit.tickets import trained_rows
 from timm_jackpot.audit.write import choose_target, write_report
@@ -22,17 +22,13 @@ from timm_jackpot.criteria import criterion_names
 from timm_jackpot.data import Data, shared_images
 from timm_jackpot.errors import ConfigError
 from timm_jackpot.evidence import (
-    AUDIT_CONTROLS,
     AUDIT_FORMAT,
     NON_TRIVIAL_PERCENT,
     AuditData,
     AuditReport,
     LayerDensity,
-    ModelResult,
     Overlap,
     SecondSearch,
-    conclusions,
-    paired_intervals,
     plain_text,
     similar_margin,
 )
@@ -107,11 +103,11 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
         leaked_test_images=leaked,
     )
     margin = config.similar_margin if config.similar_margin is not None else similar_margin(data.name)
+    layers = [LayerDensity(name=layer.name, kept=layer.kept, total=layer.total) for layer in artifact.config.layers]
     report = AuditReport(
-        **_figures_and_verdict(answers, artifact, tested, margin),
+        **findings(answers, layers, tested, margin),
         format=AUDIT_FORMAT,
-        controls=list(AUDIT_CONTROLS),
-        producer=_producer(),
+        producer=this_version(),
         base=plain_text(loaded.ref.name),
         mask_hash=masks.hash(),
         steps=budget.steps,
@@ -124,7 +120,7 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
     if accelerator.is_main_process:
         for line in write_report(report, target):
             say(line, accelerator)
-        journal.unlink(missing_ok=True)
+        journal.replace(target.folder / PREDICTIONS)
     return report
 
 
@@ -146,41 +142,6 @@ def _report_differences(artifact: Artifact, data: Data, accelerator: Accelerator
             "batch sizes differ",
             accelerator,
         )
-
-
-def _figures_and_verdict(
-    answers: Mapping[str, list[RowResult]], artifact: Artifact, tested: AuditData, margin: float
-) -> dict[str, Any]:
-    """Accuracies, differences and verdict, as fields of the report."""
-    jackpot, behind = "jackpot_recalibrated", ("dense", "jackpot")
-    shuffled = ("shuffled_labels", "magnitude_recalibrated")
-    first = ("dense", "dense_recalibrated", "jackpot", "jackpot_recalibrated")
-    ahead = {name: (jackpot, name) for name in answers if name not in first}
-    top1, differences = paired_intervals(correct(answers), [behind, shuffled, *ahead.values()])
-    models: dict[str, ModelResult] = {}
-    for name, several in answers.items():
-        accuracies = [100 * found.predictions.correct.double().mean().item() for found in several]
-        models[name] = ModelResult(
-            top1=top1[name],
-            std=stdev(accuracies) if len(accuracies) > 1 else None,
-            n=len(accuracies),
-            jackpot_ahead=differences[ahead[name]] if name in ahead else None,
-        )
-    layers = [LayerDensity(name=layer.name, kept=layer.kept, total=layer.total) for layer in artifact.config.layers]
-    figures = {
-        "behind_dense": differences[behind],
-        "shuffled_ahead": differences[shuffled],
-        "similar_margin": margin,
-    }
-    principles, verdict = conclusions(layers, models, AUDIT_CONTROLS, tested, **figures)
-    return {
-        **figures,
-        "models": models,
-        "layers": layers,
-        "data": tested,
-        "principles": principles,
-        "verdict": verdict,
-    }
 
 
 def _second_search(answers: Mapping[str, list[RowResult]]) -> SecondSearch:
@@ -209,10 +170,3 @@ def _calibration_images(task: Task, batch: int) -> int:
         return 0
     images = len(task.data.train)
     return min(max(1, CALIBRATION_IMAGES // batch), images // batch) * batch
-
-
-def _producer() -> Any:
-    from timm_jackpot import __version__
-    from timm_jackpot.artifact.schema import Producer
-
-    return Producer(name="timm_jackpot", version=__version__)

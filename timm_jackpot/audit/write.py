@@ -11,7 +11,16 @@ from typing import NamedTuple
 from timm_jackpot.artifact import read_artifact
 from timm_jackpot.audit.config import AuditConfig
 from timm_jackpot.errors import ArtifactError, ConfigError
-from timm_jackpot.evidence import AUDIT, AuditReport, TicketReport, audit_section, ticket_page, verdict_line
+from timm_jackpot.evidence import (
+    AUDIT,
+    AuditReport,
+    PooledReport,
+    TicketReport,
+    audit_section,
+    pooled_section,
+    ticket_page,
+    verdict_line,
+)
 from timm_jackpot.hub import render_card
 from timm_jackpot.plots import AUDIT_PICTURES, audit_figures
 from timm_jackpot.runtime.outputs import check_output, write_atomically
@@ -71,6 +80,20 @@ def write_ticket_report(report: TicketReport, folder: Path) -> None:
     """
     text = report.model_dump_json(indent=1).encode() + b"\n"
     _write(folder, {AUDIT: text, _PAGE: ticket_page(report).encode()})
+
+
+def write_pooled_report(report: PooledReport, folder: Path) -> None:
+    """Write audit.json and audit.md.
+
+    Raises:
+        ConfigError: if a file cannot be written.
+    """
+    text = report.model_dump_json(indent=1).encode() + b"\n"
+    page = (
+        f"# {len(report.masks)} audits of one recipe, sparsity {100 * report.sparsity:.2f} %\n\n"
+        f"{verdict_line(report)}\n\n{pooled_section(report)}\n"
+    )
+    _write(folder, {AUDIT: text, _PAGE: page.encode()})
 
 
 def _card(folder: Path) -> str:

@@ -10,7 +10,7 @@ from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 
-from timm_jackpot.data.digits import DIGITS_SIZE
+from timm_jackpot.data.digits import DIGITS_FOLDS, DIGITS_SIZE
 from timm_jackpot.data.flags import DataFlags
 from timm_jackpot.data.loader import LoaderImages
 from timm_jackpot.data.memory import MemoryImages
@@ -32,13 +32,14 @@ def bind_split(
     unreadable: Unreadable,
 ) -> ImageSource:
     channels, height, width = config["input_size"]
-    hflip = flags.hflip if flags.hflip is not None else (0.0 if name == "digits" else 0.5)
-    if name == "digits" and max(height, width) > DIGITS_SIZE:
+    digits = name in DIGITS_FOLDS
+    hflip = flags.hflip if flags.hflip is not None else (0.0 if digits else 0.5)
+    if digits and max(height, width) > DIGITS_SIZE:
         raise DataError(
             f"the digits are {DIGITS_SIZE}-pixel images, but the model needs {height}: choose other data with --dataset"
         )
     if max(height, width) <= _MEMORY_PIXELS:
-        if name == "digits":
+        if digits:
             images, labels = reader.dataset.tensors
             images = images[:, :channels]
         else:
@@ -49,7 +50,7 @@ def bind_split(
             images, labels = images[labels >= 0], labels[labels >= 0]
         if not len(labels):
             raise DataError(f"none of the {len(reader.dataset)} images in a split of {name} can be read")
-        padding = flags.crop_padding if flags.crop_padding is not None else height // (16 if name == "digits" else 8)
+        padding = flags.crop_padding if flags.crop_padding is not None else height // (16 if digits else 8)
         return MemoryImages(
             images.to(device), labels.to(device), config["mean"], config["std"], hflip, padding, flags.stratify
         )

@@ -15,7 +15,7 @@ from timm.data.dataset_factory import create_dataset
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from timm_jackpot.data.digits import digits_split
+from timm_jackpot.data.digits import DIGITS_FOLDS, digits_split
 from timm_jackpot.data.flags import DataFlags
 from timm_jackpot.data.hub_images import PREFIX, HubData, open_hub_data
 from timm_jackpot.data.shards import Shards, shards_in
@@ -47,8 +47,8 @@ def read_split(name: str, flags: DataFlags, split: str, flag: str) -> Reader:
     found = find_split(name, flags, split)
     if found is None:
         raise _no_split(name, flags, split, flag)
-    if name == "digits":
-        return Reader(TensorDataset(*digits_split(split)), tuple("0123456789"))
+    if name in DIGITS_FOLDS:
+        return Reader(TensorDataset(*digits_split(split, name)), tuple("0123456789"))
     if name.startswith(PREFIX):
         images = hub_data(name, flags).read(found, input_key=flags.input_key, target_key=flags.target_key)
         return Reader(images, images.classes)
@@ -130,7 +130,7 @@ def find_split(name: str, flags: DataFlags, split: str) -> str | None:
 
     An exact match wins over synonyms (validation: val, valid, eval).
     """
-    if name == "digits" or name.startswith("torch/"):
+    if name in DIGITS_FOLDS or name.startswith("torch/"):
         # timm reads every split of torch/… other than "train" as test, so only these two are allowed.
         return split if split in ("train", "test") else None
     synonyms = next((words for words in _SYNONYMS.values() if split in words), ())
@@ -185,8 +185,8 @@ def hub_data(name: str, flags: DataFlags) -> HubData:
 
 
 def _no_split(name: str, flags: DataFlags, split: str, flag: str) -> DataError:
-    if name == "digits":
-        return DataError(f"digits has no split {split!r}: give --{flag} train or test")
+    if name in DIGITS_FOLDS:
+        return DataError(f"{name} has no split {split!r}: give --{flag} train or test")
     if name == "folder":
         return DataError(
             f"{flags.data_dir} has no split {split!r}: expected a folder {split}/ or a file {split}.tar in it; choose "

@@ -3,18 +3,20 @@
 from timm_jackpot.evidence.bootstrap import paired_intervals
 from timm_jackpot.evidence.exports import ExportReport, Latency, Sizes, exports_section
 from timm_jackpot.evidence.interval import Interval
-from timm_jackpot.evidence.read import AUDIT, EXPORT, EXPORTS, export_files, read_audit, read_exports
+from timm_jackpot.evidence.read import AUDIT, EXPORT, EXPORTS, export_files, read_audit, read_audit_file, read_exports
 from timm_jackpot.evidence.report import (
     AUDIT_FORMAT,
     AuditData,
+    AuditFindings,
     AuditReport,
     LayerDensity,
     ModelResult,
     Overlap,
+    PooledReport,
     SecondSearch,
     conclusions,
 )
-from timm_jackpot.evidence.section import audit_section, data_label, title_of, verdict_line
+from timm_jackpot.evidence.section import audit_section, data_label, pooled_section, title_of, verdict_line
 from timm_jackpot.evidence.tickets import (
     TicketReport,
     TicketRow,
@@ -46,6 +48,7 @@ __all__ = [
     "NON_TRIVIAL_PERCENT",
     "SMALL_DENSE_ROW",
     "AuditData",
+    "AuditFindings",
     "AuditReport",
     "ExportReport",
     "Interval",
@@ -53,6 +56,7 @@ __all__ = [
     "LayerDensity",
     "ModelResult",
     "Overlap",
+    "PooledReport",
     "Principle",
     "SecondSearch",
     "Sizes",
@@ -66,7 +70,9 @@ __all__ = [
     "exports_section",
     "paired_intervals",
     "plain_text",
+    "pooled_section",
     "read_audit",
+    "read_audit_file",
     "read_exports",
     "similar_margin",
     "ticket_page",

@@ -38,6 +38,15 @@ def read_audit(artifact: Artifact) -> AuditReport | None:
     return report
 
 
+def read_audit_file(folder: Path) -> AuditReport:
+    """The audit in any folder.
+
+    Raises:
+        ArtifactError: if there is none, or it is invalid or contradicts itself.
+    """
+    return _read(folder / AUDIT, AUDIT, AuditReport)
+
+
 def export_files(artifact: Artifact) -> list[str]:
     """`exports/FORMAT/export.json` of an artifact, relative to its folder; nothing that is or lies behind a symlink."""
     paths = sorted(artifact.folder.glob(f"{EXPORTS}/*/{EXPORT}"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
@@ -80,20 +80,13 @@ class AuditData(Document):
     leaked_test_images: Count | None  # None: not checked
 
 
-class AuditReport(Document):
-    """Everything that an audit found. A report whose `principles` and `verdict` do not follow from its figures is
-    refused.
+class AuditFindings(Document):
+    """Figures of an audit, and what follows from them. Findings whose `principles` and `verdict` do not follow from
+    their figures are refused.
 
     Every audit has the models in AUDIT_MODELS; others, such as controls of a later version, are read and shown too.
-    Format 1 had none of those and no list of controls, format 2 no rows of trained networks (TICKET_ROWS).
     """
 
-    format: int = Field(ge=1, le=AUDIT_FORMAT)
-    producer: Producer
-    base: Plain
-    mask_hash: Hex64
-    steps: Count  # of each search
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=1000, fail_fast=True)]
     data: AuditData
     models: dict[MethodName, ModelResult]  # at least those in AUDIT_MODELS
     controls: Annotated[list[MethodName], Field(max_length=200, fail_fast=True)] = Field(
@@ -101,34 +94,23 @@ class AuditReport(Document):
     )
     behind_dense: Interval  # points; dense minus jackpot, both as published
     shuffled_ahead: Interval  # points; shuffled_labels minus magnitude_recalibrated
-    second_search: SecondSearch
-    overlaps: dict[MethodName, Overlap]  # with the masks of one-shot criteria
     layers: Annotated[list[LayerDensity], Field(min_length=1, max_length=100_000, fail_fast=True)]
     similar_margin: float = Field(ge=0, le=100, allow_inf_nan=False)
     principles: dict[str, Principle]
     verdict: Verdict
-    seconds: float = Field(ge=0, allow_inf_nan=False)
-    device: Plain
 
     @property
     def sparsity(self) -> float:
         return 1 - sum(layer.kept for layer in self.layers) / sum(layer.total for layer in self.layers)
 
     @model_validator(mode="after")
-    def _agrees_with_itself(self) -> Self:
+    def _agree_with_themselves(self) -> Self:
         if not set(self.models) >= {*AUDIT_MODELS, *self.controls}:
             raise ValueError("models are missing")
         if not set(self.controls) >= set(AUDIT_CONTROLS) or len(set(self.controls)) != len(self.controls):
             raise ValueError("a control is missing or listed twice")
         if any(layer.kept > layer.total for layer in self.layers):
             raise ValueError("a layer keeps more weights than it has")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("a seed is listed twice")
-        if any(m.n not in (1, len(self.seeds)) for name, m in self.models.items() if name not in TICKET_ROWS):
-            raise ValueError("a model must be measured once, or once per seed")
-        chance = _chance_overlap(self.layers)
-        if any(abs(found.chance - chance) > _ROUNDING for found in (self.second_search, *self.overlaps.values())):
-            raise ValueError("an overlap by chance does not follow from the layer counts")
         top1 = {name: measured.top1.value for name, measured in self.models.items()}
         needed = {*self.controls, *TICKET_ROWS}
         ahead = {n: m.jackpot_ahead for n, m in self.models.items() if m.jackpot_ahead or n in needed}
@@ -167,8 +149,53 @@ class AuditReport(Document):
             "dense_top1": self.models["dense"].top1.value,
             "leaked_test_images": self.data.leaked_test_images,
             "test_images": self.data.test_images,
-            "seconds": self.seconds,
         }
+
+
+class AuditReport(AuditFindings):
+    """Everything that an audit found.
+
+    Format 1 had only the models in AUDIT_MODELS and no list of controls, format 2 no rows of trained networks
+    (TICKET_ROWS).
+    """
+
+    format: int = Field(ge=1, le=AUDIT_FORMAT)
+    producer: Producer
+    base: Plain
+    mask_hash: Hex64
+    steps: Count  # of each search
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=1000, fail_fast=True)]
+    second_search: SecondSearch
+    overlaps: dict[MethodName, Overlap]  # with the masks of one-shot criteria
+    seconds: float = Field(ge=0, allow_inf_nan=False)
+    device: Plain
+
+    @model_validator(mode="after")
+    def _agrees_with_its_seeds_and_layers(self) -> Self:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("a seed is listed twice")
+        if any(m.n not in (1, len(self.seeds)) for name, m in self.models.items() if name not in TICKET_ROWS):
+            raise ValueError("a model must be measured once, or once per seed")
+        chance = _chance_overlap(self.layers)
+        if any(abs(found.chance - chance) > _ROUNDING for found in (self.second_search, *self.overlaps.values())):
+            raise ValueError("an overlap by chance does not follow from the layer counts")
+        return self
+
+    def summary(self) -> dict[str, Any]:
+        return {**super().summary(), "seconds": self.seconds}
+
+
+class PooledReport(AuditFindings):
+    """What audits of one recipe find together, over the test images of all of them.
+
+    `data` counts the images of all audits, `layers` has the layers of all masks, named by the number of their audit.
+    """
+
+    format: Literal[1]
+    kind: Literal["pooled"]
+    producer: Producer
+    masks: dict[Hex64, Plain]  # hash of the mask of each audit → its data set
+    steps: Count
 
 
 def _chance_overlap(layers: list[LayerDensity]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from timm_jackpot.evidence.interval import Interval
-from timm_jackpot.evidence.report import AuditReport, ModelResult
+from timm_jackpot.evidence.report import AuditFindings, AuditReport, ModelResult, PooledReport
 from timm_jackpot.evidence.verdict import TICKET_ROWS, Principle, labels_leak
 
 TITLES: Mapping[str, str] = {
@@ -46,7 +46,7 @@ def data_label(name: str) -> str:
     return "an image folder" if name == "folder" else f"`{name}`"
 
 
-def verdict_line(report: AuditReport) -> str:
+def verdict_line(report: AuditFindings) -> str:
     """The verdict and the reason for it, in one or two sentences."""
     return f"Verdict: **{report.verdict}**. {_why(report)}"
 
@@ -58,22 +58,11 @@ def audit_section(report: AuditReport, *, pictures: Mapping[str, str] | None = N
         pictures: file → caption, to be shown below the tables.
     """
     data = report.data
-    first = ("dense", "dense_recalibrated", "jackpot", "jackpot_recalibrated", "second_search", *report.controls)
-    rows = [*first, *(name for name in report.models if name not in first)]
-    trained = " and those trained from random weights" if any(name in report.models for name in TICKET_ROWS) else ""
     lines = [
         f"Top-1 accuracy (%) on the test split of {data_label(data.dataset)} (n = {data.test_images:,}), evaluated "
-        f"once per model. Random and searched rows: mean ± standard deviation over {_seeds(report)}. Brackets: 95 % "
-        "confidence intervals (paired bootstrap over test images and seeds). All rows but the two dense ones"
-        f"{trained} keep the same number of weights. {_statistics(data.calibration_images)} The last column compares "
-        "with the jackpot with re-estimated statistics. "
-        f"Every search takes {report.steps:,} steps, like the jackpot's.",
+        f"once per model. {_how(report, report.steps)}",
         "",
-        "| | top-1 | jackpot minus row |",
-        "|---|---|---|",
-        *(_row(name, report.models[name]) for name in rows),
-        "",
-        *principle_table(report.principles),
+        *_accuracies(report),
         "",
         "| mask | overlap with the jackpot's | by chance |",
         "|---|---|---|",
@@ -91,6 +80,50 @@ def audit_section(report: AuditReport, *, pictures: Mapping[str, str] | None = N
     for file, text in (pictures or {}).items():
         lines += ["", f"![{text}]({file})"]
     return "\n".join(lines)
+
+
+def pooled_section(report: PooledReport) -> str:
+    """The tables and notes of several audits together, without heading and verdict."""
+    data = report.data
+    return "\n".join(
+        [
+            f"Top-1 accuracy (%) on the test splits of {len(report.masks)} audits together (n = {data.test_images:,}). "
+            "Each mask was searched without the images that it is tested on; so were its controls. "
+            f"{_how(report, report.steps)}",
+            "",
+            *_accuracies(report),
+            "",
+            "| mask | data |",
+            "|---|---|",
+            *(f"| `{mask[:16]}…` | {data_label(dataset)} |" for mask, dataset in report.masks.items()),
+            "",
+            leaks(data.leaked_test_images),
+        ]
+    )
+
+
+def _how(report: AuditFindings, steps: int) -> str:
+    trained = " and those trained from random weights" if any(name in report.models for name in TICKET_ROWS) else ""
+    return (
+        f"Random and searched rows: mean ± standard deviation over {_seeds(report)}. Brackets: 95 % "
+        "confidence intervals (paired bootstrap over test images and seeds). All rows but the two dense ones"
+        f"{trained} keep the same number of weights. {_statistics(report.data.calibration_images)} The last column "
+        "compares with the jackpot with re-estimated statistics. "
+        f"Every search takes {steps:,} steps, like the jackpot's."
+    )
+
+
+def _accuracies(report: AuditFindings) -> list[str]:
+    """The rows of an audit, and the answers that follow, as the lines of two tables."""
+    first = ("dense", "dense_recalibrated", "jackpot", "jackpot_recalibrated", "second_search", *report.controls)
+    rows = [*first, *(name for name in report.models if name not in first)]
+    return [
+        "| | top-1 | jackpot minus row |",
+        "|---|---|---|",
+        *(_row(name, report.models[name]) for name in rows),
+        "",
+        *principle_table(report.principles),
+    ]
 
 
 def _row(name: str, measured: ModelResult) -> str:
@@ -132,7 +165,7 @@ def _figure(name: str, principle: Principle) -> str:
     return f"{points(principle.figure)} below dense{at}; at most {principle.margin:g} allowed"
 
 
-def _why(report: AuditReport) -> str:
+def _why(report: AuditFindings) -> str:
     principles = report.principles
     gap, similar = principles["clear_gap"], principles["similar_well_trained"]
     assert gap.figure is not None
@@ -176,8 +209,9 @@ def leaks(count: int | None) -> str:
     return f"Test images that are also training images (compared pixel by pixel): {count}."
 
 
-def _seeds(report: AuditReport) -> str:
-    return f"{len(report.seeds)} seeds" if len(report.seeds) > 1 else "one seed"
+def _seeds(report: AuditFindings) -> str:
+    count = report.models["second_search"].n
+    return f"{count} seeds" if count > 1 else "one seed"
 
 
 def points(difference: Interval) -> str:
