@@ -15,6 +15,7 @@ from timm_jackpot.search import RunConfig, search_jackpot, train_ticket
 from timm_jackpot.search.finished import write_missing_card
 from timm_jackpot.search.save import published_settings
 from timm_jackpot.search.ticket import results_of
+from timm_jackpot.training import CHECKPOINTS
 
 _FILES = {"model", "base_checkpoint", "data_dir"}  # local paths, recorded in the journal but not in artifacts
 
@@ -30,7 +31,8 @@ def search_cell(folder: Path, key: str, title: str, search: RunConfig) -> Cell:
     makes = search_jackpot if method(search.method).finds_jackpots else train_ticket
 
     def run() -> Any:
-        makes(search.model_copy(update={"output": str(path), "resume": "auto"}))
+        resume = "auto" if (path / CHECKPOINTS).exists() else None
+        makes(search.model_copy(update={"output": str(path), "resume": resume}))
         return _results(path) if launched_as_main() else None
 
     def find(entry: JournalEntry | None) -> JournalEntry | None:
