@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from timm_jackpot.artifact import read_artifact
 from timm_jackpot.audit import AuditConfig, AuditReport, PooledReport, audit_jackpot, evaluate, pool_audits
 from timm_jackpot.audit.__main__ import main
+from timm_jackpot.audit.predictions import PREDICTIONS
 from timm_jackpot.base import load_base, tensor_ids
 from timm_jackpot.data import DataFlags, open_data
 from timm_jackpot.errors import ArtifactError, ConfigError, TrainingError
@@ -235,10 +236,11 @@ def test_audits_of_two_folds_give_one_verdict_over_all_their_images(
     page = (tmp_path / "pooled" / "audit.md").read_text()
     assert summary["test_images"] == 599 + 599
     assert f"Verdict: **{summary['verdict']}**" in capsys.readouterr().out
-    assert "the test splits of 2 audits together (n = 1,198)" in page
+    assert "on the combined test splits of 2 audits (n = 1,198), which share no image" in page
+    assert "All audits have one base" in page
     assert "over 2 seeds" in page
     pooled = PooledReport.model_validate_json((tmp_path / "pooled" / "audit.json").read_text())
-    assert list(pooled.masks) == [report.mask_hash, other.mask_hash]
+    assert [fold.mask_hash for fold in pooled.folds] == [report.mask_hash, other.mask_hash]
     for name, measured in pooled.models.items():
         ours, theirs = report.models[name], other.models[name]
         assert measured.n == ours.n
@@ -250,25 +252,42 @@ def test_audits_of_two_folds_give_one_verdict_over_all_their_images(
 
 def test_what_cannot_be_pooled_is_refused(audited: tuple[Path, AuditReport], artifact: Path, tmp_path: Path) -> None:
     folder, _ = audited
-    shutil.copytree(folder, tmp_path / "other")
-    text = (folder / "audit.json").read_text()
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
 
     def refused(why: str, *pool: Path, **settings: Any) -> None:
         names = tuple(map(str, pool))
-        with pytest.raises((ArtifactError, ConfigError), match=why):
+        with pytest.raises(ConfigError, match=why):
             pool_audits(AuditConfig(pool=names, **({"output": str(tmp_path / "out")} | settings)))
         assert not (tmp_path / "out").exists()
 
-    refused("digits is audited twice: pool audits on test images that have none in common", folder, tmp_path / "other")
-    (tmp_path / "other" / "audit.json").write_text(
-        text.replace('"steps":6', '"steps":7').replace('"steps": 6', '"steps": 7')
+    def damaged(**changes: Any) -> None:
+        found = json.loads((folder / PREDICTIONS).read_text())
+        (other / PREDICTIONS).write_text(json.dumps({**found, **changes}))
+
+    rows = json.loads((folder / PREDICTIONS).read_text())["rows"]
+    refused("share 599 test images: pool audits whose test images differ", folder, other)
+    damaged(images=["0" * 16], settings={"steps": 7})
+    refused("differ in allocation .*: pool audits of one recipe", folder, other)
+    damaged(images=["0" * 16], searched_on="digits/2")
+    refused("the mask was searched on digits/2, and audited on digits: it may have seen these images", folder, other)
+    damaged(images=None)
+    refused("other has too many test images to be compared", folder, other)
+    damaged(rows={**rows, "jackpot": rows["dense"]})
+    refused(
+        "does not belong to the audit.json beside it .the predictions of jackpot do not give its acc", folder, other
     )
-    refused("has other steps or margins than", folder, tmp_path / "other")
-    (tmp_path / "other" / "audit.predictions.json").unlink()
-    refused("there is no .*audit.predictions.json, which an audit writes when it ends", folder, tmp_path / "other")
-    refused(r"audit\.json", folder, artifact)
-    refused("--pool takes two or more folders and an --output", folder)
-    refused("--pool takes two or more folders and an --output, and no artifact", folder, folder, seeds=2)
+    damaged(rows={name: several for name, several in rows.items() if name != "random"})
+    refused("random has other predictions", folder, other)
+    damaged(labels="!")
+    refused("does not belong to the audit.json beside it", folder, other)
+    (other / PREDICTIONS).unlink()
+    refused("does not belong to the audit.json beside it", folder, other)
+    refused(r"holds no audit of a jackpot .*: audit one there first", folder, artifact)
+    refused("there is no folder", folder, tmp_path / "nowhere")
+    refused("--pool takes two or more folders", folder)
+    refused("goes with --output and --similar-margin alone", folder, folder, seeds=2)
+    shutil.copy(folder / PREDICTIONS, other)
+    refused("holds one of the audits, which would be replaced", folder, other, output=str(other))
 
 
 class _Start(NamedTuple):

@@ -209,7 +209,7 @@ def test_parts_share_the_methods_and_a_run_without_part_runs_none_again(found: P
 
 def test_a_part_needs_methods_and_a_folder() -> None:
     for settings in ({"methods": ("dense",)}, {"output": "o"}):
-        with pytest.raises(ConfigError, match="--part shares out --methods in one --output: give both"):
+        with pytest.raises(ConfigError, match="--part divides --methods among jobs that share one --output: give both"):
             CompareConfig(artifacts=("a", "b"), part="1/2", **settings)  # pyright: ignore
 
 

@@ -208,7 +208,7 @@ def test_a_jackpot_stands_beside_trained_networks(copy: Path, tmp_path: Path, ac
 
 
 def test_an_audit_needs_something_to_audit() -> None:
-    with pytest.raises(ConfigError, match="name an artifact to audit, or a folder of trained tickets"):
+    with pytest.raises(ConfigError, match="name an artifact to audit, a folder of trained tickets"):
         AuditConfig()
     with pytest.raises(ConfigError, match="--beside goes with an artifact"):
         AuditConfig(tickets="x", beside=("snip",))

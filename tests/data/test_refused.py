@@ -25,9 +25,14 @@ def test_a_folder_data_set_needs_a_folder() -> None:
     raises_data_error("need --data-dir", lambda: open_data(DataFlags(dataset="folder"), small_net(), device=CPU))
 
 
+def test_a_fold_that_the_digits_do_not_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match="the digits are digits, digits/2, digits/3"):
+        DataFlags(dataset="digits/4")
+
+
 @pytest.mark.parametrize("name", ["hfids/user/name", "tfds/mnist", "wds/imagenet"])
 def test_what_timm_streams_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"an epoch is not every image once: give hfds/user/name, .* or a folder"):
+    with pytest.raises(ConfigError, match=r"every image exactly once: use hfds/user/name, .* or a folder"):
         DataFlags(dataset=name)
 
 

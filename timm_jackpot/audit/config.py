@@ -28,19 +28,19 @@ class AuditConfig(ArtifactFlags, DataFlags):
             "--tickets sweeps/tickets --output audits/tickets    # no jackpot",
         ),
         basic=(
-            *("artifact", "tickets", "seeds", "beside", "base_checkpoint"),
+            *("artifact", "tickets", "pool", "seeds", "beside", "base_checkpoint"),
             *("dataset", "data_dir", "batch_size", "output"),
         ),
     )
 
     artifact: str | None = Field(default=None, json_schema_extra={"positional": True})  # pyright: ignore
-    """An artifact folder, or the name of a Hub repo. Without one, the tickets in --tickets are audited."""
+    """An artifact folder, or the name of a Hub repo. Without one, --tickets are audited, or audits joined by --pool."""
     tickets: str | None = None
     """Folder of trained tickets, such as a sweep's over methods, learning rates and seeds. Beside an artifact, small
     dense networks and dense training from it are compared with the jackpot."""
     pool: tuple[str, ...] = ()
-    """Folders of finished audits of one recipe on test images that have none in common, such as the folds of a small
-    data set: one verdict over all images."""
+    """Folders of finished audits of one recipe whose test sets do not overlap, such as the folds of a small data set:
+    one verdict over all images."""
     seeds: int = Field(default=3, ge=1, le=100)
     """Number of seeds for random controls and searches (two searches per seed)."""
     beside: tuple[Annotated[str, OneOf(method_names)], ...] = ()
@@ -51,20 +51,19 @@ class AuditConfig(ArtifactFlags, DataFlags):
     0.5 (all other data)."""
     output: str | None = None
     """Folder for audit.json, audit.md, figures and predictions. Default: the artifact's folder, whose card is updated,
-    or that of the tickets."""
+    or that of the tickets; --pool needs one."""
 
     @model_validator(mode="after")
     def _something_to_audit(self) -> Self:
         if self.pool:
-            if (
-                len(self.pool) < 2
-                or self.output is None
-                or self.model_fields_set - {"pool", "output", "similar_margin"}
-            ):
-                raise ConfigError("--pool takes two or more folders and an --output, and no artifact, tickets or data")
+            alone = self.model_fields_set <= {"pool", "output", "similar_margin"}
+            if len(self.pool) < 2 or self.output is None or not alone:
+                raise ConfigError("--pool takes two or more folders, and goes with --output and --similar-margin alone")
             return self
         if self.artifact is None and self.tickets is None:
-            raise ConfigError("name an artifact to audit, or a folder of trained tickets: --tickets FOLDER")
+            raise ConfigError(
+                "name an artifact to audit, a folder of trained tickets (--tickets), or finished audits (--pool)"
+            )
         if self.artifact is None and (idle := sorted(self.model_fields_set & _OF_ARTIFACTS)):
             raise ConfigError(f"--{idle[0].replace('_', '-')} goes with an artifact: tickets are audited as they are")
         return self

@@ -14,16 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from timm_jackpot.errors import ConfigError, TrainingError
+from timm_jackpot.errors import TrainingError
 from timm_jackpot.evaluation import Predictions, predict
 from timm_jackpot.evidence import title_of
 from timm_jackpot.experiments import Cell, run_cells
-from timm_jackpot.experiments.journal import read_journal
 from timm_jackpot.masks import chance_overlap, mask_overlap
 from timm_jackpot.methods import Outcome, Task, build_network
 from timm_jackpot.training import CALIBRATION_IMAGES, recalibrate
-
-PREDICTIONS = "audit.predictions.json"  # the journal of a finished audit
 
 
 class AuditRow(NamedTuple):
@@ -76,22 +73,6 @@ def evaluate_rows(
     return answers
 
 
-def read_answers(folder: Path, mask_hash: str) -> dict[str, list[RowResult]]:
-    """The results of the finished audit of a mask, as `evaluate_rows` returned them.
-
-    Raises:
-        ConfigError: if the file is missing, damaged, or of another mask.
-    """
-    path, answers = folder / PREDICTIONS, {}
-    for key, entry in read_journal(path).items():
-        if entry.made_from.get("mask") != mask_hash:
-            raise ConfigError(f"{path} is not of the audit beside it: audit again")
-        answers.setdefault(key.partition(", seed ")[0], []).append(_unpack(entry.result))
-    if not answers:
-        raise ConfigError(f"there is no {path}, which an audit writes when it ends: audit again")
-    return answers
-
-
 def correct(answers: Mapping[str, list[RowResult]]) -> dict[str, NDArray[np.bool_]]:
     """Network → [seeds, images], whether each prediction was correct."""
     return {
@@ -117,21 +98,29 @@ def _evaluate(row: AuditRow, task: Task) -> dict[str, Any]:
     found = predict(network, task.data.test, batch_size=task.batch_size, accelerator=task.accelerator)
     masks = outcome.masks if outcome.masks is not None and list(outcome.masks) == list(jackpot) else None
     return {
-        "predicted": _pack(found.predicted),
-        "labels": _pack(found.labels),
+        "predicted": pack_classes(found.predicted),
+        "labels": pack_classes(found.labels),
         "overlap": None if masks is None else mask_overlap(jackpot, masks),
         "chance": None if masks is None else chance_overlap(jackpot, masks),
         "seconds": time.monotonic() - started,
     }
 
 
-def _pack(classes: torch.Tensor) -> str:
+def pack_classes(classes: torch.Tensor) -> str:
     return base64.b64encode(zlib.compress(classes.numpy().astype("<i4").tobytes())).decode()
 
 
-def _unpack(result: Mapping[str, Any]) -> RowResult:
-    def classes(text: str) -> torch.Tensor:
+def unpack_classes(text: str) -> torch.Tensor:
+    """
+    Raises:
+        ValueError: if the text is damaged.
+    """
+    try:
         return torch.from_numpy(np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i4").astype(np.int64))
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
 
-    predictions = Predictions(classes(result["predicted"]), classes(result["labels"]))
+
+def _unpack(result: Mapping[str, Any]) -> RowResult:
+    predictions = Predictions(unpack_classes(result["predicted"]), unpack_classes(result["labels"]))
     return RowResult(predictions, result["overlap"], result["chance"], result["seconds"])

@@ -50,10 +50,3 @@ def findings(
         "principles": principles,
         "verdict": verdict,
     }
-
-
-def this_version() -> Any:
-    from timm_jackpot import __version__
-    from timm_jackpot.artifact.schema import Producer
-
-    return Producer(name="timm_jackpot", version=__version__)

@@ -2,56 +2,78 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from timm_jackpot.audit.config import AuditConfig
-from timm_jackpot.audit.evaluate import RowResult, read_answers
-from timm_jackpot.audit.findings import findings, this_version
+from timm_jackpot.audit.evaluate import RowResult
+from timm_jackpot.audit.findings import findings
+from timm_jackpot.audit.predictions import AuditPredictions, read_predictions
 from timm_jackpot.audit.write import write_pooled_report
-from timm_jackpot.errors import ConfigError
+from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.evaluation import Predictions
-from timm_jackpot.evidence import AuditData, AuditReport, LayerDensity, PooledReport, read_audit_file
+from timm_jackpot.evidence import (
+    AuditData,
+    AuditReport,
+    Fold,
+    LayerDensity,
+    PooledReport,
+    read_audit_file,
+    this_version,
+)
 from timm_jackpot.runtime.outputs import check_output
 from timm_jackpot.runtime.processes import launched_as_main
+
+
+class _Audit(NamedTuple):
+    folder: Path
+    report: AuditReport
+    predictions: AuditPredictions
+    answers: Mapping[str, list[RowResult]]
 
 
 def pool_audits(config: AuditConfig) -> PooledReport:
     """Join the predictions of finished audits, and write audit.json and audit.md to `config.output`.
 
-    The verdict is about the recipe: about masks that are each searched and tested on other images.
+    The verdict is about the recipe, not about one mask.
 
     Raises:
-        ConfigError: if predictions are missing, the audits have different rows or settings, or the same data set.
-        ArtifactError: if a report is missing or invalid.
+        ConfigError: if an audit or its predictions are missing or damaged, if the audits are not of one recipe, or if
+            two of them share test images.
     """
-    folder, folders = check_output(str(config.output)), [Path(name) for name in config.pool]
-    reports = [read_audit_file(one) for one in folders]
-    answers = [read_answers(one, report.mask_hash) for one, report in zip(folders, reports, strict=True)]
-    _check_alike(config.pool, reports, answers)
-    margin = reports[0].similar_margin if config.similar_margin is None else config.similar_margin
-    layers = [
-        LayerDensity(name=f"{number}.{layer.name}", kept=layer.kept, total=layer.total)
-        for number, report in enumerate(reports, 1)
-        for layer in report.layers
-    ]
+    folder = check_output(str(config.output))
+    audits = [_read(Path(name)) for name in config.pool]
+    if folder.resolve() in {audit.folder.resolve() for audit in audits}:
+        raise ConfigError(f"--output {folder} holds one of the audits, which would be replaced: choose another folder")
+    for one, other in itertools.combinations(audits, 2):
+        _check_one_recipe(one, other)
+        _check_disjoint(one, other)
+    reports = [audit.report for audit in audits]
     leaked = [report.data.leaked_test_images for report in reports]
     tested = AuditData(
         dataset=" + ".join(report.data.dataset for report in reports)[:200],
-        train_images=sum(report.data.train_images for report in reports),
+        train_images=min(report.data.train_images for report in reports),
         test_images=sum(report.data.test_images for report in reports),
-        calibration_images=max(report.data.calibration_images for report in reports),
+        calibration_images=min(report.data.calibration_images for report in reports),
         leaked_test_images=None if None in leaked else sum(count or 0 for count in leaked),
     )
+    layers = [
+        LayerDensity(
+            name=same[0].name, kept=sum(layer.kept for layer in same), total=sum(layer.total for layer in same)
+        )
+        for same in zip(*(report.layers for report in reports), strict=True)
+    ]
+    margin = reports[0].similar_margin if config.similar_margin is None else config.similar_margin
     pooled = PooledReport(
-        **findings(_joined(answers), layers, tested, margin),
+        **findings(_joined([audit.answers for audit in audits]), layers, tested, margin),
         format=1,
         kind="pooled",
         producer=this_version(),
-        masks={report.mask_hash: report.data.dataset for report in reports},
+        folds=[_fold(audit) for audit in audits],
         steps=reports[0].steps,
     )
     if launched_as_main():
@@ -59,23 +81,66 @@ def pool_audits(config: AuditConfig) -> PooledReport:
     return pooled
 
 
-def _check_alike(
-    names: Sequence[str], reports: Sequence[AuditReport], answers: Sequence[Mapping[str, list[RowResult]]]
-) -> None:
-    rows = [{name: len(several) for name, several in one.items()} for one in answers]
-    settings = [(report.steps, report.similar_margin) for report in reports]
-    for name, counts, values in zip(names[1:], rows[1:], settings[1:], strict=True):
-        if counts != rows[0]:
-            raise ConfigError(f"{name} has other rows than {names[0]}: audit both with the same --seeds and --beside")
-        if values != settings[0]:
-            raise ConfigError(f"{name} has other steps or margins than {names[0]}: pool audits of one recipe")
-    masks, datasets = (
-        Counter(getter) for getter in ([r.mask_hash for r in reports], [r.data.dataset for r in reports])
+def _read(folder: Path) -> _Audit:
+    if not folder.is_dir():
+        raise ConfigError(f"there is no folder {folder}: --pool takes folders of finished audits")
+    try:
+        report = read_audit_file(folder)
+    except ArtifactError as error:
+        raise ConfigError(f"{folder} holds no audit of a jackpot ({error}): audit one there first") from error
+    return _Audit(folder, report, *read_predictions(folder, report))
+
+
+def _fold(audit: _Audit) -> Fold:
+    return Fold(
+        base=audit.report.base,
+        base_digest=audit.predictions.base_digest,
+        mask_hash=audit.report.mask_hash,
+        data=audit.report.data,
+        dense=audit.report.models["dense"].top1.value,
+        jackpot=audit.report.models["jackpot"].top1.value,
     )
-    again = [name for name, count in datasets.items() if count > 1 and name != "folder"]
-    if again or max(masks.values()) > 1:
-        what = again[0] if again else "one mask"
-        raise ConfigError(f"{what} is audited twice: pool audits on test images that have none in common")
+
+
+def _check_one_recipe(one: _Audit, other: _Audit) -> None:
+    rows = [{name: measured.n for name, measured in audit.report.models.items()} for audit in (one, other)]
+    if rows[0] != rows[1]:
+        raise ConfigError(
+            f"{one.folder} and {other.folder} do not have the same rows: audit both with the same --seeds and --beside"
+        )
+    for what in ("base", "steps", "similar_margin"):
+        values = [getattr(audit.report, what) for audit in (one, other)]
+        if values[0] != values[1]:
+            raise ConfigError(_differ(one, other, what, values))
+    settings = one.predictions.settings, other.predictions.settings
+    for key in sorted(settings[0].keys() | settings[1].keys()):
+        values = [of_one.get(key) for of_one in settings]
+        if values[0] != values[1]:
+            raise ConfigError(_differ(one, other, key, values))
+    layers = [[(layer.name, layer.total) for layer in audit.report.layers] for audit in (one, other)]
+    if layers[0] != layers[1]:
+        raise ConfigError(f"{one.folder} and {other.folder} mask different layers: pool audits of one recipe")
+
+
+def _differ(one: _Audit, other: _Audit, what: str, values: Sequence[object]) -> str:
+    return f"{one.folder} and {other.folder} differ in {what} ({values[0]}, {values[1]}): pool audits of one recipe"
+
+
+def _check_disjoint(one: _Audit, other: _Audit) -> None:
+    for audit in (one, other):
+        searched, audited = audit.predictions.searched_on, audit.report.data.dataset
+        if searched is not None and searched != audited:
+            raise ConfigError(
+                f"{audit.folder}: the mask was searched on {searched}, and audited on {audited}: it may have seen "
+                "these images"
+            )
+        if audit.predictions.images is None:
+            raise ConfigError(f"{audit.folder} has too many test images to be compared with others, pixel by pixel")
+    shared = set(one.predictions.images or ()) & set(other.predictions.images or ())
+    if shared:
+        raise ConfigError(
+            f"{one.folder} and {other.folder} share {len(shared)} test images: pool audits whose test images differ"
+        )
 
 
 def _joined(answers: Sequence[Mapping[str, list[RowResult]]]) -> dict[str, list[RowResult]]:
@@ -89,4 +154,4 @@ def _joined(answers: Sequence[Mapping[str, list[RowResult]]]) -> dict[str, list[
 def _end_to_end(parts: Sequence[RowResult]) -> RowResult:
     predicted = torch.cat([part.predictions.predicted for part in parts])
     labels = torch.cat([part.predictions.labels for part in parts])
-    return RowResult(Predictions(predicted, labels), None, None, sum(part.seconds for part in parts))
+    return RowResult(Predictions(predicted, labels), None, None, 0.0)

@@ -12,8 +12,9 @@ from torch import nn
 
 from timm_jackpot.artifact import Artifact, open_artifact
 from timm_jackpot.audit.config import AuditConfig
-from timm_jackpot.audit.evaluate import PREDICTIONS, RowResult, agreement, evaluate_rows
-from timm_jackpot.audit.findings import findings, this_version
+from timm_jackpot.audit.evaluate import RowResult, agreement, evaluate_rows
+from timm_jackpot.audit.findings import findings
+from timm_jackpot.audit.predictions import predictions_of
 from timm_jackpot.audit.rows import audit_rows
 from timm_jackpot.audit.tickets import trained_rows
 from timm_jackpot.audit.write import choose_target, write_report
@@ -31,6 +32,7 @@ from timm_jackpot.evidence import (
     SecondSearch,
     plain_text,
     similar_margin,
+    this_version,
 )
 from timm_jackpot.experiments import folder_lock
 from timm_jackpot.masks import MaskSet, chance_overlap, mask_overlap
@@ -118,9 +120,9 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
         device=plain_text(torch.cuda.get_device_name() if accelerator.device.type == "cuda" else "cpu"),
     )
     if accelerator.is_main_process:
-        for line in write_report(report, target):
+        for line in write_report(report, predictions_of(answers, artifact, loaded, search, data.test), target):
             say(line, accelerator)
-        journal.replace(target.folder / PREDICTIONS)
+        journal.unlink(missing_ok=True)
     return report
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from timm_jackpot.artifact import read_artifact
 from timm_jackpot.audit.config import AuditConfig
+from timm_jackpot.audit.predictions import PREDICTIONS, AuditPredictions
 from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.evidence import (
     AUDIT,
@@ -47,8 +48,8 @@ def choose_target(config: AuditConfig) -> Target:
     return Target(folder, os.path.isdir(artifact) and folder.resolve() == artifact.resolve())
 
 
-def write_report(report: AuditReport, target: Target) -> list[str]:
-    """Write audit.json, figures, and the card or a page; each file atomically.
+def write_report(report: AuditReport, predictions: AuditPredictions, target: Target) -> list[str]:
+    """Write audit.json, predictions, figures, and the card or a page; each file atomically.
 
     Returns:
         Messages for the user.
@@ -57,7 +58,11 @@ def write_report(report: AuditReport, target: Target) -> list[str]:
         ConfigError: if a file cannot be written.
     """
     pictures = audit_figures(report) if find_spec("matplotlib") else {}
-    files: dict[str, bytes] = {**pictures, AUDIT: report.model_dump_json(indent=1).encode() + b"\n"}
+    files: dict[str, bytes] = {
+        **pictures,
+        PREDICTIONS: predictions.model_dump_json(indent=1).encode() + b"\n",
+        AUDIT: report.model_dump_json(indent=1).encode() + b"\n",
+    }
     messages = [f"audit: written to {target.folder}"]
     if not target.is_artifact:
         _write(target.folder, {**files, _PAGE: _page(report, tuple(pictures)).encode()})
@@ -90,7 +95,7 @@ def write_pooled_report(report: PooledReport, folder: Path) -> None:
     """
     text = report.model_dump_json(indent=1).encode() + b"\n"
     page = (
-        f"# {len(report.masks)} audits of one recipe, sparsity {100 * report.sparsity:.2f} %\n\n"
+        f"# {len(report.folds)} audits of one recipe, sparsity {100 * report.sparsity:.2f} %\n\n"
         f"{verdict_line(report)}\n\n{pooled_section(report)}\n"
     )
     _write(folder, {AUDIT: text, _PAGE: page.encode()})

@@ -60,8 +60,8 @@ class BenchConfig(Settings):
     """Image size of steps and served images, in pixels."""
     bf16: bool = False
     """Steps under bf16 autocast."""
-    channels_last: bool = False
-    """Steps in channels_last memory format."""
+    channels_last: bool | None = None
+    """Steps in channels_last memory format. Default: on GPUs, as in a search."""
     pairs: int = Field(default=7, ge=1, le=10**4)
     """Counted pairs of each benchmark."""
     tasks: tuple[Annotated[int, Field(ge=2, le=10**4)], ...] = (10,)
@@ -78,3 +78,7 @@ class BenchConfig(Settings):
     @property
     def device(self) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @property
+    def in_channels_last(self) -> bool:
+        return self.device.type == "cuda" if self.channels_last is None else self.channels_last

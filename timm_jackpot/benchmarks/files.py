@@ -35,8 +35,9 @@ _FILES = 64
 def data_path_ratio(name: str, config: BenchConfig) -> Ratio:
     """Reading and augmenting a batch of in-memory images over a search step on it."""
     channels, size = 3, config.img_size
-    images = torch.randint(256, (_IMAGES, channels, size, size), dtype=torch.uint8, device=config.device)
-    labels = torch.zeros(_IMAGES, dtype=torch.int64, device=config.device)
+    n = max(_IMAGES, config.batch_size)
+    images = torch.randint(256, (n, channels, size, size), dtype=torch.uint8, device=config.device)
+    labels = torch.zeros(n, dtype=torch.int64, device=config.device)
     source = MemoryImages(images, labels, (0.5,) * channels, (0.25,) * channels, 0.5, size // 8)
     batches = source.train_batches(seed=0, batch_size=config.batch_size, shard=Shard())
     return paired_ratio(lambda: next(batches), search_step(build(name, config), config), pairs=config.pairs, warmup=2)

@@ -45,7 +45,7 @@ def build(name: str, config: BenchConfig) -> nn.Module:
     """A model with random weights, in train mode on the device."""
     requested: dict[str, Any] = {"num_classes": _CLASSES, "img_size": config.img_size}
     model = create_timm_model(name, requested, pretrained=False).to(config.device).train()
-    return model.to(memory_format=torch.channels_last) if config.channels_last else model  # pyright: ignore
+    return model.to(memory_format=torch.channels_last) if config.in_channels_last else model  # pyright: ignore
 
 
 def dense_step(model: nn.Module, config: BenchConfig) -> Step:
@@ -112,7 +112,7 @@ def _step(
     optimizer = torch.optim.SGD(parameters, 1e-3, momentum=0.9, weight_decay=5e-4)
     size = resolve_model_data_config(model)["input_size"][0], config.img_size, config.img_size
     images = torch.randn(config.batch_size, *size, device=config.device)
-    if config.channels_last:
+    if config.in_channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(_CLASSES, (config.batch_size,), device=config.device)
 

@@ -2,7 +2,7 @@
 
 from timm_jackpot.data.default import default_data_notice
 from timm_jackpot.data.flags import DataFlags
-from timm_jackpot.data.leaks import shared_images
+from timm_jackpot.data.leaks import image_hashes, shared_images
 from timm_jackpot.data.open import Data, data_config, open_data, open_split, random_data
 from timm_jackpot.data.source import Batch, ImageSource, steps_per_epoch
 
@@ -13,6 +13,7 @@ __all__ = [
     "ImageSource",
     "data_config",
     "default_data_notice",
+    "image_hashes",
     "open_data",
     "open_split",
     "random_data",

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, field_validator, model_validator
 
 from timm_jackpot.base import MAX_CHANS
+from timm_jackpot.data.digits import DIGITS_FOLDS
 from timm_jackpot.schema import Settings
 
 _LONGEST_FILE_NAME = 255  # bytes, on today's file systems
@@ -69,10 +70,12 @@ class DataFlags(Settings):
                 "a dataset is a name such as torch/cifar10 or hfds/user/name, not a path: to read a folder, give "
                 "--dataset folder --data-dir DIR"
             )
+        if parts and parts[0] == "digits" and value not in DIGITS_FOLDS:
+            raise ValueError(f"the digits are {', '.join(DIGITS_FOLDS)}")
         if parts and parts[0] in _STREAMED:
             raise ValueError(
-                "timm reads this as a stream, in which an epoch is not every image once: give hfds/user/name, which is "
-                "downloaded, or a folder of tar shards by --data-dir DIR"
+                "timm streams this data set, so an epoch would not have every image exactly once: use hfds/user/name, "
+                "which is downloaded, or a folder of tar shards with --data-dir DIR"
             )
         return value
 

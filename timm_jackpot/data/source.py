@@ -40,7 +40,7 @@ class ImageSource(Protocol):
     def train_batches(self, *, seed: int, batch_size: int, shard: Shard, first: int = 0) -> Iterator[Batch]:
         """Full, augmented batches, epoch after epoch without end, from batch `first` on; they depend only on the seed.
 
-        There must be enough images for one.
+        There must be enough images for one full batch.
         """
         ...
 

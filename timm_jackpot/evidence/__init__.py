@@ -9,12 +9,14 @@ from timm_jackpot.evidence.report import (
     AuditData,
     AuditFindings,
     AuditReport,
+    Fold,
     LayerDensity,
     ModelResult,
     Overlap,
     PooledReport,
     SecondSearch,
     conclusions,
+    this_version,
 )
 from timm_jackpot.evidence.section import audit_section, data_label, pooled_section, title_of, verdict_line
 from timm_jackpot.evidence.tickets import (
@@ -51,6 +53,7 @@ __all__ = [
     "AuditFindings",
     "AuditReport",
     "ExportReport",
+    "Fold",
     "Interval",
     "Latency",
     "LayerDensity",
@@ -75,6 +78,7 @@ __all__ = [
     "read_audit_file",
     "read_exports",
     "similar_margin",
+    "this_version",
     "ticket_page",
     "ticket_section",
     "ticket_verdict_line",

@@ -185,17 +185,35 @@ class AuditReport(AuditFindings):
         return {**super().summary(), "seconds": self.seconds}
 
 
+class Fold(Document):
+    """One of several audits that were pooled."""
+
+    base: Plain
+    base_digest: Hex64
+    mask_hash: Hex64
+    data: AuditData
+    dense: Percent
+    jackpot: Percent  # as published
+
+
 class PooledReport(AuditFindings):
     """What audits of one recipe find together, over the test images of all of them.
 
-    `data` counts the images of all audits, `layers` has the layers of all masks, named by the number of their audit.
+    Counts of layers are sums over all masks. `data` has the test images of all audits, and the training images of the
+    smallest.
     """
 
     format: Literal[1]
     kind: Literal["pooled"]
     producer: Producer
-    masks: dict[Hex64, Plain]  # hash of the mask of each audit → its data set
+    folds: Annotated[list[Fold], Field(min_length=2, max_length=1000, fail_fast=True)]
     steps: Count
+
+
+def this_version() -> Producer:
+    from timm_jackpot import __version__
+
+    return Producer(name="timm_jackpot", version=__version__)
 
 
 def _chance_overlap(layers: list[LayerDensity]) -> float:

@@ -34,6 +34,7 @@ _QUESTIONS = {
     "similar_well_trained": "similar to the well-trained dense base",
 }
 _NUMBERS = "①②③④⑤"
+_ONE_BASE = "All audits have one base: the figures count only if it was not trained on any of these images."
 
 
 def title_of(name: str) -> str:
@@ -87,17 +88,23 @@ def pooled_section(report: PooledReport) -> str:
     data = report.data
     return "\n".join(
         [
-            f"Top-1 accuracy (%) on the test splits of {len(report.masks)} audits together (n = {data.test_images:,}). "
-            "Each mask was searched without the images that it is tested on; so were its controls. "
-            f"{_how(report, report.steps)}",
+            f"Top-1 accuracy (%) on the combined test splits of {len(report.folds)} audits (n = {data.test_images:,}), "
+            "which share no image. Each mask was searched without the images that it is tested on, and so were its "
+            f"controls. {_how(report, report.steps)} Bases and masks are taken as they are: the intervals do not cover "
+            "what another division into folds would change.",
             "",
             *_accuracies(report),
             "",
-            "| mask | data |",
-            "|---|---|",
-            *(f"| `{mask[:16]}…` | {data_label(dataset)} |" for mask, dataset in report.masks.items()),
+            "| mask | data | test images | dense | jackpot |",
+            "|---|---|---|---|---|",
+            *(
+                f"| `{fold.mask_hash[:16]}…` | {data_label(fold.data.dataset)} | {fold.data.test_images:,} | "
+                f"{fold.dense:.2f} | {fold.jackpot:.2f} |"
+                for fold in report.folds
+            ),
             "",
-            leaks(data.leaked_test_images),
+            leaks(data.leaked_test_images, of=" of the same audit"),
+            *([_ONE_BASE] if len({fold.base_digest for fold in report.folds}) == 1 else []),
         ]
     )
 
@@ -105,7 +112,7 @@ def pooled_section(report: PooledReport) -> str:
 def _how(report: AuditFindings, steps: int) -> str:
     trained = " and those trained from random weights" if any(name in report.models for name in TICKET_ROWS) else ""
     return (
-        f"Random and searched rows: mean ± standard deviation over {_seeds(report)}. Brackets: 95 % "
+        f"Random and searched rows: {_seeds(report)}. Brackets: 95 % "
         "confidence intervals (paired bootstrap over test images and seeds). All rows but the two dense ones"
         f"{trained} keep the same number of weights. {_statistics(report.data.calibration_images)} The last column "
         "compares with the jackpot with re-estimated statistics. "
@@ -202,16 +209,16 @@ def _statistics(images: int) -> str:
     return f"Norm statistics are re-estimated on the same {images:,} training images unless a row says otherwise."
 
 
-def leaks(count: int | None) -> str:
+def leaks(count: int | None, *, of: str = "") -> str:
     """A sentence about test images among the training images."""
     if count is None:
         return "It was not checked whether test images are also training images."
-    return f"Test images that are also training images (compared pixel by pixel): {count}."
+    return f"Test images that are also training images{of} (compared pixel by pixel): {count}."
 
 
 def _seeds(report: AuditFindings) -> str:
     count = report.models["second_search"].n
-    return f"{count} seeds" if count > 1 else "one seed"
+    return f"mean ± standard deviation over {count} seeds" if count > 1 else "one seed"
 
 
 def points(difference: Interval) -> str:

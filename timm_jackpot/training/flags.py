@@ -78,8 +78,8 @@ class RunFlags(LengthFlags):
     grad_checkpointing: bool = False
     """Recompute activations in the backward pass: saves memory, but takes about a third more time."""
     channels_last: bool | None = None
-    """Keep images and weights in channels_last memory format, which convolutions with tensor cores need. Default: on
-    GPUs."""
+    """Keep images and weights in channels_last memory format, in which convolutions on tensor cores are fastest.
+    Default: on GPUs."""
 
 
 class OutputFlags(Settings):

@@ -67,7 +67,7 @@ def method_columns(
         "data": task.data.name,
         "images": [len(task.data.train), len(task.data.test)],
         **described(accelerator),
-        **published_settings(search),
+        **{key: value for key, value in published_settings(search).items() if key not in ("workers", "strict")},
         "seed": seed,
     }
     cells = [Cell(name, name, {**made_from, "method": name}, partial(_run, name, task, budget)) for name in names]

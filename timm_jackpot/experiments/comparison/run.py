@@ -53,12 +53,12 @@ class CompareConfig(PartFlags, DataFlags):
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the random criterion and of methods."""
     output: str | None = None
-    """Folder for comparison.md, layers.csv and overlap.png, and for the results of methods, which are not run again."""
+    """Folder for comparison.md, layers.csv and overlap.png, and for what methods found, so that none is run again."""
 
     @model_validator(mode="after")
     def _parts_share_methods(self) -> Self:
         if self.part is not None and (self.output is None or not self.methods):
-            raise ConfigError("--part shares out --methods in one --output: give both")
+            raise ConfigError("--part divides --methods among jobs that share one --output: give both")
         return self
 
 
