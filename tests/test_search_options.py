@@ -64,7 +64,7 @@ def _small_and_fast() -> Iterator[None]:
     """These runs are about settings: fewer images, no pictures, and no search for garbage that is older than they."""
     parts = {split: tuple(t[:n] for t in digits_split(split)) for split, n in (("train", TRAIN), ("test", TEST))}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("timm_jackpot.data.read.digits_split", parts.__getitem__)
+        patch.setattr("timm_jackpot.data.read.digits_split", lambda split, _: parts[split])
         patch.setattr("timm_jackpot.search.save.find_spec", lambda _: None)
         patch.setattr("timm_jackpot.methods.start._CRITERION_IMAGES", 16)
         gc.freeze()
