@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 
-# Read when torch is loaded. Threads that spin for each other make tiny models many times slower on busy cores.
+# Read when torch is loaded, here and in the processes that tests start. Tests run on all cores already, and on busy ones
+# threads that spin for each other make tiny models many times slower.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,11 +33,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # timm's readers of image folders and tar files leave files open until the garbage collector comes by.
     config.addinivalue_line("filterwarnings", "ignore:unclosed file <_io.BufferedReader:ResourceWarning")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _few_threads() -> None:
-    torch.set_num_threads(2)
 
 
 @pytest.fixture(autouse=True)
