@@ -49,6 +49,7 @@ def test_released_jackpots_load_and_are_worth_what_their_cards_say(folder: Path,
     assert found.top1 == pytest.approx(claimed["jackpot_top1"], abs=0.5)  # another machine may round otherwise
 
 
+@pytest.mark.usefixtures("drawn_pictures")
 @pytest.mark.parametrize("folder", RELEASED, ids=lambda f: f.name)
 def test_pictures_come_from_the_record_alone(folder: Path) -> None:
     picture = search_figure(read_record(folder / "record.jsonl"))

@@ -254,6 +254,7 @@ def test_a_report_that_does_not_agree_with_itself_is_refused(told: dict[str, Any
             _report(told, **changes)
 
 
+@pytest.mark.usefixtures("drawn_pictures")
 def test_a_control_that_this_version_does_not_know_is_shown_and_counts(told: dict[str, Any]) -> None:
     beside = {"models": {**told["models"], "later_row": told["models"]["dense_recalibrated"]}}
     assert "| later row |" in audit_section(_report(told, **beside))
@@ -309,6 +310,7 @@ def test_a_card_is_not_rendered_from_an_audit_that_is_damaged_or_anothers(tmp_pa
             render_card(artifact)
 
 
+@pytest.mark.usefixtures("drawn_pictures")
 def test_pictures_come_from_the_report_alone(told: dict[str, Any]) -> None:
     pictures = audit_figures(_report(told))
     assert set(pictures) == set(AUDIT_PICTURES)

@@ -344,6 +344,7 @@ def made_up(row: str, target: str, top1: float, *, seed: int = 0, own: bool = Fa
     return {"row": row, "kind": kind, "target": target, "own": own, "seed": seed, "top1": top1, "test_images": 50}
 
 
+@pytest.mark.usefixtures("drawn_pictures")
 def test_the_matrix_tells_mean_spread_own_mask_and_gaps() -> None:
     cells = [made_up("a", "x", 80.0, own=True), made_up("a", "x", 82.0, seed=1, own=True)]
     cells += [made_up("a", "y", 30.0), made_up("random", "x", 10.0)]
