@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-# Read when torch is loaded, here and in the processes that tests start. Tests run on all cores already, and on busy ones
-# threads that spin for each other make tiny models many times slower.
+# Read when torch is loaded, here and in the processes that tests start. Tests run on all cores already; threads that
+# spin for each other on busy ones make tiny models many times slower.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["OMP_NUM_THREADS"] = "1"
 
