@@ -57,3 +57,10 @@ def test_without_a_window_every_score_learns() -> None:
     model = nn.Linear(8, 4)
     training = ScoreTraining(model, make_start(model), ScoreSettings(window=0, schedule="constant"), steps=100)
     assert torch.equal(gradient_of(training, model), model.parametrizations.weight.original.detach())  # pyright: ignore
+
+
+def test_with_a_head_that_is_trained_every_score_learns() -> None:
+    model = nn.Linear(8, 4)
+    settings = ScoreSettings(schedule="constant")
+    training = ScoreTraining(model, make_start(model), settings, steps=100, trains_head=True)
+    assert torch.equal(gradient_of(training, model), model.parametrizations.weight.original.detach())  # pyright: ignore

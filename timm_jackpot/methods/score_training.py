@@ -49,7 +49,8 @@ class ScoreTraining:
     Args:
         steps: total number of optimizer steps; 0: the final sparsity applies from the start.
         first_step: the first step to run; above 0 in a resumed run.
-        trains_head: whether a head is trained along, through which gradients are too noisy for a window.
+        trains_head: whether a head is trained along. Then, and with whole filters, all scores learn: with a window the
+            masks were worse (hubcards/RESULTS.md).
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class ScoreTraining:
             self._schedule.counts(step),
             n_of_m=start.n_of_m,
             filters=start.filters,
-            window=0.0 if trains_head else settings.window * settings.start_scale,
+            window=0.0 if trains_head or start.filters else settings.window * settings.start_scale,
         )
         self.adapter.narrow(self._schedule.narrowing(step))
 

@@ -54,7 +54,8 @@ class ScoreSettings(AlongFlags):
     """Steps between recomputations of the thresholds that decide, at every step, which weights are kept."""
     window: float = Field(default=1.0, ge=0, le=1e6)
     """Width of the window around each threshold in which scores learn, in units of start-scale: their gradient is that
-    of a soft top-k. It narrows to a tenth by the end. 0: all scores learn alike, as where a head is trained."""
+    of a soft top-k. It narrows to a tenth by the end. 0: all scores learn alike, as they do where a head is trained or
+    whole filters are kept."""
     freeze_norm_statistics: bool = False
     """Keep the running statistics of batch norm from the base."""
 
