@@ -147,27 +147,6 @@ def test_every_score_gets_the_gradient_of_its_effective_weight_times_the_weight(
         assert layer.scores.grad[~layer.mask()].abs().sum() > 0, f"pruned weights of {name} learn nothing"
 
 
-@pytest.mark.parametrize("share", [1.0, 0.1])
-def test_in_a_window_scores_have_the_gradient_of_a_soft_top_k(share: float) -> None:
-    scores, images, width = torch.randn(6, 12), torch.rand(5, 12), 0.4
-    plain, windowed = Reader(), Reader()
-    windowed.load_state_dict(plain.state_dict())
-    adapter = attach(windowed, {"qkv.weight": scores}, {"qkv.weight": 40}, window=width)
-    adapter.narrow(share)
-    windowed(images).square().sum().backward()
-    layer = adapter["qkv.weight"]
-
-    weight = plain.qkv.weight.detach()
-    effective = (weight * (scores >= layer.threshold)).requires_grad_(True)
-    functional_call(plain, {"qkv.weight": effective}, (images,)).square().sum().backward()
-    soft = scores.clone().requires_grad_(True)
-    (weight * torch.sigmoid((soft - layer.threshold) / (share * width)) * effective.grad).sum().backward()
-    assert soft.grad is not None
-    # 4 · width: one at the threshold, for the first width; from then on the gradients grow as the root of 1/share.
-    expected = soft.grad * 4 * share * width / share**0.5
-    torch.testing.assert_close(layer.scores.grad, expected, rtol=1e-5, atol=1e-7)
-
-
 def test_only_scores_and_what_was_not_masked_ask_for_gradients() -> None:
     model = Grouped()
     adapter = attach(model, {"stem.weight": torch.rand(8, 3, 3, 3)}, {"stem.weight": 50})

@@ -46,11 +46,6 @@ class ScoreAdapter(Mapping[str, ScoreMask]):
         for name, layer in self.items():
             layer.refresh(kept[name], thresholds.get(name))
 
-    def narrow(self, share: float) -> None:
-        """Narrow the windows in which scores learn to a share of their first width."""
-        for layer in self.values():
-            layer.narrow(share)
-
     def score_sums(self) -> list[float]:
         """The sum of each layer's scores, in one transfer: shows NaN, and ranks whose scores differ."""
         scores = [layer.scores.detach() for layer in self.values()]
@@ -75,7 +70,6 @@ def attach(
     *,
     n_of_m: tuple[int, int] | None = None,
     filters: Filters | None = None,
-    window: float = 0.0,
 ) -> ScoreAdapter:
     """Put one `ScoreMask` on each weight named in `scores`; the weights themselves are frozen.
 
@@ -88,7 +82,6 @@ def attach(
             of its weights'. Where a norm follows, its scale and shift are masked instead of the weight: a norm undoes
             any scale of its input, so that the gradient of a filter as a whole would be zero. Where a depthwise layer
             of the group follows, only that one is masked: behind two zeros there would be no gradient either.
-        window: width of the window around each threshold in which scores learn, in units of the scores; 0: all learn.
 
     Raises:
         BaseError: if a name is not a parameter of the model, a shape differs, a score is NaN, a mask is already
@@ -122,7 +115,7 @@ def attach(
         module, attribute = owners[name][0]
         weight = getattr(module, attribute)
         weight.requires_grad_(False)
-        layers[name] = ScoreMask(weight, of_filters.get(name, initial), kept[name], n_of_m, window=window)
+        layers[name] = ScoreMask(weight, of_filters.get(name, initial), kept[name], n_of_m)
     put_on(model, {place: layers[name] for name in layers for place in _places(name, filters)})
     return ScoreAdapter(layers)
 

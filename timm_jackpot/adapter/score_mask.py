@@ -18,45 +18,27 @@ _LEAK = 1e-3
 class _StraightThrough(torch.autograd.Function):
     """Forward (s ≥ τ) ⊙ w; backward ∂L/∂s = ∂L/∂w_eff ⊙ w for *every* score, kept or not (Eqs. 4 and 6).
 
-    With a window, the backward pass is that of a soft top-k (after Spartan, arXiv:2205.14107): ∂L/∂s is multiplied by
-    4 σ(z) (1 − σ(z)), z = (s − τ)/width, which is 1 at the threshold and falls off on both sides. It is 0 where all
-    are kept, τ = −∞: scores that move then are no longer the criterion's when the first weights have to go.
-
     The score of a filter stands for all of its weights: its gradient is the sum of theirs.
 
     Args:
         leak: what removed weights are multiplied by.
-        slope, gain: with a window, one over its width, and four times what all gradients are multiplied by besides.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        weight: Tensor,
-        scores: Tensor,
-        threshold: Tensor,
-        leak: float,
-        slope: Tensor | None,
-        gain: Tensor | None,
-    ) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, scores: Tensor, threshold: Tensor, leak: float) -> Tensor:
         ctx.scores_shape = scores.shape
-        mask = scores >= threshold if ctx.needs_input_grad[0] else None
-        ctx.save_for_backward(weight, mask, *(() if slope is None else (scores, threshold, slope, gain)))
+        ctx.save_for_backward(weight, scores >= threshold if ctx.needs_input_grad[0] else None)
         if leak:
             return torch.where(scores >= threshold, weight, leak * weight)
         # Zeros and ones directly in the weight's dtype: a boolean tensor is several times as slow on a CPU.
         return torch.ge(scores, threshold, out=torch.empty_like(weight, requires_grad=False)).mul_(weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        weight, mask, *windowed = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        weight, mask = ctx.saved_tensors
         grad_weight = None if mask is None else grad * mask
         grad_scores = (grad * weight).float().sum_to_size(ctx.scores_shape) if ctx.needs_input_grad[1] else None
-        if grad_scores is not None and windowed:
-            scores, threshold, slope, gain = windowed
-            soft = torch.sub(scores, threshold).mul_(slope).sigmoid_()
-            grad_scores = torch.ops.aten.sigmoid_backward(grad_scores, soft).mul_(gain)
-        return grad_weight, grad_scores, None, None, None, None
+        return grad_weight, grad_scores, None, None
 
 
 class OnWeight(nn.Module):
@@ -69,31 +51,21 @@ class ScoreMask(OnWeight):
     The threshold is exact when it is refreshed. Between refreshes scores cross it, so the kept count drifts; all ties
     at the threshold are kept. `mask()` always has exact counts.
 
-    Threshold and window are plain attributes, not buffers: DDP broadcasts buffers in every forward pass, and the state
-    dict should hold nothing that can be derived from the scores and the step.
+    The threshold is a plain attribute, not a buffer: DDP broadcasts buffers in every forward pass, and the state dict
+    should hold nothing that can be derived from the scores.
 
     Args:
         scores: in the shape of the weight; or a parameter [F] that layers share, with one for each of the weight's F
             filters.
         kept: how many weights to keep; with scores of filters, it is rounded down to whole ones.
-        window: width of the window around the threshold in which scores learn, in units of the scores; 0: all learn.
     """
 
     threshold: Tensor
     kept: int
 
-    def __init__(
-        self,
-        weight: Tensor,
-        scores: Tensor,
-        kept: int,
-        n_of_m: tuple[int, int] | None = None,
-        *,
-        window: float = 0.0,
-    ) -> None:
+    def __init__(self, weight: Tensor, scores: Tensor, kept: int, n_of_m: tuple[int, int] | None = None) -> None:
         super().__init__()
         self._n_of_m = n_of_m
-        self._width = window
         self._shape, self._unit = weight.shape, weight.numel() // scores.numel()
         self._leak = _LEAK if scores.dim() < weight.dim() else 0.0
         if self._leak:
@@ -107,23 +79,10 @@ class ScoreMask(OnWeight):
         one = self.scores.new_empty(())
         self.threshold = one if n_of_m is None else torch.empty_like(self.scores, requires_grad=False)
         self.refresh(kept)
-        self._slope, self._gain = (torch.empty_like(one), torch.empty_like(one)) if window else (None, None)
-        self.narrow(1.0)
 
     def forward(self, weight: Tensor) -> Tensor:
         scores = self.scores.view(-1, *[1] * (weight.dim() - 1)) if self._leak else self.scores
-        return _StraightThrough.apply(weight, scores, self.threshold, self._leak, self._slope, self._gain)  # pyright: ignore[reportReturnType]
-
-    @torch.no_grad()
-    def narrow(self, share: float) -> None:
-        """Narrow the window, if there is one, to a share of its first width.
-
-        The fewer scores learn, the larger their gradients: by the square root, so that the root mean square over the
-        layer stays about the same.
-        """
-        if self._slope is not None and self._gain is not None:
-            self._slope.fill_(1 / (share * self._width))
-            self._gain.fill_(4 / share**0.5)
+        return _StraightThrough.apply(weight, scores, self.threshold, self._leak)  # pyright: ignore[reportReturnType]
 
     @torch.no_grad()
     def refresh(self, kept: int, threshold: Tensor | None = None) -> None:
@@ -160,6 +119,4 @@ class ScoreMask(OnWeight):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ScoreMask:
         super()._apply(fn, recurse)
         self.threshold = fn(self.threshold)  # follows .to(device) and .to(memory_format=…) as a buffer would
-        if self._slope is not None and self._gain is not None:
-            self._slope, self._gain = fn(self._slope), fn(self._gain)
         return self

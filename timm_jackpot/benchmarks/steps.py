@@ -59,7 +59,7 @@ def search_step(model: nn.Module, config: BenchConfig, *, distill: bool = False)
     teacher = working_copy(model).eval() if distill else None
     scores = magnitude(maskable_weights(model).weights)
     kept = allocate("global", scores, "0.9")
-    adapter = attach(model, scores, kept, window=1.0)
+    adapter = attach(model, scores, kept)
     objective = Objective(teacher=teacher, distill_weight=0.5 if distill else 0.0)
     step, optimizer = _step(model, adapter.scores(), objective, config)
     equalise_gradients(optimizer, adapter.scores())

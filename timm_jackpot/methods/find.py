@@ -54,7 +54,7 @@ def find_masks(
     first_step = resumed.step if resumed is not None else 0
     # What is sharded cannot be made whole again: a copy is, which shares everything else with `model`.
     searched = copy_to_shard(model, start, task) if splits_trained(accelerator) else model
-    training = ScoreTraining(searched, start, settings, steps=steps, first_step=first_step, trains_head=bool(head))
+    training = ScoreTraining(searched, start, settings, steps=steps, first_step=first_step)
     adapter = training.adapter
     unsharded = [*trained, *head]
     if searched is not model:

@@ -13,8 +13,6 @@ from timm_jackpot.methods.search_settings import ScoreSettings
 from timm_jackpot.methods.start import Start, proportional_scores, two_level_scores
 from timm_jackpot.training import cubic_ramp
 
-_NARROWEST = 0.1  # share of its first width to which the window narrows by the end
-
 
 @dataclass(frozen=True)
 class Schedule:
@@ -32,10 +30,6 @@ class Schedule:
         share = cubic_ramp(step, self.steps, fraction=self._fraction, start=self.settings.schedule_start)
         return scale_counts(self.start.sizes, self.start.kept, share)
 
-    def narrowing(self, step: int) -> float:
-        """The width of the window in which scores learn, as a share of the first: it narrows geometrically."""
-        return _NARROWEST ** (step / self.steps) if self.steps else 1.0
-
     def last_refresh(self, step: int) -> int:
         """The latest step, up to and including this one, before which thresholds are recomputed."""
         regular = step - step % self.settings.refresh_interval
@@ -49,48 +43,30 @@ class ScoreTraining:
     Args:
         steps: total number of optimizer steps; 0: the final sparsity applies from the start.
         first_step: the first step to run; above 0 in a resumed run.
-        trains_head: whether a head is trained along. Then, and with whole filters, all scores learn: with a window the
-            masks were worse (hubcards/RESULTS.md).
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        start: Start,
-        settings: ScoreSettings,
-        *,
-        steps: int,
-        first_step: int = 0,
-        trains_head: bool = False,
+        self, model: nn.Module, start: Start, settings: ScoreSettings, *, steps: int, first_step: int = 0
     ) -> None:
         self._start, self._schedule = start, Schedule(start, settings, steps)
         if settings.start == "two-level":
             scores = two_level_scores(start.masks, settings.start_low)
         else:
             scores = proportional_scores(start.scores, settings.start_scale)
-        step = self._schedule.last_refresh(max(0, first_step - 1))
-        self.adapter = attach(
-            model,
-            scores,
-            self._schedule.counts(step),
-            n_of_m=start.n_of_m,
-            filters=start.filters,
-            window=0.0 if trains_head or start.filters else settings.window * settings.start_scale,
-        )
-        self.adapter.narrow(self._schedule.narrowing(step))
+        kept = self._counts_in(max(0, first_step - 1))
+        self.adapter = attach(model, scores, kept, n_of_m=start.n_of_m, filters=start.filters)
 
     def before_step(self, step: int) -> None:
-        """Recompute the thresholds, and narrow the windows, if that is due before this step."""
+        """Recompute the thresholds if they are due before this step."""
         if step and step == self._schedule.last_refresh(step):
-            self._refresh(step)
+            self.adapter.refresh(self._schedule.counts(step))
 
     def resume_after(self, steps: int) -> None:
-        """Recompute the thresholds and windows of loaded scores, as after this many steps."""
-        self._refresh(self._schedule.last_refresh(steps))
+        """Recompute the thresholds of loaded scores, for the counts after this many steps."""
+        self.adapter.refresh(self._counts_in(steps))
 
-    def _refresh(self, step: int) -> None:
-        self.adapter.refresh(self._schedule.counts(step))
-        self.adapter.narrow(self._schedule.narrowing(step))
+    def _counts_in(self, step: int) -> dict[str, int]:
+        return self._schedule.counts(self._schedule.last_refresh(step))
 
     @property
     def sparsity(self) -> float:

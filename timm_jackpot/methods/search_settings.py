@@ -20,7 +20,6 @@ PAPER: Mapping[str, Any] = MappingProxyType(
         "start": "two-level",
         "schedule": "constant",
         "refresh_interval": 1,
-        "window": 0.0,
         "equalise_layers": False,
         "distill_weight": 0.0,
         "lr": 0.1,
@@ -52,10 +51,6 @@ class ScoreSettings(AlongFlags):
     """Fraction of the run after which the cubic ramp reaches the final sparsity."""
     refresh_interval: int = Field(default=10, ge=1, le=10**9)
     """Steps between recomputations of the thresholds that decide, at every step, which weights are kept."""
-    window: float = Field(default=1.0, ge=0, le=1e6)
-    """Width of the window around each threshold in which scores learn, in units of start-scale: their gradient is that
-    of a soft top-k. It narrows to a tenth by the end. 0: all scores learn alike, as they do where a head is trained or
-    whole filters are kept."""
     freeze_norm_statistics: bool = False
     """Keep the running statistics of batch norm from the base."""
 

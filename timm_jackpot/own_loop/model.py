@@ -81,9 +81,7 @@ class TrainableJackpot(nn.Module):
         )
         budget = Budget.of(config, steps=config.steps, seed=config.seed)
         start = Start.of(scores, self._maskable, budget)
-        self._training = ScoreTraining(
-            self.model, start, config, steps=config.steps, trains_head="head" in trained.values()
-        )
+        self._training = ScoreTraining(self.model, start, config, steps=config.steps)
         self._merged, self._steps, self._seen = False, 0, self._score_changes()
         self.register_buffer("step_count", torch.zeros((), dtype=torch.int64))
         self.register_load_state_dict_post_hook(_resume)
