@@ -102,7 +102,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module", params=[4, pytest.param(1, marks=pytest.mark.slow)], ids=["one in four", "all"])
 def reports(root: Path, request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
-    """What came of the cases, tried in one process of its own."""
+    """What came of every case, or of the giants and one in four of the others, tried in one process of its own."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(root / "hf"), "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(root), str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -113,7 +113,9 @@ def reports(root: Path, request: pytest.FixtureRequest) -> dict[str, dict[str, A
         assert child.stdin
         assert child.stdout
         found = {}
-        for name, case in list(hostile.CASES.items())[:: request.param]:
+        for number, (name, case) in enumerate(hostile.CASES.items()):
+            if number % request.param and not is_giant(name):
+                continue
             folder = build(root, case)
             print(json.dumps([folder.name, case.base or case.good]), file=child.stdin, flush=True)
             answer = child.stdout.readline()
@@ -122,6 +124,10 @@ def reports(root: Path, request: pytest.FixtureRequest) -> dict[str, dict[str, A
             remove(folder)
         child.stdin.close()
     return found
+
+
+def is_giant(name: str) -> bool:
+    return "shape [2147483648" in name or "shape [536870912" in name
 
 
 def build(root: Path, case: hostile.Case) -> Path:
@@ -152,13 +158,11 @@ def test_none_crashes_a_reader_without_a_base(reports: dict[str, dict[str, Any]]
 
 
 def test_what_claims_a_giant_size_is_refused_by_a_reader_without_a_base_too(reports: dict[str, dict[str, Any]]) -> None:
-    giants = {
-        name: r["alone"] for name, r in reports.items() if "shape [2147483648" in name or "shape [536870912" in name
-    }
+    giants = {name: report["alone"] for name, report in reports.items() if is_giant(name)}
     of_modules = {name: giants.pop(name) for name in list(giants) if name.endswith("of a module")}
-    assert len(giants) >= 5
+    assert len(giants) > 10
     assert set(giants.values()) == {"refused"}
-    assert set(of_modules.values()) <= {"accepted", "refused"}  # nothing to compare with: then nothing is unpacked
+    assert set(of_modules.values()) == {"accepted", "refused"}  # nothing to compare with: then nothing is unpacked
 
 
 def test_nothing_is_imported_unpickled_fetched_or_started(reports: dict[str, dict[str, Any]]) -> None:
