@@ -350,7 +350,7 @@ def test_of_runs_that_start_at_one_instant_one_wins(tmp_path: Path) -> None:
 # a process does before it knows what it is for (imports, most of the time here) is done once, and then forked.
 LIVES = """
 import os, signal, sys
-import matplotlib.pyplot, sklearn.datasets
+import matplotlib.pyplot
 from timm_jackpot.cli import run_verb
 from timm_jackpot.search import __main__ as verb
 from timm_jackpot.training import RunState

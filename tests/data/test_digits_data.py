@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from pictures import CPU, ONE
+from PIL import Image
 
 from timm_jackpot.base import Base
 from timm_jackpot.data import DataFlags, open_data, open_split
@@ -20,13 +24,15 @@ def test_digits_have_their_sizes_and_labels() -> None:
     assert len(digits_split("test")[1]) == 599
 
 
-def test_digits_splits_are_disjoint_and_make_up_the_whole() -> None:
+def test_digits_are_those_of_scikit_learn_split_in_two() -> None:
     from sklearn.datasets import load_digits
 
     train, test = digits_split("train"), digits_split("test")
-    target = load_digits().target  # pyright: ignore
-    assert test[1].tolist() == target[::3].tolist()
-    assert train[1].tolist() == [int(label) for i, label in enumerate(target) if i % 3]
+    digits: Any = load_digits()
+    assert test[1].tolist() == digits.target[::3].tolist()
+    assert train[1].tolist() == [int(label) for i, label in enumerate(digits.target) if i % 3]
+    small = Image.fromarray((digits.images[3] * (255 / 16)).round().astype("uint8"))
+    assert (test[0][1, 0].numpy() == np.asarray(small.resize((32, 32), Image.Resampling.BILINEAR))).all()
     in_train = {image.numpy().tobytes() for image in train[0]}
     assert not in_train & {image.numpy().tobytes() for image in test[0]}
 
