@@ -128,9 +128,11 @@ def test_an_audit_into_a_folder_of_its_own_leaves_the_artifact_alone(
     audited: tuple[Path, AuditReport], tmp_path: Path
 ) -> None:
     folder, report = audited
-    config = AuditConfig(artifact=str(folder), seeds=1, output=str(tmp_path / "o"))
-    one = audit_jackpot(config)
+    beside = ("full_sgd", "random_weights")
+    one = audit_jackpot(AuditConfig(artifact=str(folder), seeds=1, beside=beside, output=str(tmp_path / "o")))
     assert one.seeds == report.seeds[:1]
+    assert one.references == ["full_sgd"]
+    assert set(one.models) == {*report.models, *beside}
     for name, measured in report.models.items():
         if measured.n == 1:
             assert one.models[name].top1.value == measured.top1.value

@@ -143,12 +143,12 @@ def test_trained_networks_answer_what_is_not_asked_without_them(told: dict[str, 
 
     def judged(models: dict[str, ModelResult]) -> tuple[dict[str, str], str]:
         figures = {key: getattr(report, key) for key in ("behind_dense", "shuffled_ahead", "similar_margin")}
-        principles, verdict = conclusions(report.layers, models, report.controls, report.data, **figures)
+        principles, verdict = conclusions(report.layers, models, report.controls, [], report.data, **figures)
         shown = report.model_copy(update={"models": models, "principles": principles, "verdict": verdict})
         assert AuditReport.model_validate_json(shown.model_dump_json()) == shown
         assert "| small dense network, trained |" in audit_section(shown)
         assert "(n = 7)" in audit_section(shown)
-        assert "two dense ones and those trained from random weights keep the same number" in audit_section(shown)
+        assert "dense ones and those trained from random weights keep the same number" in audit_section(shown)
         return {name: principle.answer for name, principle in principles.items()}, verdict_line(shown)
 
     answers, _ = judged(beside(FAR, around(-0.2)))
@@ -159,6 +159,33 @@ def test_trained_networks_answer_what_is_not_asked_without_them(told: dict[str, 
     forged = report.model_copy(update={"models": beside(FAR, NEAR)}).model_dump_json()
     with pytest.raises(ValidationError, match="do not follow from the figures"):
         AuditReport.model_validate_json(forged)
+
+
+def test_the_jackpot_must_be_similar_to_the_best_dense_network(told: dict[str, Any]) -> None:
+    report = _report(told)
+    jackpot, dense = report.models["jackpot"].top1.value, report.models["dense"].top1.value
+
+    def beside(tuned: float) -> AuditReport:
+        behind = around(max(dense, tuned) - jackpot, 0.01)
+        models = {**report.models, "full_adamw": ModelResult(top1=around(tuned), std=0.1, n=len(report.seeds))}
+        figures = {"shuffled_ahead": report.shuffled_ahead, "similar_margin": report.similar_margin}
+        principles, verdict = conclusions(
+            report.layers, models, report.controls, ["full_adamw"], report.data, behind_dense=behind, **figures
+        )
+        found = {"models": models, "references": ["full_adamw"], "behind_dense": behind}
+        shown = report.model_copy(update={**found, "principles": principles, "verdict": verdict})
+        assert AuditReport.model_validate_json(shown.model_dump_json()) == shown
+        return shown
+
+    worse, better = beside(dense - 10), beside(jackpot + 0.7)
+    assert (worse.verdict, worse.principles["similar_well_trained"].control) == ("jackpot", None)
+    assert (better.verdict, better.principles["similar_well_trained"].control) == ("secondary prize", "full_adamw")
+    assert "+0.70 [+0.69, +0.71] points below the base, fine-tuned with AdamW (" in verdict_line(better)
+    hidden = {**better.model_dump(), "references": []}
+    with pytest.raises(ValidationError, match="does not match its two accuracies"):
+        AuditReport.model_validate(hidden)
+    with pytest.raises(ValidationError, match="is no reference"):
+        AuditReport.model_validate({**better.model_dump(), "references": ["random"]})
 
 
 def test_the_gap_is_that_to_the_control_that_the_answer_hangs_on() -> None:
@@ -247,7 +274,7 @@ def test_a_report_that_does_not_agree_with_itself_is_refused(told: dict[str, Any
         ({"controls": [*told_controls, "unheard_of"]}, "models are missing"),
         ({"controls": [*told_controls, "jackpot"]}, "does not match its two"),
         ({"models": {**told["models"], "<b>": told["models"]["random"]}}, "pattern"),
-        ({"format": 4}, "format"),
+        ({"format": 5}, "format"),
     ]
     for changes, message in forged:
         with pytest.raises(ValidationError, match=message):

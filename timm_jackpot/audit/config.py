@@ -45,7 +45,7 @@ class AuditConfig(ArtifactFlags, DataFlags):
     """Number of seeds for random controls and searches (two searches per seed)."""
     beside: tuple[Annotated[str, OneOf(method_names)], ...] = ()
     """Other methods to show next to the controls, with their default settings at the jackpot's sparsity, allocation
-    and number of steps; the verdict does not depend on them."""
+    and number of steps. With full_sgd or full_adamw, the jackpot must be similar to the fine-tuned network too."""
     similar_margin: float | None = Field(default=None, ge=0, le=100)
     """Points below the dense base that still count as similar. Default: 1 (CIFAR-100, Tiny-ImageNet), 1.5 (ImageNet),
     0.5 (all other data)."""

@@ -15,6 +15,7 @@ from timm_jackpot.evidence.report import (
     Overlap,
     PooledReport,
     SecondSearch,
+    best_dense,
     conclusions,
     this_version,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "TicketRow",
     "answer_principles",
     "audit_section",
+    "best_dense",
     "conclusions",
     "data_label",
     "export_files",

@@ -25,13 +25,15 @@ TITLES: Mapping[str, str] = {
     "small_dense_ticket": "small dense network, trained",
     "random_reinit": "the mask on fresh weights",
     "dense_ticket": "dense training at the search's learning rate",
+    "full_sgd": "the base, fine-tuned with SGD",
+    "full_adamw": "the base, fine-tuned with AdamW",
 }
 _QUESTIONS = {
     "sparsity": "non-trivial sparsity (over 60 %)",
     "small_dense": "clear drop of a small dense network",
     "clear_gap": "clear gap (over 0.5 points) to every control",
     "similar_same_lr": "similar to dense at the same learning rate",
-    "similar_well_trained": "similar to the well-trained dense base",
+    "similar_well_trained": "similar to the best dense network",
 }
 _NUMBERS = "①②③④⑤"
 _ONE_BASE = "All audits have one base: the figures count only if it was not trained on any of these images."
@@ -113,7 +115,7 @@ def _how(report: AuditFindings, steps: int) -> str:
     trained = " and those trained from random weights" if any(name in report.models for name in TICKET_ROWS) else ""
     return (
         f"Random and searched rows: {_seeds(report)}. Brackets: 95 % "
-        "confidence intervals (paired bootstrap over test images and seeds). All rows but the two dense ones"
+        "confidence intervals (paired bootstrap over test images and seeds). All rows but the dense ones"
         f"{trained} keep the same number of weights. {_statistics(report.data.calibration_images)} The last column "
         "compares with the jackpot with re-estimated statistics. "
         f"Every search takes {steps:,} steps, like the jackpot's."
@@ -166,10 +168,15 @@ def _figure(name: str, principle: Principle) -> str:
         return "–"
     if name == "sparsity":
         return f"{principle.figure.value:.2f} %"
-    if principle.control is not None:
-        return f"{points(principle.figure)} over {title_of(principle.control)}"
-    at = "" if principle.lr is None else f" at {principle.lr:g}"
-    return f"{points(principle.figure)} below dense{at}; at most {principle.margin:g} allowed"
+    if name in ("similar_same_lr", "similar_well_trained"):
+        at = "" if principle.lr is None else f" at {principle.lr:g}"
+        return f"{points(principle.figure)} below {_dense(principle)}{at}; at most {principle.margin:g} allowed"
+    assert principle.control is not None
+    return f"{points(principle.figure)} over {title_of(principle.control)}"
+
+
+def _dense(principle: Principle) -> str:
+    return "dense" if principle.control is None else title_of(principle.control)
 
 
 def _why(report: AuditFindings) -> str:
@@ -188,7 +195,7 @@ def _why(report: AuditFindings) -> str:
             "noise explains: the search learns from something other than the labels."
         )
     ahead = f"{points(gap.figure)} points over the nearest control ({title_of(gap.control)})"
-    behind = f"{points(similar.figure)} points below dense (similar: at most {similar.margin:g})"
+    behind = f"{points(similar.figure)} points below {_dense(similar)} (similar: at most {similar.margin:g})"
     if gap.answer == "no":
         return f"No clear gap: {ahead}."
     trained = {name: principles[name] for name in ("small_dense", "similar_same_lr")}

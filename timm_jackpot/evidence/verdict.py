@@ -3,7 +3,8 @@
 The paper lists five: ① non-trivial sparsity (over 60 %); ② a small dense network is clearly worse; ③ so is the same
 mask on other initial weights, by over 0.5 points; ④ at some learning rate, an accuracy similar to dense training at
 that rate (within a margin that depends on the data); ⑤ one similar to the well-trained dense network's. The paper has
-no margin for ②: it is that of ③. The weights of a jackpot are never trained, so that ③ is asked of all its controls; ②
+no margin for ②: it is that of ③. For ⑤, the best counts of the dense networks that are there: the base, and
+fine-tuned ones. The weights of a jackpot are never trained, so that ③ is asked of all its controls; ②
 and ④ are "not asked" of it without trained tickets to compare with.
 
 If the 95 % interval of a figure contains its margin, the answer is "not decided".
@@ -49,7 +50,7 @@ class Principle(Document):
     answer: Answer
     margin: float | None = None
     figure: Interval | None = None
-    control: str | None = None  # the control whose gap is the figure
+    control: str | None = None  # the control whose gap is the figure; ⑤: the dense network, if it is not the base
     lr: float | None = None  # the learning rate at which the figure was found
 
 
@@ -60,6 +61,7 @@ def answer_principles(
     gaps: Mapping[str, Interval],
     behind_dense: Interval | None,
     similar_margin: float,
+    best_dense: str | None = None,
     small_dense: Interval | None = None,
     behind_same_lr: Mapping[float | None, Interval] | None = None,
 ) -> dict[str, Principle]:
@@ -68,8 +70,9 @@ def answer_principles(
     Args:
         kept, total: numbers of maskable weights.
         gaps: points by which the jackpot beats each control.
-        behind_dense: points by which it is below the dense base.
+        behind_dense: points by which it is below the best dense network.
         similar_margin: points below dense that still count as similar.
+        best_dense: the name of that network, if it is not the base.
         small_dense: points by which it beats a small dense network.
         behind_same_lr: points by which it is below dense training, by learning rate (None: that of its search).
     """
@@ -85,7 +88,7 @@ def answer_principles(
         "clear_gap": _answer_gap(3, gaps),
         "similar_same_lr": _answer_similar(4, behind_same_lr or {}, similar_margin),
         "similar_well_trained": _answer_similar(
-            5, {} if behind_dense is None else {None: behind_dense}, similar_margin
+            5, {} if behind_dense is None else {None: behind_dense}, similar_margin, best_dense
         ),
     }
 
@@ -142,13 +145,17 @@ def _answer_gap(number: int, gaps: Mapping[str, Interval]) -> Principle:
     )
 
 
-def _answer_similar(number: int, behind: Mapping[float | None, Interval], margin: float) -> Principle:
+def _answer_similar(
+    number: int, behind: Mapping[float | None, Interval], margin: float, to: str | None = None
+) -> Principle:
     """One learning rate at which it is similar is enough."""
     if not behind:
         return Principle(number=number, answer="not asked")
     rank = {"yes": 0, "not decided": 1, "no": 2}
     lr = min(behind, key=lambda at: (rank[_similar(behind[at], margin)], behind[at].value))
-    return Principle(number=number, answer=_similar(behind[lr], margin), margin=margin, figure=behind[lr], lr=lr)
+    return Principle(
+        number=number, answer=_similar(behind[lr], margin), margin=margin, figure=behind[lr], lr=lr, control=to
+    )
 
 
 def _non_trivial(kept: int, total: int) -> Answer:
