@@ -22,10 +22,13 @@ from accelerate.utils import set_seed
 from hypothesis import settings
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
 
 from timm_jackpot.base import Base, load_base
+from timm_jackpot.data.digits import digits_split
 from timm_jackpot.runtime.processes import make_accelerator
 
+FEW_DIGITS = {"train": 320, "test": 120}
 _SAVEFIG = Figure.savefig
 
 settings.register_profile("tests", deadline=None, max_examples=50, derandomize=True, database=None)
@@ -58,6 +61,19 @@ def _blank_pictures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", save)
         yield
+
+
+@pytest.fixture(scope="module")
+def few_digits() -> Iterator[None]:
+    """Fewer of them: a short search spends most of its time in its five evaluations."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("timm_jackpot.data.read.digits_split", _first_digits)
+        yield
+
+
+def _first_digits(split: str, name: str) -> tuple[Tensor, Tensor]:
+    images, labels = digits_split(split, name)
+    return images[: FEW_DIGITS[split]], labels[: FEW_DIGITS[split]]
 
 
 @pytest.fixture

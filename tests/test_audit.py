@@ -32,6 +32,8 @@ from timm_jackpot.methods.controls import permute_within
 from timm_jackpot.search import SearchConfig, search_jackpot
 from timm_jackpot.search.reopen import reopen_search, search_settings
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 STEPS, BATCH = 6, 64
 
 
@@ -80,8 +82,8 @@ def test_every_model_is_judged_as_often_as_it_has_seeds(audited: tuple[Path, Aud
     assert all((measured.std is None) == (measured.n == 1) for measured in report.models.values())
     assert report.seeds == [6, 7]
     assert report.steps == STEPS
-    assert report.data.test_images == 599
-    assert report.data.calibration_images == 5 * BATCH
+    assert report.data.test_images == 120
+    assert report.data.calibration_images == BATCH
     assert report.data.leaked_test_images == 0
     assert report.models["random"].top1.value < report.models["jackpot_recalibrated"].top1.value
     assert report.second_search.overlap > report.second_search.chance + 0.05
@@ -236,9 +238,9 @@ def test_audits_of_two_folds_give_one_verdict_over_all_their_images(
     monkeypatch.setattr(sys, "argv", words)
     summary = main()
     page = (tmp_path / "pooled" / "audit.md").read_text()
-    assert summary["test_images"] == 599 + 599
+    assert summary["test_images"] == 120 + 120
     assert f"Verdict: **{summary['verdict']}**" in capsys.readouterr().out
-    assert "on the combined test splits of 2 audits (n = 1,198), which share no image" in page
+    assert "on the combined test splits of 2 audits (n = 240), which share no image" in page
     assert "All audits have one base" in page
     assert "over 2 seeds" in page
     pooled = PooledReport.model_validate_json((tmp_path / "pooled" / "audit.json").read_text())
@@ -267,7 +269,7 @@ def test_what_cannot_be_pooled_is_refused(audited: tuple[Path, AuditReport], art
         (other / PREDICTIONS).write_text(json.dumps({**found, **changes}))
 
     rows = json.loads((folder / PREDICTIONS).read_text())["rows"]
-    refused("share 599 test images: pool audits whose test images differ", folder, other)
+    refused("share 120 test images: pool audits whose test images differ", folder, other)
     damaged(images=["0" * 16], settings={"steps": 7})
     refused("differ in allocation .*: pool audits of one recipe", folder, other)
     damaged(images=["0" * 16], searched_on="digits/2")

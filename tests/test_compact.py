@@ -44,6 +44,8 @@ from timm_jackpot.masks.compact import rank_order
 from timm_jackpot.search import SearchConfig, search_jackpot
 from timm_jackpot.training.finetune import FinetuneConfig, finetune_jackpot
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 SHAPES = hnp.array_shapes(max_dims=4, max_side=12)
 WEIGHTS = SHAPES.flatmap(
     lambda shape: hnp.arrays(np.float32, shape, elements=st.floats(width=32) | st.sampled_from([0.0, -0.0, 1.0, -1.0]))

@@ -26,6 +26,8 @@ from timm_jackpot.masks import MaskSet, layer_overlaps, mask_overlap
 from timm_jackpot.plots import overlap_figure
 from timm_jackpot.search import SearchConfig, search_jackpot
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 
 def mask(text: str) -> torch.Tensor:
     return torch.tensor([character == "1" for character in text])

@@ -36,6 +36,8 @@ from timm_jackpot.hub import render_card
 from timm_jackpot.search import SearchConfig, search_jackpot
 from timm_jackpot.search.table import comparison_table
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 DTYPES: tuple[ExtrasDtype, ...] = ("float32", "float16", "bfloat16", "int8")
 STATISTICS, AFFINE, CLASSES, FEATURES = 1984, 32, 7, 80  # values of the bundled net's norms, of one norm, of its head
 

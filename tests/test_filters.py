@@ -20,6 +20,8 @@ from timm_jackpot.errors import ArtifactError, ConfigError
 from timm_jackpot.masks import filter_sums, keep_largest, keeps_filters, kept_filters
 from timm_jackpot.search import SearchConfig, SearchResult, config_of, search_jackpot, train_ticket
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 COUPLED = {
     "test_resnet": ("layer2.0.conv2.weight", "layer2.0.downsample.1.weight"),  # a sum
     "mobilenetv2_035": ("blocks.1.0.conv_pw.weight", "blocks.1.0.conv_dw.weight"),  # depthwise

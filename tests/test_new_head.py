@@ -16,6 +16,8 @@ from timm_jackpot.search.auto_sparsity import SPARSITIES
 from timm_jackpot.search.reopen import search_settings
 from timm_jackpot.training import read_record
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 SMALL = {"dataset": "digits", "batch_size": 64, "val_fraction": 0.5}
 
 

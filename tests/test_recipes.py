@@ -23,6 +23,8 @@ from timm_jackpot.search import SearchConfig, search_jackpot
 from timm_jackpot.training.finetune import FinetuneConfig, finetune_jackpot
 from timm_jackpot.training.pretrain import PretrainConfig, pretrain_base
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 NAMES = recipe_names()
 SWEEPS = [name for name in NAMES if {"grid", "cells"} & read_recipe(name).keys()]
 OF_SEARCHES = [name for name in SWEEPS if name != "ticket_audit"]  # that one: tests/test_ticket_audit.py
@@ -200,16 +202,16 @@ def test_a_sweep_goes_on_where_it_stopped_and_tells_all_in_one_table(tmp_path: P
         "skipped": 0,
         "table": "",
     }
-    mask = read_artifact(tmp_path / "out" / "sparsity-0.9" / "seed0").masks
+    artifact = read_artifact(tmp_path / "out" / "sparsity-0.9" / "seed0")
     written = (tmp_path / "out" / "sparsity-0.9" / "seed0" / "config.json").stat().st_mtime_ns
     assert run_sweep(config)["skipped"] == 2
     assert (tmp_path / "out" / "sparsity-0.9" / "seed0" / "config.json").stat().st_mtime_ns == written
     rows = (tmp_path / "out" / "table.csv").read_text().splitlines()
     assert len(rows) == 5
-    assert mask.hash() in rows[3]
+    assert artifact.masks.hash() in rows[3]
     table = (tmp_path / "out" / "table.md").read_text().splitlines()
     assert len(table) == 4
-    assert table[2].startswith("| 0.5 | 99.33 |")
+    assert table[2].startswith(f"| 0.5 | {artifact.config.info['results']['dense_top1']:.2f} |")
     assert table[2].endswith("| 2 |")
     assert (tmp_path / "out" / "picture.png").read_bytes().startswith(b"\x89PNG")
 

@@ -21,6 +21,8 @@ from timm_jackpot.search import SearchConfig, SearchResult, search_jackpot
 from timm_jackpot.search import run as search_run
 from timm_jackpot.search.finished import finished_summary
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 STEPS = 4
 
 

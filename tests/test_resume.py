@@ -31,6 +31,8 @@ from timm_jackpot.training import Checkpoints, RunState, RunTensors, State, chec
 from timm_jackpot.training.finetune import FinetuneConfig, finetune_jackpot
 from timm_jackpot.training.pretrain import PretrainConfig, pretrain_base
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 STEPS = 20
 SETTINGS = {"steps": STEPS, "batch_size": 128, "recalibrate_batches": 2}  # two epochs and a bit
 
@@ -402,11 +404,6 @@ def killed_and_resumed(folder: Path, kills: list[str], **settings: object) -> st
     return json.loads(out.splitlines()[-1])["mask_hash"]
 
 
-def test_a_killed_run_goes_on_to_the_same_mask(tmp_path: Path, whole: SearchResult) -> None:
-    assert killed_and_resumed(tmp_path / "j", ["8:saving"]) == whole.summary["mask_hash"]
-    assert read_artifact(tmp_path / "j").masks == whole.jackpot.masks
-
-
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """Settings that search among fifty images: five steps are an epoch, and a life is short."""
@@ -421,6 +418,13 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def whole_of_few(tmp_path_factory: pytest.TempPathFactory, few: dict[str, object]) -> SearchResult:
     return search(tmp_path_factory.mktemp("whole of few") / "j", **{**few, "data_dir": str(few["data_dir"])})
+
+
+def test_a_killed_run_goes_on_to_the_same_mask(
+    tmp_path: Path, few: dict[str, object], whole_of_few: SearchResult
+) -> None:
+    assert killed_and_resumed(tmp_path / "j", ["8:saving"], **few) == whole_of_few.summary["mask_hash"]
+    assert read_artifact(tmp_path / "j").masks == whole_of_few.jackpot.masks
 
 
 @pytest.mark.slow

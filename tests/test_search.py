@@ -19,6 +19,8 @@ from timm_jackpot.search import SearchConfig, search_jackpot
 from timm_jackpot.training import read_record
 from timm_jackpot.training.pretrain import PretrainConfig, pretrain_base
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 
 def _search(folder: Path, **settings: object) -> object:
     return search_jackpot(SearchConfig(**{"steps": 12, "batch_size": 32, "output": str(folder), **settings}))

@@ -23,14 +23,15 @@ def shell(line: str, folder: Path, steps: int = 20) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [
         "SEARCH 2>&1 | head -1",
-        *(
-            pytest.param(line, marks=pytest.mark.slow)
-            for line in ("SEARCH 2>&-", "SEARCH >&- 2>&-", "SEARCH | true", "SEARCH 2>/dev/full")
-        ),
+        "SEARCH 2>&-",
+        "SEARCH >&- 2>&-",
+        "SEARCH | true",
+        "SEARCH 2>/dev/full",
     ],
 )
 def test_a_run_whose_words_nobody_reads_comes_to_its_end(line: str, tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from timm_jackpot.search import config_of
 from timm_jackpot.search.ticket import TicketResult, finished_ticket, train_ticket
 from timm_jackpot.training import RunState
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 SETTINGS: dict[str, Any] = {"dataset": "digits", "batch_size": 64, "sparsity": "0.8", "steps": 18}
 
 

@@ -26,6 +26,8 @@ from timm_jackpot.experiments.sweeps import SweepConfig, run_sweep
 from timm_jackpot.search import SearchConfig, config_of, search_jackpot, train_ticket
 from timm_jackpot.search.reopen import reopen_search
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 LT, RR, DENSE = "method-lottery-ticket_sparsity-0.95", "method-random-reinit_sparsity-0.95", "sparsity-0_"
 FEW = ("lr=0.02,0.1", "steps=8", "val_fraction=0.7")
 
@@ -90,7 +92,7 @@ def test_every_principle_is_asked_of_the_chosen_rates(report: TicketReport) -> N
     lr = report.principles["similar_same_lr"].lr
     assert lr is not None
     assert values["similar_same_lr"] == pytest.approx(at["dense", lr] - at["ticket", lr])
-    assert report.test_images == 599
+    assert report.test_images == 120
     assert report.leaked_test_images == 0
 
 

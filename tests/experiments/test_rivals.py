@@ -14,6 +14,8 @@ from timm_jackpot.experiments.rivals import RivalsConfig, compare_rivals, plan_r
 from timm_jackpot.experiments.rivals.cost_table import cost_table
 from timm_jackpot.plots import cost_figure, sparsity_figure
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 RECIPE = """
 dataset: digits
 batch_size: 64
@@ -111,7 +113,7 @@ def test_a_cost_table_says_what_training_took(tmp_path: Path) -> None:
     result = compare_rivals(config(tmp_path, recipe))
     assert [(row["rival"], row["seed"]) for row in result.rows] == [("ours", 3), ("pruned", 0), ("pruned", 1)]
     ours, pruned = result.rows[:2]
-    steps = 1198 // 64  # of an epoch
+    steps = 320 // 64  # of an epoch
     assert ours["epochs"] == {"search": pytest.approx(6 / steps, abs=1e-3)}
     assert pruned["epochs"] == {"training": pytest.approx(6 / steps, abs=1e-3)}
     assert 0.3 * 6 / steps < pruned["dense_epochs"] < 6 / steps < ours["dense_epochs"] < 1.34 * 6 / steps

@@ -22,6 +22,8 @@ from timm_jackpot.runtime.processes import make_accelerator
 from timm_jackpot.search import SearchConfig, config_of, search_jackpot
 from timm_jackpot.search.task import open_task
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 SMALL = {"dataset": "digits", "batch_size": 64, "val_fraction": 0.7}
 BUDGET = Budget("0.5", "erk", steps=4, seed=0)
 

@@ -20,6 +20,8 @@ from timm_jackpot.runtime.processes import make_accelerator
 from timm_jackpot.search import SearchConfig, config_of, train_ticket
 from timm_jackpot.search.task import open_task
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 BUDGET = Budget("0.5", "erk", steps=6, seed=0)
 
 

@@ -30,6 +30,8 @@ from timm_jackpot.search import SearchConfig
 from timm_jackpot.search.task import open_task
 from timm_jackpot.training.pretrain import PretrainConfig, pretrain_base
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 BUDGET = Budget("0.8", "global", steps=16, seed=0)
 IN_ROUNDS = (
     *("omp", "imp", "lottery_ticket", "late_resetting"),
