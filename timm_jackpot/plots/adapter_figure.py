@@ -22,9 +22,8 @@ def adapter_figure(rows: Rows) -> bytes | None:
     """
     if not rows:
         return None
-    figure = numbered_panels(rows, _kilobytes, _look)
+    figure = numbered_panels(rows, _kilobytes, _look, xscale="log")
     for panel in figure.axes:
-        panel.set_xscale("log")
         panel.set_xlabel("kB per task (log scale)", fontsize=8)
     name_numbers(figure, rows)
     return to_png(figure)

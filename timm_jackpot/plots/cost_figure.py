@@ -47,12 +47,14 @@ def sparsity_figure(rows: Rows) -> bytes | None:
         return None
     figure = new_figure(6.6, 4.4)
     panel = figure.subplots()
+    ends: list[tuple[int, float, float]] = []
     for rival, number in numbers_of(rows).items():
         own = [row for row in rows if row["rival"] == rival]
         by_task = [[row for row in own if row["task"] == task] for task in dict.fromkeys(row["task"] for row in own)]
         points = sorted((100 * mean(r["sparsity"] for r in some), mean(r["top1"] for r in some)) for some in by_task)
         panel.plot(*zip(*points, strict=True), lw=1, ms=4, **family_look(own[0]["family"]))
-        annotate(panel, number, *points[-1])
+        ends.append((number, *points[-1]))
+    annotate(panel, ends)
     panel.set_xlabel("sparsity (%)", fontsize=8)
     panel.set_ylabel("top-1 (%)", fontsize=8)
     finish(panel, legend=None)

@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Rows = Sequence[Mapping[str, Any]]
+_NEAR = 0.06, 0.03  # of a panel's width and height: numbers any nearer would cover each other
 FAMILIES = ("mask search", "one-shot", "ticket", "sparse training", "reference")
 
 
-def numbered_panels(rows: Rows, place: Callable[[Rows], float], look: Callable[[Rows], dict[str, Any]]) -> Figure:
+def numbered_panels(
+    rows: Rows, place: Callable[[Rows], float], look: Callable[[Rows], dict[str, Any]], *, xscale: str = "linear"
+) -> Figure:
     """One panel per task: test top-1 (mean, with one standard deviation) of every rival.
 
     Args:
@@ -32,29 +35,47 @@ def numbered_panels(rows: Rows, place: Callable[[Rows], float], look: Callable[[
     figure = new_figure(1.8 + 4.4 * min(2, len(tasks)), 3.9 * ((len(tasks) + 1) // 2))
     panels = figure.subplots((len(tasks) + 1) // 2, min(2, len(tasks)), squeeze=False).flatten()
     for panel, task in zip(panels, tasks, strict=False):
+        panel.set_xscale(xscale)
         of_task = [row for row in rows if row["task"] == task]
+        numbered: list[tuple[int, float, float]] = []
         for rival in dict.fromkeys(row["rival"] for row in of_task):
             points = [row for row in of_task if row["rival"] == rival]
             top1, x = [row["top1"] for row in points], place(points)
             spread = stdev(top1) if len(top1) > 1 else None
             panel.errorbar(x, mean(top1), yerr=spread, capsize=2, ms=5, lw=1, **look(points))
-            annotate(panel, numbers[rival], x, mean(top1))
+            numbered.append((numbers[rival], x, mean(top1)))
         panel.set_title(f"{task}, {of_task[0]['test_images']} test images", fontsize=10, loc="left")
         panel.set_ylabel("top-1 (%)", fontsize=8)
         panel.margins(x=0.15, y=0.12)
+        annotate(panel, numbered)
         finish(panel, legend=None)
     for empty in panels[len(tasks) :]:
         empty.remove()
     return figure
 
 
-def annotate(panel: Axes, number: int, x: float, y: float) -> None:
-    panel.annotate(str(number), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+def annotate(panel: Axes, points: Sequence[tuple[int, float, float]]) -> None:
+    """Write the numbers of points (number, x, y) beside them; points that almost coincide share a label."""
+    panel.autoscale_view()
+    to_panel = panel.transData + panel.transAxes.inverted()
+    labels: list[tuple[float, float, list[int]]] = []
+    for number, x, y in sorted(points):
+        u, v = to_panel.transform((x, y))
+        near = (numbers for left, low, numbers in labels if abs(u - left) < _NEAR[0] and abs(v - low) < _NEAR[1])
+        if (numbers := next(near, None)) is None:
+            labels.append((u, v, [number]))
+        else:
+            numbers.append(number)
+    for u, v, numbers in labels:
+        place = {"xycoords": "axes fraction", "xytext": (4, 4), "textcoords": "offset points"}
+        panel.annotate(", ".join(map(str, numbers)), (u, v), fontsize=7, **place)
 
 
 def numbers_of(rows: Rows) -> dict[str, int]:
-    """The number of each rival, from 1, in the order of the rows."""
-    return {rival: i for i, rival in enumerate(dict.fromkeys(row["rival"] for row in rows), 1)}
+    """The number of each rival, from 1 for the highest top-1, averaged over tasks."""
+    rivals = dict.fromkeys(row["rival"] for row in rows)
+    top1 = {rival: mean(row["top1"] for row in rows if row["rival"] == rival) for rival in rivals}
+    return {rival: i for i, rival in enumerate(sorted(rivals, key=lambda rival: -top1[rival]), 1)}
 
 
 def name_numbers(figure: Figure, rows: Rows, color: Callable[[str], str] = lambda rival: "black") -> None:
