@@ -34,7 +34,7 @@ from timm_jackpot.training.pretrain import PretrainConfig, pretrain_base
 pytestmark = pytest.mark.usefixtures("few_digits")
 
 STEPS = 20
-SETTINGS = {"steps": STEPS, "batch_size": 128, "recalibrate_batches": 2}  # two epochs and a bit
+SETTINGS = {"steps": STEPS, "batch_size": 32, "recalibrate_batches": 2}  # two epochs and a bit
 
 
 def search(folder: Path, **settings: object) -> SearchResult:
@@ -471,7 +471,7 @@ def test_a_stopped_pretrain_goes_on_as_if_it_had_not_stopped(
         rf"into {tmp_path}/whole",
         said,
     )
-    stop_after(monkeypatch, 25)  # in the second epoch, after the first milestone
+    stop_after(monkeypatch, 25)  # within an epoch, after the first milestone
     with pytest.raises(RunInterrupted, match=r"by SIGTERM after step 25 of 30; continue with --resume auto --output"):
         pretrain("part")
     monkeypatch.undo()

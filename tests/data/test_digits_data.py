@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from pictures import CPU, ONE
-from PIL import Image
 
 from timm_jackpot.base import Base
 from timm_jackpot.data import DataFlags, open_data, open_split
@@ -31,8 +31,8 @@ def test_digits_are_those_of_scikit_learn_split_in_two() -> None:
     digits: Any = load_digits()
     assert test[1].tolist() == digits.target[::3].tolist()
     assert train[1].tolist() == [int(label) for i, label in enumerate(digits.target) if i % 3]
-    small = Image.fromarray((digits.images[3] * (255 / 16)).round().astype("uint8"))
-    assert (test[0][1, 0].numpy() == np.asarray(small.resize((32, 32), Image.Resampling.BILINEAR))).all()
+    with np.load(Path(digits_split.__code__.co_filename).with_name("digits.npz")) as file:
+        assert (file["images"] == digits.images).all()
     in_train = {image.numpy().tobytes() for image in train[0]}
     assert not in_train & {image.numpy().tobytes() for image in test[0]}
 

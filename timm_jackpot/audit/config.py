@@ -45,9 +45,10 @@ class AuditConfig(ArtifactFlags, DataFlags):
     """Number of seeds for random controls and searches (two searches per seed)."""
     beside: tuple[Annotated[str, OneOf(method_names)], ...] = ()
     """Other methods to show next to the controls, with their default settings at the jackpot's sparsity, allocation
-    and number of steps. With full_sgd or full_adamw, the jackpot must be similar to the fine-tuned network too."""
+    and number of steps. After full_sgd or full_adamw, which fine-tune the base, the verdict asks whether the jackpot is
+    similar to these networks too."""
     similar_margin: float | None = Field(default=None, ge=0, le=100)
-    """Points below the dense base that still count as similar. Default: 1 (CIFAR-100, Tiny-ImageNet), 1.5 (ImageNet),
+    """Points below a dense network that still count as similar. Default: 1 (CIFAR-100, Tiny-ImageNet), 1.5 (ImageNet),
     0.5 (all other data)."""
     output: str | None = None
     """Folder for audit.json, audit.md, figures and predictions. Default: the artifact's folder, whose card is updated,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import stdev
 from typing import Any
 
@@ -12,27 +12,20 @@ from timm_jackpot.evidence import (
     AuditData,
     LayerDensity,
     ModelResult,
-    best_dense,
     conclusions,
     paired_intervals,
 )
 
 
 def findings(
-    answers: Mapping[str, list[RowResult]],
-    references: Sequence[str],
-    layers: list[LayerDensity],
-    tested: AuditData,
-    margin: float,
+    answers: Mapping[str, list[RowResult]], layers: list[LayerDensity], tested: AuditData, margin: float
 ) -> dict[str, Any]:
     """Accuracies, differences and verdict, as the fields of `AuditFindings`."""
-    right = correct(answers)
-    best = best_dense({name: float(images.mean()) for name, images in right.items()}, references)
-    jackpot, behind = "jackpot_recalibrated", (best, "jackpot")
+    jackpot, behind = "jackpot_recalibrated", ("dense", "jackpot")
     shuffled = ("shuffled_labels", "magnitude_recalibrated")
     first = ("dense", "dense_recalibrated", "jackpot", "jackpot_recalibrated")
     ahead = {name: (jackpot, name) for name in answers if name not in first}
-    top1, differences = paired_intervals(right, [behind, shuffled, *ahead.values()])
+    top1, differences = paired_intervals(correct(answers), [behind, shuffled, *ahead.values()])
     models: dict[str, ModelResult] = {}
     for name, several in answers.items():
         accuracies = [100 * found.predictions.correct.double().mean().item() for found in several]
@@ -47,13 +40,12 @@ def findings(
         "shuffled_ahead": differences[shuffled],
         "similar_margin": margin,
     }
-    principles, verdict = conclusions(layers, models, AUDIT_CONTROLS, references, tested, **figures)
+    principles, verdict = conclusions(layers, models, AUDIT_CONTROLS, tested, **figures)
     return {
         **figures,
         "models": models,
         "layers": layers,
         "controls": list(AUDIT_CONTROLS),
-        "references": list(references),
         "data": tested,
         "principles": principles,
         "verdict": verdict,

@@ -69,8 +69,8 @@ def pool_audits(config: AuditConfig) -> PooledReport:
     ]
     margin = reports[0].similar_margin if config.similar_margin is None else config.similar_margin
     pooled = PooledReport(
-        **findings(_joined([audit.answers for audit in audits]), reports[0].references, layers, tested, margin),
-        format=1,
+        **findings(_joined([audit.answers for audit in audits]), layers, tested, margin),
+        format=2,
         kind="pooled",
         producer=this_version(),
         folds=[_fold(audit) for audit in audits],
@@ -108,7 +108,7 @@ def _check_one_recipe(one: _Audit, other: _Audit) -> None:
         raise ConfigError(
             f"{one.folder} and {other.folder} do not have the same rows: audit both with the same --seeds and --beside"
         )
-    for what in ("base", "steps", "similar_margin", "references"):
+    for what in ("base", "steps", "similar_margin"):
         values = [getattr(audit.report, what) for audit in (one, other)]
         if values[0] != values[1]:
             raise ConfigError(_differ(one, other, what, values))

@@ -36,7 +36,7 @@ from timm_jackpot.evidence import (
 )
 from timm_jackpot.experiments import folder_lock
 from timm_jackpot.masks import MaskSet, chance_overlap, mask_overlap
-from timm_jackpot.methods import Budget, Task, method
+from timm_jackpot.methods import Budget, Task
 from timm_jackpot.methods.start import start_from
 from timm_jackpot.runtime.processes import described, make_accelerator, say
 from timm_jackpot.search import RunConfig
@@ -104,11 +104,10 @@ def audit_jackpot(config: AuditConfig, base: nn.Module | None = None) -> AuditRe
         calibration_images=_calibration_images(task, task.batch_size * accelerator.num_processes),
         leaked_test_images=leaked,
     )
-    references = [name for name in config.beside if method(name).family == "reference"]
     margin = config.similar_margin if config.similar_margin is not None else similar_margin(data.name)
     layers = [LayerDensity(name=layer.name, kept=layer.kept, total=layer.total) for layer in artifact.config.layers]
     report = AuditReport(
-        **findings(answers, references, layers, tested, margin),
+        **findings(answers, layers, tested, margin),
         format=AUDIT_FORMAT,
         producer=this_version(),
         base=plain_text(loaded.ref.name),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -15,6 +15,7 @@ from timm_jackpot.evidence.verdict import (
     AUDIT_CONTROLS,
     AUDIT_MODELS,
     DENSE_ROW,
+    FINE_TUNED,
     SMALL_DENSE_ROW,
     TICKET_ROWS,
     Principle,
@@ -92,9 +93,7 @@ class AuditFindings(Document):
     controls: Annotated[list[MethodName], Field(max_length=200, fail_fast=True)] = Field(
         default_factory=lambda: list(AUDIT_CONTROLS)  # at least these
     )
-    # Dense networks other than the base, such as fine-tuned ones.
-    references: Annotated[list[MethodName], Field(max_length=200, fail_fast=True)] = Field(default_factory=list)
-    behind_dense: Interval  # points; the best dense network minus the jackpot as published
+    behind_dense: Interval  # points; dense minus jackpot, both as published
     shuffled_ahead: Interval  # points; shuffled_labels minus magnitude_recalibrated
     layers: Annotated[list[LayerDensity], Field(min_length=1, max_length=100_000, fail_fast=True)]
     similar_margin: float = Field(ge=0, le=100, allow_inf_nan=False)
@@ -107,19 +106,17 @@ class AuditFindings(Document):
 
     @model_validator(mode="after")
     def _agree_with_themselves(self) -> Self:
-        if not set(self.models) >= {*AUDIT_MODELS, *self.controls, *self.references}:
+        if not set(self.models) >= {*AUDIT_MODELS, *self.controls}:
             raise ValueError("models are missing")
         if not set(self.controls) >= set(AUDIT_CONTROLS) or len(set(self.controls)) != len(self.controls):
             raise ValueError("a control is missing or listed twice")
-        if len({*AUDIT_MODELS, *self.references}) != len(AUDIT_MODELS) + len(self.references):
-            raise ValueError("a reference is listed twice, or is no reference")
         if any(layer.kept > layer.total for layer in self.layers):
             raise ValueError("a layer keeps more weights than it has")
         top1 = {name: measured.top1.value for name, measured in self.models.items()}
-        needed = {*self.controls, *TICKET_ROWS}
+        needed = {*self.controls, *TICKET_ROWS, *FINE_TUNED}
         ahead = {n: m.jackpot_ahead for n, m in self.models.items() if m.jackpot_ahead or n in needed}
         differences = [
-            (self.behind_dense, top1[best_dense(top1, self.references)] - top1["jackpot"]),
+            (self.behind_dense, top1["dense"] - top1["jackpot"]),
             (self.shuffled_ahead, top1["shuffled_labels"] - top1["magnitude_recalibrated"]),
             *((gap, top1["jackpot_recalibrated"] - top1[name]) for name, gap in ahead.items()),
         ]
@@ -129,7 +126,6 @@ class AuditFindings(Document):
             self.layers,
             self.models,
             self.controls,
-            self.references,
             self.data,
             behind_dense=self.behind_dense,
             shuffled_ahead=self.shuffled_ahead,
@@ -152,7 +148,6 @@ class AuditFindings(Document):
             },
             "jackpot_top1": self.models["jackpot"].top1.value,
             "dense_top1": self.models["dense"].top1.value,
-            "references": {name: self.models[name].top1.value for name in self.references},
             "leaked_test_images": self.data.leaked_test_images,
             "test_images": self.data.test_images,
         }
@@ -162,7 +157,7 @@ class AuditReport(AuditFindings):
     """Everything that an audit found.
 
     Format 1 had only the models in AUDIT_MODELS and no list of controls, format 2 no rows of trained networks
-    (TICKET_ROWS), format 3 no references.
+    (TICKET_ROWS), and in format 3 fine-tuned networks (FINE_TUNED) did not count.
     """
 
     format: int = Field(ge=1, le=AUDIT_FORMAT)
@@ -209,7 +204,7 @@ class PooledReport(AuditFindings):
     smallest.
     """
 
-    format: Literal[1]
+    format: Literal[1, 2]  # 2: fine-tuned networks (FINE_TUNED) count
     kind: Literal["pooled"]
     producer: Producer
     folds: Annotated[list[Fold], Field(min_length=2, max_length=1000, fail_fast=True)]
@@ -228,16 +223,10 @@ def _chance_overlap(layers: list[LayerDensity]) -> float:
     return agreeing / sum(layer.total for layer in layers)
 
 
-def best_dense(top1: Mapping[str, float], references: Sequence[str]) -> str:
-    """The dense network with the highest top-1: the base or a reference."""
-    return max(("dense", *references), key=lambda name: top1[name])
-
-
 def conclusions(
     layers: list[LayerDensity],
     models: dict[str, ModelResult],
     controls: Sequence[str],
-    references: Sequence[str],
     data: AuditData,
     *,
     behind_dense: Interval,
@@ -247,14 +236,12 @@ def conclusions(
     """The answers to the principles, and the verdict, that follow from a report's figures."""
     ahead = {name: model.jackpot_ahead for name, model in models.items() if model.jackpot_ahead is not None}
     dense = ahead.get(DENSE_ROW)
-    best = best_dense({name: model.top1.value for name, model in models.items()}, references)
     principles = answer_principles(
         kept=sum(layer.kept for layer in layers),
         total=sum(layer.total for layer in layers),
         gaps={name: ahead[name] for name in controls},
-        behind_dense=behind_dense,
+        behind_dense={"dense": behind_dense, **{name: ahead[name].negated() for name in FINE_TUNED if name in ahead}},
         similar_margin=similar_margin,
-        best_dense=None if best == "dense" else best,
         small_dense=ahead.get(SMALL_DENSE_ROW),
         behind_same_lr={} if dense is None else {None: dense.negated()},
     )

@@ -33,7 +33,7 @@ _QUESTIONS = {
     "small_dense": "clear drop of a small dense network",
     "clear_gap": "clear gap (over 0.5 points) to every control",
     "similar_same_lr": "similar to dense at the same learning rate",
-    "similar_well_trained": "similar to the best dense network",
+    "similar_well_trained": "similar to the well-trained dense network",
 }
 _NUMBERS = "①②③④⑤"
 _ONE_BASE = "All audits have one base: the figures count only if it was not trained on any of these images."

@@ -2,10 +2,10 @@
 
 The paper lists five: ① non-trivial sparsity (over 60 %); ② a small dense network is clearly worse; ③ so is the same
 mask on other initial weights, by over 0.5 points; ④ at some learning rate, an accuracy similar to dense training at
-that rate (within a margin that depends on the data); ⑤ one similar to the well-trained dense network's. The paper has
-no margin for ②: it is that of ③. For ⑤, the best counts of the dense networks that are there: the base, and
-fine-tuned ones. The weights of a jackpot are never trained, so that ③ is asked of all its controls; ②
-and ④ are "not asked" of it without trained tickets to compare with.
+that rate (within a margin that depends on the data); ⑤ one similar to the well-trained dense network's, which are the
+base and, where an audit fine-tuned it, the fine-tuned base. The paper has no margin for ②: it is that of ③. The weights
+of a jackpot are never trained, so that ③ is asked of all its controls; ② and ④ are "not asked" of it without trained
+tickets to compare with.
 
 If the 95 % interval of a figure contains its margin, the answer is "not decided".
 """
@@ -33,6 +33,7 @@ AUDIT_CONTROLS = (
     "shuffled_labels",
 )
 SMALL_DENSE_ROW, DENSE_ROW = TICKET_ROWS = ("small_dense_ticket", "dense_ticket")  # trained, for ② and ④
+FINE_TUNED = ("full_sgd", "full_adamw")  # all weights of the base trained for as many steps, for ⑤
 AUDIT_MODELS = ("dense", "dense_recalibrated", "jackpot", "jackpot_recalibrated", "second_search", *AUDIT_CONTROLS)
 
 NON_TRIVIAL_PERCENT = 60.0
@@ -50,7 +51,7 @@ class Principle(Document):
     answer: Answer
     margin: float | None = None
     figure: Interval | None = None
-    control: str | None = None  # the control whose gap is the figure; ⑤: the dense network, if it is not the base
+    control: str | None = None  # whose gap is the figure; ⑤: the fine-tuned network, if it is not the base
     lr: float | None = None  # the learning rate at which the figure was found
 
 
@@ -59,9 +60,8 @@ def answer_principles(
     kept: int,
     total: int,
     gaps: Mapping[str, Interval],
-    behind_dense: Interval | None,
+    behind_dense: Mapping[str, Interval],
     similar_margin: float,
-    best_dense: str | None = None,
     small_dense: Interval | None = None,
     behind_same_lr: Mapping[float | None, Interval] | None = None,
 ) -> dict[str, Principle]:
@@ -70,9 +70,8 @@ def answer_principles(
     Args:
         kept, total: numbers of maskable weights.
         gaps: points by which the jackpot beats each control.
-        behind_dense: points by which it is below the best dense network.
+        behind_dense: points by which it is below "dense", which is the base, and each fine-tuned one.
         similar_margin: points below dense that still count as similar.
-        best_dense: the name of that network, if it is not the base.
         small_dense: points by which it beats a small dense network.
         behind_same_lr: points by which it is below dense training, by learning rate (None: that of its search).
     """
@@ -87,9 +86,7 @@ def answer_principles(
         "small_dense": _answer_gap(2, {} if small_dense is None else {SMALL_DENSE_ROW: small_dense}),
         "clear_gap": _answer_gap(3, gaps),
         "similar_same_lr": _answer_similar(4, behind_same_lr or {}, similar_margin),
-        "similar_well_trained": _answer_similar(
-            5, {} if behind_dense is None else {None: behind_dense}, similar_margin, best_dense
-        ),
+        "similar_well_trained": _answer_similar_to_all(5, behind_dense, similar_margin),
     }
 
 
@@ -145,17 +142,23 @@ def _answer_gap(number: int, gaps: Mapping[str, Interval]) -> Principle:
     )
 
 
-def _answer_similar(
-    number: int, behind: Mapping[float | None, Interval], margin: float, to: str | None = None
-) -> Principle:
+def _answer_similar(number: int, behind: Mapping[float | None, Interval], margin: float) -> Principle:
     """One learning rate at which it is similar is enough."""
     if not behind:
         return Principle(number=number, answer="not asked")
     rank = {"yes": 0, "not decided": 1, "no": 2}
     lr = min(behind, key=lambda at: (rank[_similar(behind[at], margin)], behind[at].value))
-    return Principle(
-        number=number, answer=_similar(behind[lr], margin), margin=margin, figure=behind[lr], lr=lr, control=to
-    )
+    return Principle(number=number, answer=_similar(behind[lr], margin), margin=margin, figure=behind[lr], lr=lr)
+
+
+def _answer_similar_to_all(number: int, behind: Mapping[str, Interval], margin: float) -> Principle:
+    if not behind:
+        return Principle(number=number, answer="not asked")
+    rank = {"no": 0, "not decided": 1, "yes": 2}
+    name = min(behind, key=lambda name: (rank[_similar(behind[name], margin)], -behind[name].value))
+    answer = _similar(behind[name], margin)
+    control = None if name == "dense" else name
+    return Principle(number=number, answer=answer, margin=margin, figure=behind[name], control=control)
 
 
 def _non_trivial(kept: int, total: int) -> Answer:

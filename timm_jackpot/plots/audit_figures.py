@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from timm_jackpot.evidence import AuditReport
+from timm_jackpot.evidence import FINE_TUNED, AuditReport
 from timm_jackpot.evidence.section import title_of
 from timm_jackpot.plots.style import BLUE, GRAY, ORANGE, finish, name_layers, name_rows, new_figure, to_png
 
@@ -34,7 +34,9 @@ def audit_figures(report: AuditReport) -> dict[str, bytes]:
 def _accuracy(report: AuditReport) -> Figure:
     by_accuracy = sorted(report.controls, key=lambda name: -report.models[name].top1.value)
     top1 = {
-        name: report.models[name].top1 for name in ("jackpot", "jackpot_recalibrated", "second_search", *by_accuracy)
+        name: report.models[name].top1
+        for name in ("jackpot", "jackpot_recalibrated", "second_search", *FINE_TUNED, *by_accuracy)
+        if name in report.models
     }
     figure = new_figure(_WIDTH, _MARGIN + _ROW * len(top1))
     axes = figure.subplots()
@@ -44,6 +46,8 @@ def _accuracy(report: AuditReport) -> Figure:
     axes.annotate(f"dense {dense:.2f}", (dense, 1), **at, ha="center", fontsize=8, color=GRAY)
     for row, (name, found) in enumerate(top1.items()):
         color, marker = (BLUE, "o") if name in report.controls else (ORANGE, "D")
+        if name in FINE_TUNED:
+            color, marker = GRAY, "s"
         axes.plot([found.low, found.high], [row, row], color=color, linewidth=2.5, alpha=0.5, solid_capstyle="butt")
         axes.plot(found.value, row, color=color, marker=marker, markersize=6, linestyle="none")
     finish(axes, legend=None)

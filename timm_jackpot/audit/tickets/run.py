@@ -56,7 +56,7 @@ def audit_tickets(config: AuditConfig) -> TicketReport:
         kept=ours.masks.kept,
         total=ours.masks.total,
         gaps={role: ahead[role] for role in ("random_reinit",) if role in ahead},
-        behind_dense=ahead["dense"].negated() if "dense" in ahead else None,
+        behind_dense={"dense": ahead["dense"].negated()} if "dense" in ahead else {},
         similar_margin=margin,
         small_dense=ahead.get("small_dense"),
         behind_same_lr={lr: ahead[f"dense {lr}"].negated() for lr in judged.get("dense", {})},
