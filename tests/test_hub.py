@@ -20,7 +20,7 @@ from safetensors.torch import save
 
 BASE = "timm/test_resnet.r160_in1k"
 REPO = "alice/my-jackpot"
-TOKEN_WORDS = "hf_"
+LARGE = ("masks.safetensors", "extras.safetensors", "config.json")
 
 
 @pytest.fixture(scope="module")
@@ -332,20 +332,19 @@ def test_a_push_that_fails_is_told_from_a_fetch(hub: TestHub, home: Path, work: 
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", ["masks.safetensors", "extras.safetensors", "config.json"])
-def test_a_file_larger_than_declared_is_refused_before_it_is_fetched(
-    hub: TestHub, pushed: dict, ask_errors, name: str
-) -> None:
-    repo = f"alice/large-{name.partition('.')[0]}"
+def test_a_file_larger_than_declared_is_refused_before_it_is_fetched(hub: TestHub, pushed: dict, ask_errors) -> None:
     files = {path: data for path, data in hub.files(REPO).items() if path != ".gitattributes"}
-    hub.add_repo(repo, {**files, name: files[name] + b" " * 5_000_000})
-    answers = ask_errors({"large": f"from_pretrained({repo!r})"})
-    assert answers["large"][0] == "HubError"
-    assert f"{name} of {repo} has {len(files[name]) + 5_000_000} bytes" in answers["large"][1]
-    assert hub.requests_to(f"{repo}/resolve", "HEAD")
-    fetched = [request.path.rpartition("/")[2] for request in hub.requests_to(f"{repo}/resolve", "GET")]
-    assert name not in fetched
-    assert len(set(fetched)) == len(fetched)  # nothing twice
+    repos = {name: f"alice/large-{name.partition('.')[0]}" for name in LARGE}
+    for name, repo in repos.items():
+        hub.add_repo(repo, {**files, name: files[name] + b" " * 5_000_000})
+    answers = ask_errors({name: f"from_pretrained({repo!r})" for name, repo in repos.items()})
+    for name, repo in repos.items():
+        assert answers[name][0] == "HubError"
+        assert f"{name} of {repo} has {len(files[name]) + 5_000_000} bytes" in answers[name][1]
+        assert hub.requests_to(f"{repo}/resolve", "HEAD")
+        fetched = [request.path.rpartition("/")[2] for request in hub.requests_to(f"{repo}/resolve", "GET")]
+        assert name not in fetched
+        assert len(set(fetched)) == len(fetched)  # nothing twice
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ def test_a_result_that_could_not_be_printed_is_no_success(tmp_path: Path) -> Non
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_that_comes_when_the_reader_has_gone_loses_no_step(number: int, tmp_path: Path) -> None:
     """As Ctrl-C in `2>&1 | tee log`, which ends `tee` first."""
-    words = [sys.executable, "-m", "timm_jackpot.search", "--steps", "5000", "--output", str(tmp_path / "j")]
+    words = [sys.executable, "-m", "timm_jackpot.search", "-b", "8", "--steps", "5000", "--output", str(tmp_path / "j")]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         assert process.stdout is not None
         while b"step " not in process.stdout.readline():
