@@ -40,7 +40,7 @@ STEPS, BATCH = 6, 64
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("audited") / "j"
-    # Few training images: statistics are re-estimated over all of them, for every model.
+    # Few training images: statistics are re-estimated for every model, and quickly so.
     search_jackpot(SearchConfig(steps=STEPS, batch_size=BATCH, seed=5, val_fraction=0.7, output=str(folder)))
     return folder
 

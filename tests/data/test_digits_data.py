@@ -11,6 +11,7 @@ from pictures import CPU, ONE
 
 from timm_jackpot.base import Base
 from timm_jackpot.data import DataFlags, open_data, open_split
+from timm_jackpot.data import digits as digits_module
 from timm_jackpot.data.digits import digits_split
 from timm_jackpot.data.memory import MemoryImages
 
@@ -31,7 +32,7 @@ def test_digits_are_those_of_scikit_learn_split_in_two() -> None:
     digits: Any = load_digits()
     assert test[1].tolist() == digits.target[::3].tolist()
     assert train[1].tolist() == [int(label) for i, label in enumerate(digits.target) if i % 3]
-    with np.load(Path(digits_split.__code__.co_filename).with_name("digits.npz")) as file:
+    with np.load(Path(digits_module.__file__).with_name("digits.npz")) as file:
         assert (file["images"] == digits.images).all()
     in_train = {image.numpy().tobytes() for image in train[0]}
     assert not in_train & {image.numpy().tobytes() for image in test[0]}

@@ -38,6 +38,7 @@ AUDIT_MODELS = ("dense", "dense_recalibrated", "jackpot", "jackpot_recalibrated"
 
 NON_TRIVIAL_PERCENT = 60.0
 CLEAR_GAP = 0.5  # points
+_NO_FIRST = {"no": 0, "not decided": 1, "yes": 2}  # of several answers, the one that decides
 FEWEST_IMAGES = 30  # with fewer, bootstrap intervals are not reliable
 # The paper's margins for ④ and ⑤, by name of the data set; the first match counts.
 _MARGINS = ((r"cifar-?100|tiny-?imagenet", 1.0), (r"imagenet", 1.5))
@@ -154,8 +155,7 @@ def _answer_similar(number: int, behind: Mapping[float | None, Interval], margin
 def _answer_similar_to_all(number: int, behind: Mapping[str, Interval], margin: float) -> Principle:
     if not behind:
         return Principle(number=number, answer="not asked")
-    rank = {"no": 0, "not decided": 1, "yes": 2}
-    name = min(behind, key=lambda name: (rank[_similar(behind[name], margin)], -behind[name].value))
+    name = min(behind, key=lambda name: (_NO_FIRST[_similar(behind[name], margin)], -behind[name].value))
     answer = _similar(behind[name], margin)
     control = None if name == "dense" else name
     return Principle(number=number, answer=answer, margin=margin, figure=behind[name], control=control)
@@ -181,5 +181,4 @@ def _similar(behind: Interval, margin: float) -> Answer:
 
 def _hardest(gaps: Mapping[str, Interval]) -> str:
     """The control that decides the answer: one without a clear gap, else an undecided one; of several, the closest."""
-    rank = {"no": 0, "not decided": 1, "yes": 2}
-    return min(gaps, key=lambda control: (rank[_clear(gaps[control])], gaps[control].value))
+    return min(gaps, key=lambda control: (_NO_FIRST[_clear(gaps[control])], gaps[control].value))
